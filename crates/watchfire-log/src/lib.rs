@@ -1,0 +1,10 @@
+//! The spine: one ordered, durable log. Everything that can influence a verdict is a record in it, and
+//! everything else is a reader of it with a cursor of its own.
+//!
+//! [`record`] says what stands in the log, [`contract`] how it is appended to and read.
+
+pub mod contract;
+pub mod record;
+
+pub use contract::{Append, AppendError, Log, LogError, LogReader, Ticket};
+pub use record::{Entry, Origin, Record, Reject};

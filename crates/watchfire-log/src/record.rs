@@ -1,0 +1,142 @@
+//! What stands in the log.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use watchfire_model::call::FailureKind;
+use watchfire_model::{Batch, Control, Epoch, Offset, PartitionId, Position, RuleVersion, Timestamp};
+
+/// A record at its place. Readers share it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Where it stands.
+    pub position: Position,
+    /// When the log received it; never goes back within a log, the same for all records of a group.
+    pub appended_at: Timestamp,
+    /// What it is.
+    pub record: Record,
+}
+
+/// What a record can be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// Rows of one stream. Without an origin: what sources received, rows of all connections of a group.
+    Readings {
+        /// The stream.
+        stream: Arc<str>,
+        /// With rows that a rule published: what caused them.
+        origin: Option<Box<Origin>>,
+        /// The rows.
+        batch: Arc<Batch>,
+    },
+    /// Inputs that could not be used.
+    Rejects(Vec<Reject>),
+    /// Nothing came, but something is due.
+    Tick,
+    /// A change that all partitions make at the same place.
+    Control(Box<Control>),
+    /// This partition runs the rule version from here on.
+    Activated {
+        /// The rule.
+        rule: String,
+        /// The version.
+        version: RuleVersion,
+    },
+    /// This partition could not start the rule version, or migrate its state: it goes on with the old one.
+    Refused {
+        /// The rule.
+        rule: String,
+        /// The version.
+        version: RuleVersion,
+        /// Why.
+        reason: String,
+    },
+    /// A call that failed and left nothing behind. A replay makes the same calls but this one.
+    Skipped(Box<Skipped>),
+    /// Intake stood still: silence and pending delays shift by this span.
+    Gap {
+        /// When the log last received something.
+        from: Timestamp,
+        /// When it went on.
+        to: Timestamp,
+        /// Why.
+        reason: GapReason,
+    },
+    /// Each instance of the partition is discarded here; a checkpoint may follow.
+    CheckpointMark,
+}
+
+/// What caused the rows of a derived record: two records never have the same origin, so a replay appends
+/// only what is not there yet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The epoch of the causing record.
+    pub epoch: Epoch,
+    /// The partition of the causing record.
+    pub partition: PartitionId,
+    /// The offset of the causing record.
+    pub offset: Offset,
+    /// The rule.
+    pub rule: String,
+    /// Which of its callbacks at that record, from 0.
+    pub callback: u32,
+    /// The output stream.
+    pub stream: String,
+    /// The partition that the derived record stands in.
+    pub target: PartitionId,
+}
+
+/// A call that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The rule.
+    pub rule: String,
+    /// Its version.
+    pub version: RuleVersion,
+    /// The record that was being evaluated (same partition).
+    pub offset: Offset,
+    /// Which of the rule's callbacks at that record, from 0.
+    pub callback: u32,
+    /// `batch`, `timers`, `silence` or `schedule`.
+    pub callback_name: String,
+    /// The rows of the record that this rule did not get to see; empty: not a batch.
+    pub rows: Vec<u32>,
+    /// Which way it failed.
+    pub kind: FailureKind,
+    /// What was said.
+    pub reason: String,
+}
+
+/// An input that could not be used, kept whole. Its dead letter has the id `epoch/partition/offset/index`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reject {
+    /// The source: `mqtt`, `http`, or the name of a configured one.
+    pub source: String,
+    /// Where it came in: topic or path.
+    pub address: String,
+    /// The device that sent it or was named in it, where that is known.
+    pub device: Option<String>,
+    /// Which item of its payload, from 0; `None`: the payload as a whole.
+    pub index: Option<u32>,
+    /// A stable code, such as `not-json`, `metric-not-finite`, `unknown-device`.
+    pub code: String,
+    /// What is wrong and where, for people.
+    pub reason: String,
+    /// The item, or the payload: the bytes as they came.
+    #[serde(skip)]
+    pub payload: Vec<u8>,
+}
+
+/// Why intake stood still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapReason {
+    /// The engine was not running.
+    Stopped,
+    /// The disk was full.
+    DiskFull,
+    /// The wall clock jumped forward and was not trusted until it was stable or confirmed.
+    ClockStep,
+    /// Writing failed.
+    WriteFailed,
+}

@@ -1,0 +1,312 @@
+//! Alerts: severities, what a condition is configured with, and the transitions that the partition loop
+//! hands to whoever keeps alerts.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::DeviceSpec;
+use crate::id::{DeviceHandle, Digest, Position, RuleVersion};
+use crate::time::{Duration, Timestamp};
+use crate::value::Value;
+
+/// How bad it is, from the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Look at it some time.
+    Warning,
+    /// Look at it today.
+    Minor,
+    /// Act soon.
+    Major,
+    /// Act now.
+    Critical,
+}
+
+impl Severity {
+    /// All, from the least.
+    pub const ALL: [Self; 5] = [Self::Info, Self::Warning, Self::Minor, Self::Major, Self::Critical];
+
+    /// As written in labels and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Minor => "minor",
+            Self::Major => "major",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Severity {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|severity| severity.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is no severity: info, warning, minor, major or critical"))
+    }
+}
+
+/// What lies between a rule's trigger and an alert (ISA-18.2 names).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConditionOptions {
+    /// The trigger must stand this long before the alert is raised.
+    pub on_delay: Duration,
+    /// The clear must stand this long before the alert is resolved.
+    pub off_delay: Duration,
+    /// A cleared alert stays active until an operator resets it.
+    pub latched: bool,
+    /// Many raises in a short time are one chattering alert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chatter: Option<Chatter>,
+    /// An alert that stands this long is announced again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realarm: Option<Duration>,
+}
+
+/// When a condition chatters: `count` raises within `window`. While it does, the alert stays active; it
+/// resolves once the condition was clear for a whole window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Chatter {
+    /// Raises; default 3.
+    pub count: u32,
+    /// Time; default one minute.
+    pub window: Duration,
+}
+
+impl Default for Chatter {
+    fn default() -> Self {
+        Self { count: 3, window: Duration::from_secs(60) }
+    }
+}
+
+/// One named value of an alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detail {
+    /// Its name.
+    pub name: String,
+    /// The value.
+    pub value: Value,
+}
+
+/// One alert from raise to resolve: 16 hex digits, the beginning of the SHA-256 of the id of the transition
+/// that raised it. So it is the same in every replay.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AlertId(pub String);
+
+impl AlertId {
+    /// The alert that this transition raises.
+    pub fn raised_by(transition: &str) -> Self {
+        Self(Digest::of(transition.as_bytes()).hex()[..16].to_string())
+    }
+}
+
+impl fmt::Display for AlertId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A change in the life of an alert. Inserted by its id first: a replay that makes it again changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transition {
+    /// The id of the effect that it is: see [`EffectId`].
+    pub id: String,
+    /// The alert.
+    pub alert: AlertId,
+    /// What happened.
+    pub kind: TransitionKind,
+    /// The rule.
+    pub rule: String,
+    /// Its version when this happened.
+    pub rule_version: RuleVersion,
+    /// The device, as registered when this happened.
+    pub device: DeviceSpec,
+    /// Its handle in its partition.
+    pub handle: DeviceHandle,
+    /// The key; with rule and device the identity of the condition.
+    pub key: String,
+    /// From now on.
+    pub severity: Severity,
+    /// For people.
+    pub summary: String,
+    /// Numbers and texts behind the summary.
+    pub details: Vec<Detail>,
+    /// When it happened, by the clock of the device (event time, delays included).
+    pub at: Timestamp,
+    /// When the log received what caused it.
+    pub logged_at: Timestamp,
+    /// The record that caused it.
+    pub position: Position,
+    /// With `Raised` only: what the verdict rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Box<Evidence>>,
+}
+
+/// What happened to an alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TransitionKind {
+    /// It began.
+    Raised,
+    /// It goes on with another severity.
+    SeverityChanged {
+        /// The severity before.
+        from: Severity,
+    },
+    /// The condition cleared, but the alert is latched and stays active until it is reset.
+    Cleared,
+    /// It stands for so long that people are told again.
+    Realarmed,
+    /// It ended.
+    Resolved {
+        /// Why.
+        reason: ResolveReason,
+    },
+}
+
+/// Why an alert ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolveReason {
+    /// The rule cleared it.
+    Cleared,
+    /// An operator reset a latched alert or cleared it by force.
+    Operator,
+    /// The rule was removed.
+    RuleRemoved,
+    /// The rule does not select the device any more.
+    Deselected,
+    /// The device was deleted.
+    DeviceDeleted,
+}
+
+/// What a verdict rests on: enough to evaluate it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The module.
+    pub module: Digest,
+    /// The parameters of the rule.
+    pub parameters: serde_json::Value,
+    /// The record that triggered it.
+    pub position: Position,
+    /// The callback: `batch`, `timers`, `silence` or `schedule NAME`.
+    pub callback: String,
+    /// The time of the log at the callback.
+    pub now: Timestamp,
+    /// The state of the device before the callback, by slot, as hex digits.
+    pub state_before: std::collections::BTreeMap<u32, String>,
+    /// The rows of the device in the record: event time and metrics. The last 32 of them.
+    pub rows: Vec<EvidenceRow>,
+    /// The row that the rule named, as an index into `rows`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<usize>,
+}
+
+/// A reading of the evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceRow {
+    /// When the device says it measured.
+    pub time: Timestamp,
+    /// What it said, by metric.
+    pub metrics: std::collections::BTreeMap<String, Value>,
+}
+
+/// What names an effect: the same in every replay, different for every two effects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EffectId<'a> {
+    /// The record that caused it.
+    pub position: Position,
+    /// The rule.
+    pub rule: &'a str,
+    /// What in it.
+    pub cause: Cause<'a>,
+}
+
+/// The part of an effect id within a record and rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Cause<'a> {
+    /// Something that a callback did.
+    Callback {
+        /// Which of the callbacks of this rule at this record, from 0.
+        callback: u32,
+        /// Which of its effects, from 0.
+        ordinal: u32,
+    },
+    /// A delay of a condition that elapsed.
+    Delay {
+        /// The device.
+        device: DeviceHandle,
+        /// The key of the condition.
+        key: &'a str,
+        /// Which of the condition's steps at this record, from 0.
+        step: u32,
+    },
+    /// A control record: a rule removed, a device deleted, an operator's reset.
+    Control {
+        /// The device.
+        device: DeviceHandle,
+        /// The key of the condition.
+        key: &'a str,
+    },
+}
+
+impl fmt::Display for EffectId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/", self.position, self.rule)?;
+        match &self.cause {
+            Cause::Callback { callback, ordinal } => write!(f, "{callback}/{ordinal}"),
+            Cause::Delay { device, key, step } => write!(f, "delay/{}/{key}/{step}", device.0),
+            Cause::Control { device, key } => write!(f, "control/{}/{key}", device.0),
+        }
+    }
+}
+
+/// Whoever keeps alerts, as the partition loop sees it. Implemented by the store.
+pub trait AlertKeeper: Send + Sync {
+    /// Hands over what came of a stretch of one partition's log, in order. Blocks while the queue is full.
+    /// Gives a number that grows with each call.
+    fn submit(&self, changes: AlertChanges) -> u64;
+    /// The number up to which everything is committed.
+    fn committed(&self) -> u64;
+    /// Blocks until `number` is committed or the timeout is over; gives [`AlertKeeper::committed`].
+    fn wait_committed(&self, number: u64, timeout: std::time::Duration) -> u64;
+}
+
+/// What the loop hands to the keeper of alerts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AlertChanges {
+    /// Durable before the checkpoint that covers them.
+    pub transitions: Vec<Transition>,
+    /// Of alerts that go on unchanged: kept when there is time for it, newest only.
+    pub updates: Vec<AlertUpdate>,
+}
+
+/// A repeated trigger of an alert that is active already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlertUpdate {
+    /// The alert.
+    pub alert: AlertId,
+    /// Event time of the latest trigger.
+    pub last_seen: Timestamp,
+    /// Triggers since it was raised, the first included.
+    pub count: u64,
+    /// Of the latest trigger.
+    pub summary: String,
+    /// Of the latest trigger.
+    pub details: Vec<Detail>,
+}

@@ -1,0 +1,186 @@
+//! The device registry, as a plain value that control records are applied to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{DeviceHandle, PartitionId};
+use crate::time::Duration;
+use crate::value::Value;
+
+/// What is known of a device: what `PUT /devices/{id}` takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// 1 to 128 characters, unique in the installation.
+    pub id: String,
+    /// What kind of machine it is; empty: not said.
+    #[serde(rename = "type", default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// Where it stands; empty: not said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub site: String,
+    /// Further names and values to select and group by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How often it reports; `None`: not said, and nothing is expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+}
+
+/// A registered device. A deleted one keeps its handle, which stays valid in what was recorded with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub spec: DeviceSpec,
+    /// It was deleted: it is selected by no rule and found by no name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+}
+
+/// The devices of one partition as of one place in its log. Handles are places in `devices`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registry {
+    devices: Vec<Arc<Device>>,
+    by_id: HashMap<String, DeviceHandle>,
+    version: u64,
+}
+
+impl Registry {
+    /// The registry that [`Registry::devices`] and [`Registry::version`] described.
+    pub fn restore(devices: Vec<Arc<Device>>, version: u64) -> Self {
+        let by_id = devices
+            .iter()
+            .enumerate()
+            .filter(|(_, device)| !device.deleted)
+            .map(|(i, device)| (device.spec.id.clone(), DeviceHandle(i as u32)))
+            .collect();
+        Self { devices, by_id, version }
+    }
+
+    /// Registers a device or changes what is known of it; returns its handle and whether it is new.
+    pub fn put(&mut self, spec: DeviceSpec) -> (DeviceHandle, bool) {
+        self.version += 1;
+        if let Some(&handle) = self.by_id.get(&spec.id) {
+            self.devices[handle.0 as usize] = Arc::new(Device { spec, deleted: false });
+            return (handle, false);
+        }
+        let handle = DeviceHandle(self.devices.len() as u32);
+        self.by_id.insert(spec.id.clone(), handle);
+        self.devices.push(Arc::new(Device { spec, deleted: false }));
+        (handle, true)
+    }
+
+    /// Deletes a device; returns the handle that it had.
+    pub fn delete(&mut self, id: &str) -> Option<DeviceHandle> {
+        let handle = self.by_id.remove(id)?;
+        self.version += 1;
+        let device = &mut self.devices[handle.0 as usize];
+        *device = Arc::new(Device { spec: device.spec.clone(), deleted: true });
+        Some(handle)
+    }
+
+    /// The handle of a device that is registered and not deleted.
+    pub fn find(&self, id: &str) -> Option<DeviceHandle> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The device of a handle, deleted or not.
+    pub fn get(&self, handle: DeviceHandle) -> Option<&Arc<Device>> {
+        self.devices.get(handle.0 as usize)
+    }
+
+    /// All devices by handle, the deleted ones included.
+    pub fn devices(&self) -> &[Arc<Device>] {
+        &self.devices
+    }
+
+    /// Grows with each change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl DeviceSpec {
+    /// `type`, `site`, or a label, as rules see it; `None` where it is not said.
+    pub fn attribute(&self, name: &str) -> Option<Value> {
+        let text = match name {
+            "type" => &self.kind,
+            "site" => &self.site,
+            label => self.labels.get(label)?,
+        };
+        (!text.is_empty()).then(|| Value::Text(text.clone()))
+    }
+
+    /// Refuses an id that could not be a device: length 1 to 128, no control characters, none of `+ # /`
+    /// (they would break MQTT topics), and no `$` in front (reserved by MQTT 5, section 4.7.2).
+    pub fn check_id(id: &str) -> Result<(), String> {
+        let fault = match id.chars().count() {
+            0 => "is empty".to_string(),
+            n if n > 128 => format!("has {n} characters; 128 are allowed"),
+            _ => match id.chars().find(|c| c.is_control() || matches!(c, '+' | '#' | '/')) {
+                Some(c) => format!("contains {c:?}"),
+                None if id.starts_with('$') => "starts with '$'".to_string(),
+                None => return Ok(()),
+            },
+        };
+        Err(format!("device id {fault}"))
+    }
+}
+
+/// The registry of every partition: where sources look devices up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registries(pub Vec<Registry>);
+
+impl Registries {
+    /// Empty registries for this many partitions.
+    pub fn new(partitions: u16) -> Self {
+        Self(vec![Registry::default(); usize::from(partitions)])
+    }
+
+    /// The partition that owns a device, registered or not.
+    pub fn partition_of(&self, id: &str) -> PartitionId {
+        PartitionId::of(id, self.0.len() as u16)
+    }
+
+    /// Where a registered device is.
+    pub fn find(&self, id: &str) -> Option<(PartitionId, DeviceHandle)> {
+        let partition = self.partition_of(id);
+        Some((partition, self.0.get(usize::from(partition.0))?.find(id)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(id: &str) -> DeviceSpec {
+        DeviceSpec { id: id.into(), ..DeviceSpec::default() }
+    }
+
+    #[test]
+    fn handles_are_dense_permanent_and_never_reused() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.put(spec("a")), (DeviceHandle(0), true));
+        assert_eq!(registry.put(spec("b")), (DeviceHandle(1), true));
+        assert_eq!(registry.put(spec("a")), (DeviceHandle(0), false));
+        assert_eq!(registry.delete("a"), Some(DeviceHandle(0)));
+        assert_eq!(registry.find("a"), None);
+        assert!(registry.get(DeviceHandle(0)).unwrap().deleted);
+        assert_eq!(registry.put(spec("a")), (DeviceHandle(2), true));
+        assert_eq!(registry.version(), 5);
+        let again = Registry::restore(registry.devices().to_vec(), registry.version());
+        assert_eq!(again, registry);
+    }
+
+    #[test]
+    fn ids_that_would_break_topics_are_refused() {
+        for bad in ["", "a/b", "a+", "#", "$SYS", "a\u{0}b", &"x".repeat(129)] {
+            assert!(DeviceSpec::check_id(bad).is_err(), "{bad}");
+        }
+        for good in ["press-0042", "Presse-Ü", "leaf4:HundredGigE0.0"] {
+            assert_eq!(DeviceSpec::check_id(good), Ok(()));
+        }
+    }
+}
