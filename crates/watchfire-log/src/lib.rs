@@ -3,8 +3,10 @@
 //!
 //! [`record`] says what stands in the log, [`contract`] how it is appended to and read.
 
+pub mod clock;
 pub mod contract;
 pub mod record;
 
+pub use clock::{Clock, ManualClock, ScaledClock, SystemClock};
 pub use contract::{Append, AppendError, Log, LogError, LogReader, Ticket};
 pub use record::{Entry, Origin, Record, Reject};
