@@ -243,6 +243,11 @@ impl BatchBuilder {
         self.size + self.devices.len() * 12
     }
 
+    /// How many columns there are, those without a value included.
+    pub fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
     /// The devices of the rows so far.
     pub fn devices(&self) -> &[DeviceHandle] {
         &self.devices
