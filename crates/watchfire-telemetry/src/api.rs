@@ -1,17 +1,47 @@
 //! The control API.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The control API.
+/// The control API and the projector behind it.
 #[derive(Debug, Default)]
 pub struct ApiMetrics {
-    /// Requests answered.
-    pub requests: Counter,
+    /// Requests answered, by the class of the status.
+    requests: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Control records appended.
+    pub commands: Counter,
+    /// Records of the log that the store's tables lack.
+    pub projector_lag: Gauge,
+    /// Dead letters that were written to the store.
+    pub dead_letters: Counter,
 }
 
 impl ApiMetrics {
+    /// Counts an answered request.
+    pub fn count(&self, status: u16) {
+        let class = match status {
+            ..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&[("class", class)]).inc();
+    }
+
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("api_requests", "Requests answered", self.requests.clone());
+        registry.register("api_commands", "Control records appended", self.commands.clone());
+        registry.register(
+            "projector_lag_records",
+            "Records of the log that the store's tables lack",
+            self.projector_lag.clone(),
+        );
+        registry.register(
+            "dead_letters_stored",
+            "Dead letters written to the store",
+            self.dead_letters.clone(),
+        );
     }
 }

@@ -1,0 +1,255 @@
+//! What the API needs of the rest of the engine. Small traits, so that handlers are tested without it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use utoipa::ToSchema;
+use watchfire_model::call::Manifest;
+use watchfire_model::{Digest, Timestamp, Value};
+
+/// A boxed future: these traits are used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The partition loop, as the API sees it.
+pub trait EngineView: Send + Sync {
+    /// How far each partition is.
+    fn partitions(&self) -> Vec<PartitionStatus>;
+    /// How a rule does, over all partitions; `None`: it does not run.
+    fn rule_health(&self, rule: &str) -> Option<RuleHealth>;
+    /// The last values of a device; `None`: nothing came from it yet.
+    fn device_state(&self, device: &str) -> Option<DeviceState>;
+    /// What rules do, as it happens. A receiver that is too slow misses some, and is told how many.
+    fn rule_events(&self) -> broadcast::Receiver<RuleEvent>;
+}
+
+/// How far a partition is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: u16,
+    /// The offset that comes next.
+    pub offset: u64,
+    /// The offset behind the last synced record.
+    pub end: u64,
+    /// Offset of the last checkpoint.
+    pub checkpoint: Option<u64>,
+}
+
+/// How a rule does, since the engine started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct RuleHealth {
+    /// Calls of callbacks.
+    pub calls: u64,
+    /// Rows that it was called with.
+    pub rows: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// Wall time of all calls, in nanoseconds.
+    pub nanoseconds: u64,
+    /// 99 of 100 calls took at most this long, in nanoseconds.
+    pub p99_nanoseconds: u64,
+    /// Bytes of keyed state.
+    pub state_bytes: u64,
+    /// What its latest failed call said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+}
+
+/// The last values of a device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeviceState {
+    /// When the log received something from it last.
+    pub last_seen: Timestamp,
+    /// The latest event time.
+    pub last_event_time: Timestamp,
+    /// The latest value of each metric, with its event time.
+    pub values: BTreeMap<String, (Timestamp, Value)>,
+}
+
+/// Something that a rule did.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleEvent {
+    /// The rule.
+    pub rule: String,
+    /// `log`, `trigger`, `clear`, `failure`, `activated` or `refused`.
+    pub event: &'static str,
+    /// The rest, as a JSON object.
+    pub data: serde_json::Value,
+}
+
+/// What the API needs of the rule host.
+pub trait ModuleWorks: Send + Sync {
+    /// Looks at a component, compiles it at low priority, and asks it what it is. A component that is known
+    /// already is not compiled again.
+    fn add(&self, bytes: Arc<[u8]>) -> BoxFuture<'_, Result<ModuleInfo, ModuleRefusal>>;
+    /// Forgets a module and its compiled code.
+    fn remove(&self, digest: Digest);
+    /// The parameters with defaults filled in, or everything that the schema has against them.
+    fn validate_parameters(
+        &self,
+        manifest: &Manifest,
+        parameters: &serde_json::Value,
+    ) -> Result<serde_json::Value, Vec<ParameterFault>>;
+}
+
+/// What is known of a module.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ModuleInfo {
+    /// What it is known by: `sha256:` and 64 hex digits.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Its name.
+    pub name: String,
+    /// Its version, by its author's counting.
+    pub version: String,
+    /// One or two sentences.
+    #[serde(default)]
+    pub description: String,
+    /// What it was written in, as far as can be told.
+    #[serde(default)]
+    pub language: Option<String>,
+    /// Bytes of the component.
+    pub size: u64,
+    /// The interfaces that it imports: its capabilities.
+    pub imports: Vec<String>,
+    /// The interfaces that it exports: what it can be called for.
+    pub exports: Vec<String>,
+    /// Patterns of metrics that it reads; empty: all, or not known before it runs.
+    #[serde(default)]
+    pub metrics: Vec<String>,
+    /// JSON Schema of the parameters.
+    #[schema(value_type = Object)]
+    pub parameters: serde_json::Value,
+    /// Version of the layout of its state; 0: keeps none.
+    pub state_version: u32,
+    /// It can migrate state of earlier layouts.
+    pub migrates: bool,
+    /// When it was uploaded.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub uploaded_at: Timestamp,
+}
+
+#[cfg(test)]
+impl ModuleInfo {
+    pub(crate) fn for_tests(name: &str) -> Self {
+        Self {
+            digest: Digest::of(name.as_bytes()),
+            name: name.into(),
+            version: "0.1.0".into(),
+            description: String::new(),
+            language: None,
+            size: 0,
+            imports: Vec::new(),
+            exports: Vec::new(),
+            metrics: Vec::new(),
+            parameters: serde_json::Value::Null,
+            state_version: 0,
+            migrates: false,
+            uploaded_at: Timestamp(0),
+        }
+    }
+}
+
+impl ModuleInfo {
+    /// The manifest in it.
+    pub fn manifest(&self) -> Manifest {
+        Manifest {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            description: self.description.clone(),
+            parameters: self.parameters.clone(),
+            state_version: self.state_version,
+        }
+    }
+}
+
+/// A component that cannot be a module.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ModuleRefusal {
+    /// A stable code, such as `import-outside-contract`.
+    pub code: String,
+    /// Names the import, export or limit.
+    pub detail: String,
+}
+
+/// Something that a schema has against parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ParameterFault {
+    /// JSON pointer to it.
+    pub pointer: String,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// Submits the bytes of a dead letter again, as new input.
+pub trait Resubmit: Send + Sync {
+    /// Waits until what was accepted is durable. An error says why the bytes are refused once more.
+    fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>>;
+}
+
+/// An input as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawInput {
+    /// The source that received it.
+    pub source: String,
+    /// Topic or path.
+    pub address: String,
+    /// The device that sent it or was named, where that is known.
+    pub device: Option<String>,
+    /// The bytes.
+    pub payload: Vec<u8>,
+}
+
+/// Why an input was not taken again.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ResubmitError {
+    /// It is still no good.
+    #[error("{reason}")]
+    Rejected {
+        /// A stable code.
+        code: String,
+        /// For people.
+        reason: String,
+    },
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The receivers of notifications.
+pub trait Receivers: Send + Sync {
+    /// Their names and channels; nothing secret.
+    fn list(&self) -> Vec<ReceiverInfo>;
+    /// Sends a test message. An error is what the channel said.
+    fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>>;
+}
+
+/// A configured receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ReceiverInfo {
+    /// Its name.
+    pub name: String,
+    /// The channels of it, such as `webhook`, each with where it leads: scheme and host only.
+    pub channels: Vec<String>,
+}
+
+/// The level of the log of the process.
+pub trait LogLevel: Send + Sync {
+    /// The present filter.
+    fn get(&self) -> String;
+    /// Sets it, such as `info,watchfire_engine=debug`. An error says what is wrong with it.
+    fn set(&self, filter: &str) -> Result<(), String>;
+}
+
+/// Makes backups.
+pub trait Archiver: Send + Sync {
+    /// Writes a consistent copy of everything that a restore needs into an empty folder.
+    fn snapshot(&self, into: PathBuf) -> BoxFuture<'_, Result<(), String>>;
+}
