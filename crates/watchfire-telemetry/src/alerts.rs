@@ -1,17 +1,98 @@
 //! Alerts and deliveries.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::{Labels, seconds};
+
 /// Alerts and deliveries.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AlertMetrics {
     /// Transitions committed.
     pub transitions: Counter,
+    /// Transitions that did not fit the store and were repaired.
+    pub repaired: Counter,
+    /// Commits of alerts that failed and were tried again.
+    pub store_failures: Counter,
+    /// How long a commit of alerts takes.
+    pub commit_seconds: Histogram,
+    /// Alerts that are active, by `severity`.
+    pub active: Family<Labels<1>, Gauge>,
+    /// Dead letters that the bounds of their table dropped.
+    pub dead_letters_dropped: Counter,
+    /// Outbox rows routed.
+    pub routed: Counter,
+    /// Deliveries that came to an end, by `receiver` and `state`.
+    pub deliveries: Family<Labels<2>, Counter>,
+    /// Attempts to deliver, by `receiver` and `outcome`.
+    pub attempts: Family<Labels<2>, Counter>,
+    /// From the creation of a delivery to its success, by `receiver`.
+    pub delivery_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    /// Deliveries that wait, by `receiver`.
+    pub pending: Family<Labels<1>, Gauge>,
+    /// Age of the oldest delivery that waits, in seconds, by `receiver`.
+    pub undelivered_age: Family<Labels<1>, Gauge>,
+}
+
+impl Default for AlertMetrics {
+    fn default() -> Self {
+        Self {
+            transitions: Counter::default(),
+            repaired: Counter::default(),
+            store_failures: Counter::default(),
+            commit_seconds: seconds(),
+            active: Family::default(),
+            dead_letters_dropped: Counter::default(),
+            routed: Counter::default(),
+            deliveries: Family::default(),
+            attempts: Family::default(),
+            delivery_seconds: Family::new_with_constructor(seconds),
+            pending: Family::default(),
+            undelivered_age: Family::default(),
+        }
+    }
 }
 
 impl AlertMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("alert_transitions", "Transitions committed", self.transitions.clone());
+        registry.register(
+            "alert_transitions_repaired",
+            "Transitions that did not fit the store and were repaired",
+            self.repaired.clone(),
+        );
+        registry.register(
+            "alert_store_failures",
+            "Commits of alerts that failed and were tried again",
+            self.store_failures.clone(),
+        );
+        registry.register(
+            "alert_commit_seconds",
+            "How long a commit of alerts takes",
+            self.commit_seconds.clone(),
+        );
+        registry.register("alerts_active", "Alerts that are active", self.active.clone());
+        registry.register(
+            "dead_letters_dropped",
+            "Dead letters that the bounds of their table dropped",
+            self.dead_letters_dropped.clone(),
+        );
+        registry.register("notices_routed", "Transitions that went through routing", self.routed.clone());
+        registry.register("deliveries", "Deliveries that came to an end", self.deliveries.clone());
+        registry.register("delivery_attempts", "Attempts to deliver", self.attempts.clone());
+        registry.register(
+            "delivery_seconds",
+            "From the creation of a delivery to its success",
+            self.delivery_seconds.clone(),
+        );
+        registry.register("deliveries_pending", "Deliveries that wait", self.pending.clone());
+        registry.register(
+            "delivery_undelivered_age_seconds",
+            "Age of the oldest delivery that waits",
+            self.undelivered_age.clone(),
+        );
     }
 }

@@ -1,0 +1,398 @@
+//! Alerts as they stand, their history, and what people do to them.
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+use watchfire_model::alert::Detail;
+use watchfire_model::{Severity, Timestamp};
+
+use crate::Store;
+use crate::db::{Page, commit, json, limit, parsed, parsed_opt, sequence_cursor, time, time_opt};
+use crate::deliveries::{DeliveryFilter, DeliveryRow};
+use crate::error::StoreError;
+use crate::labels::LabelSet;
+
+/// Whether an alert goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertState {
+    /// It goes on.
+    Active,
+    /// It ended.
+    Resolved,
+}
+
+impl AlertState {
+    /// As written in documents and queries.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+impl std::str::FromStr for AlertState {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "active" => Ok(Self::Active),
+            "resolved" => Ok(Self::Resolved),
+            _ => Err(format!("{text:?} is no state of an alert: active or resolved")),
+        }
+    }
+}
+
+/// An alert as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AlertRow {
+    /// 16 hex digits, the same in every replay.
+    pub id: String,
+    /// The place of its raise in the commit order.
+    pub sequence: i64,
+    /// The rule.
+    pub rule: String,
+    /// The device.
+    pub device: String,
+    /// The key; with rule and device the identity of the condition.
+    pub key: String,
+    /// The severity as it stands.
+    pub severity: Severity,
+    /// For people.
+    pub summary: String,
+    /// Numbers and texts behind the summary.
+    pub details: Vec<Detail>,
+    /// Frozen when raised, but for the severity.
+    pub labels: LabelSet,
+    /// Of the labels, as Alertmanager computes it.
+    pub fingerprint: String,
+    /// Whether it goes on.
+    pub state: AlertState,
+    /// When it began, by the clock of the device.
+    pub raised_at: Timestamp,
+    /// Since when it has its severity.
+    pub severity_since: Timestamp,
+    /// The condition cleared then, but the alert is latched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cleared_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved_at: Option<Timestamp>,
+    /// Why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolve_reason: Option<String>,
+    /// The latest trigger.
+    pub last_seen: Timestamp,
+    /// Triggers since it was raised.
+    pub count: u64,
+    /// Somebody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_at: Option<Timestamp>,
+    /// Who.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_by: Option<String>,
+    /// What was said with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledge_comment: Option<String>,
+    /// The partition of its device.
+    pub partition: u16,
+    /// The record that raised it.
+    pub position: String,
+    /// The version of the rule that raised it.
+    pub rule_version: u32,
+    /// The module that raised it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for AlertRow {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            sequence: row.try_get("sequence")?,
+            rule: row.try_get("rule")?,
+            device: row.try_get("device")?,
+            key: row.try_get("key")?,
+            severity: parsed(row, "severity")?,
+            summary: row.try_get("summary")?,
+            details: json(row, "details")?,
+            labels: json(row, "labels")?,
+            fingerprint: row.try_get("fingerprint")?,
+            state: parsed(row, "state")?,
+            raised_at: time(row, "raised_at")?,
+            severity_since: time(row, "severity_since")?,
+            cleared_at: time_opt(row, "cleared_at")?,
+            resolved_at: time_opt(row, "resolved_at")?,
+            resolve_reason: row.try_get("resolve_reason")?,
+            last_seen: time(row, "last_seen")?,
+            count: row.try_get::<i64, _>("count")? as u64,
+            acknowledged_at: time_opt(row, "acknowledged_at")?,
+            acknowledged_by: row.try_get("acknowledged_by")?,
+            acknowledge_comment: row.try_get("acknowledge_comment")?,
+            partition: row.try_get::<i64, _>("partition")? as u16,
+            position: row.try_get("position")?,
+            rule_version: row.try_get::<i64, _>("rule_version")? as u32,
+            module: row.try_get("module")?,
+        })
+    }
+}
+
+/// Something that happened to an alert: a transition of its condition, or a response of somebody.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EventRow {
+    /// The place in the commit order of all alerts.
+    pub sequence: i64,
+    /// Unique; of a transition the same in every replay.
+    pub id: String,
+    /// The alert.
+    pub alert: String,
+    /// `raised`, `severity_changed`, `cleared`, `realarmed`, `resolved`, `acknowledged`, `commented`.
+    pub kind: String,
+    /// From then on.
+    pub severity: Severity,
+    /// Before, where it changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_severity: Option<Severity>,
+    /// Why it was resolved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// For people.
+    pub summary: String,
+    /// Numbers and texts behind the summary.
+    pub details: Vec<Detail>,
+    /// When it happened, by the clock of the device or of the one who did it.
+    pub at: Timestamp,
+    /// When it became known here.
+    pub recorded_at: Timestamp,
+    /// The record that caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// The version of the rule.
+    pub rule_version: u32,
+    /// Who did it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// What was said with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for EventRow {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            sequence: row.try_get("sequence")?,
+            id: row.try_get("id")?,
+            alert: row.try_get("alert")?,
+            kind: row.try_get("kind")?,
+            severity: parsed(row, "severity")?,
+            from_severity: parsed_opt(row, "from_severity")?,
+            reason: row.try_get("reason")?,
+            summary: row.try_get("summary")?,
+            details: json(row, "details")?,
+            at: time(row, "at")?,
+            recorded_at: time(row, "recorded_at")?,
+            position: row.try_get("position")?,
+            rule_version: row.try_get::<i64, _>("rule_version")? as u32,
+            actor: row.try_get("actor")?,
+            comment: row.try_get("comment")?,
+        })
+    }
+}
+
+/// Which alerts; what is not said selects all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AlertFilter {
+    /// Active or resolved.
+    pub state: Option<AlertState>,
+    /// One of these.
+    pub severity: Vec<Severity>,
+    /// Of this rule.
+    pub rule: Option<String>,
+    /// Of this device.
+    pub device: Option<String>,
+    /// Raised then or later.
+    pub since: Option<Timestamp>,
+    /// What the page before gave as `next`.
+    pub cursor: Option<String>,
+    /// How many; 0: 100; at most 1000.
+    pub limit: u32,
+}
+
+/// An alert with everything that is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AlertDetail {
+    /// As it stands.
+    #[serde(flatten)]
+    pub alert: AlertRow,
+    /// What happened to it, in order.
+    pub history: Vec<EventRow>,
+    /// What the verdict rests on, as the model's `Evidence` is written.
+    pub evidence: Option<serde_json::Value>,
+    /// Who was told, newest first; the latest hundred.
+    pub deliveries: Vec<DeliveryRow>,
+}
+
+impl Store {
+    /// Alerts, the latest raise first.
+    pub async fn alerts(&self, filter: &AlertFilter) -> Result<Page<AlertRow>, StoreError> {
+        let limit = limit(filter.limit);
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE sequence < ");
+        query.push_bind(sequence_cursor(filter.cursor.as_deref())?);
+        if let Some(state) = filter.state {
+            query.push(" AND state = ").push_bind(state.as_str());
+        }
+        if !filter.severity.is_empty() {
+            query.push(" AND severity IN (");
+            let mut list = query.separated(", ");
+            for severity in &filter.severity {
+                list.push_bind(severity.as_str());
+            }
+            query.push(")");
+        }
+        if let Some(rule) = &filter.rule {
+            query.push(" AND rule = ").push_bind(rule.as_str());
+        }
+        if let Some(device) = &filter.device {
+            query.push(" AND device = ").push_bind(device.as_str());
+        }
+        if let Some(since) = filter.since {
+            query.push(" AND raised_at >= ").push_bind(since.0);
+        }
+        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        let rows = query
+            .build_query_as::<AlertRow>()
+            .fetch_all(self.db().read())
+            .await
+            .map_err(StoreError::sql("list alerts"))?;
+        Ok(Page::of(rows, limit, |row| row.sequence.to_string()))
+    }
+
+    /// One alert with history, evidence and deliveries.
+    pub async fn alert(&self, id: &str) -> Result<AlertDetail, StoreError> {
+        let failed = StoreError::sql("read an alert");
+        let alert: AlertRow = sqlx::query_as("SELECT * FROM alerts WHERE id = $1")
+            .bind(id)
+            .fetch_optional(self.db().read())
+            .await
+            .map_err(&failed)?
+            .ok_or_else(|| StoreError::NotFound { what: "alert", id: id.into() })?;
+        let history = sqlx::query_as("SELECT * FROM transitions WHERE alert = $1 ORDER BY sequence LIMIT 10000")
+            .bind(id)
+            .fetch_all(self.db().read())
+            .await
+            .map_err(&failed)?;
+        let evidence: Option<String> = sqlx::query_scalar("SELECT evidence FROM alert_evidence WHERE alert = $1")
+            .bind(id)
+            .fetch_optional(self.db().read())
+            .await
+            .map_err(&failed)?;
+        let evidence = evidence.and_then(|text| serde_json::from_str(&text).ok());
+        let filter = DeliveryFilter { alert: Some(id.into()), ..DeliveryFilter::default() };
+        let deliveries = self.deliveries(&filter).await?.items;
+        Ok(AlertDetail { alert, history, evidence, deliveries })
+    }
+
+    /// What happened to all alerts after a place in the commit order, oldest first: for followers, who come
+    /// again with the sequence of the last one they got.
+    pub async fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<EventRow>, StoreError> {
+        sqlx::query_as("SELECT * FROM transitions WHERE sequence > $1 ORDER BY sequence LIMIT $2")
+            .bind(sequence)
+            .bind(i64::from(limit))
+            .fetch_all(self.db().read())
+            .await
+            .map_err(StoreError::sql("read what happened to alerts"))
+    }
+
+    /// How many alerts are active, by severity.
+    pub async fn active_counts(&self) -> Result<Vec<(Severity, u64)>, StoreError> {
+        let rows =
+            sqlx::query("SELECT severity, count(*) AS n FROM alerts WHERE state = 'active' GROUP BY severity")
+                .fetch_all(self.db().read())
+                .await
+                .map_err(StoreError::sql("count alerts"))?;
+        rows.iter()
+            .map(|row| Ok((parsed(row, "severity")?, row.try_get::<i64, _>("n")? as u64)))
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(StoreError::sql("count alerts"))
+    }
+
+    /// Somebody knows of the alert. Saying it again changes nothing and gives the alert as it is.
+    pub async fn acknowledge(
+        &self,
+        id: &str,
+        by: &str,
+        comment: Option<&str>,
+        at: Timestamp,
+    ) -> Result<AlertRow, StoreError> {
+        self.respond(id, "acknowledged", by, comment, at).await
+    }
+
+    /// A remark in the history of the alert.
+    pub async fn comment(
+        &self,
+        id: &str,
+        by: &str,
+        comment: &str,
+        at: Timestamp,
+    ) -> Result<AlertRow, StoreError> {
+        self.respond(id, "commented", by, Some(comment), at).await
+    }
+
+    async fn respond(
+        &self,
+        id: &str,
+        kind: &'static str,
+        by: &str,
+        comment: Option<&str>,
+        at: Timestamp,
+    ) -> Result<AlertRow, StoreError> {
+        let failed = StoreError::sql("record a response");
+        let mut transaction = self.db().write().await?;
+        let mut alert: AlertRow = sqlx::query_as("SELECT * FROM alerts WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(&failed)?
+            .ok_or_else(|| StoreError::NotFound { what: "alert", id: id.into() })?;
+        if kind == "acknowledged" {
+            if alert.acknowledged_at.is_some() {
+                return Ok(alert);
+            }
+            sqlx::query(
+                "UPDATE alerts SET acknowledged_at = $1, acknowledged_by = $2, acknowledge_comment = $3 \
+                 WHERE id = $4",
+            )
+            .bind(at.0)
+            .bind(by)
+            .bind(comment)
+            .bind(id)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&failed)?;
+            alert.acknowledged_at = Some(at);
+            alert.acknowledged_by = Some(by.into());
+            alert.acknowledge_comment = comment.map(Into::into);
+        }
+        let sequence: i64 = sqlx::query_scalar(
+            "INSERT INTO transitions (sequence, id, alert, kind, severity, summary, details, at, recorded_at, \
+             rule_version, actor, comment) \
+             SELECT coalesce(max(sequence), 0) + 1, \
+             'response/' || CAST(coalesce(max(sequence), 0) + 1 AS TEXT), $1, $2, $3, $4, '[]', $5, $5, $6, \
+             $7, $8 FROM transitions RETURNING sequence",
+        )
+        .bind(id)
+        .bind(kind)
+        .bind(alert.severity.as_str())
+        .bind(&alert.summary)
+        .bind(at.0)
+        .bind(i64::from(alert.rule_version))
+        .bind(by)
+        .bind(comment)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(&failed)?;
+        commit(transaction, "record a response").await?;
+        self.announce_transitions(sequence);
+        Ok(alert)
+    }
+}

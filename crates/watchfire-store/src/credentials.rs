@@ -1,0 +1,209 @@
+//! What devices prove themselves with.
+
+use std::sync::LazyLock;
+
+use serde::Serialize;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use tokio::sync::Semaphore;
+use watchfire_model::Timestamp;
+
+use crate::Store;
+use crate::db::{commit, time, time_opt};
+use crate::error::StoreError;
+use crate::secrets::{Secret, check_password, digest, hash_password, id_of, random_hex, same};
+
+/// How many passwords are hashed at the same time: each takes 19 MiB and a core.
+static HASHING: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
+
+/// The prefix of the tokens of devices.
+const PREFIX: &str = "wfd";
+
+/// Which kind of proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialKind {
+    /// Chosen by people.
+    Password,
+    /// Made here.
+    Token,
+}
+
+/// A credential, without what proves it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CredentialRow {
+    /// Its id.
+    pub id: String,
+    /// Whose it is.
+    pub device: String,
+    /// Password or token.
+    pub kind: CredentialKind,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last right, to the minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for CredentialRow {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let kind = match row.try_get::<&str, _>("kind")? {
+            "password" => CredentialKind::Password,
+            _ => CredentialKind::Token,
+        };
+        Ok(Self {
+            id: row.try_get("id")?,
+            device: row.try_get("device")?,
+            kind,
+            created_at: time(row, "created_at")?,
+            last_used: time_opt(row, "last_used")?,
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    // The semaphore is never closed.
+    let _permit = HASHING.acquire().await;
+    tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Refused(error.to_string()))
+}
+
+impl Store {
+    /// Gives a device a password; the one that it had does not work any more.
+    pub async fn set_device_password(&self, device: &str, password: &str) -> Result<CredentialRow, StoreError> {
+        if password.is_empty() || password.len() > 1024 {
+            return Err(StoreError::Refused("a password has 1 to 1024 bytes".into()));
+        }
+        let given = password.to_string();
+        let hash = blocking(move || hash_password(&given)).await??;
+        let mut transaction = self.db().write().await?;
+        sqlx::query("DELETE FROM credentials WHERE device = $1 AND kind = 'password'")
+            .bind(device)
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::sql("set a password"))?;
+        let row = sqlx::query_as(
+            "INSERT INTO credentials (id, device, kind, hash, created_at) VALUES ($1, $2, 'password', $3, $4) \
+             RETURNING *",
+        )
+        .bind(random_hex::<6>())
+        .bind(device)
+        .bind(hash)
+        .bind(self.clock().wall().0)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(StoreError::sql("set a password"))?;
+        commit(transaction, "set a password").await?;
+        Ok(row)
+    }
+
+    /// Makes a token for a device: `wfd_<id>_<random>`. A device may have several.
+    pub async fn create_device_token(&self, device: &str) -> Result<(CredentialRow, Secret), StoreError> {
+        let id = random_hex::<6>();
+        let secret = Secret::make(PREFIX, &id);
+        let row = sqlx::query_as(
+            "INSERT INTO credentials (id, device, kind, hash, created_at) VALUES ($1, $2, 'token', $3, $4) \
+             RETURNING *",
+        )
+        .bind(&id)
+        .bind(device)
+        .bind(digest(secret.expose()))
+        .bind(self.clock().wall().0)
+        .fetch_one(self.db().writer())
+        .await
+        .map_err(StoreError::sql("make a token"))?;
+        Ok((row, secret))
+    }
+
+    /// The credentials of a device.
+    pub async fn credentials(&self, device: &str) -> Result<Vec<CredentialRow>, StoreError> {
+        sqlx::query_as("SELECT * FROM credentials WHERE device = $1 ORDER BY created_at, id")
+            .bind(device)
+            .fetch_all(self.db().read())
+            .await
+            .map_err(StoreError::sql("list credentials"))
+    }
+
+    /// Takes a credential away; says whether it was there.
+    pub async fn remove_credential(&self, device: &str, id: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM credentials WHERE device = $1 AND id = $2")
+            .bind(device)
+            .bind(id)
+            .execute(self.db().writer())
+            .await
+            .map_err(StoreError::sql("remove a credential"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Whether this is the password, or a token, of the device.
+    pub async fn verify_device(&self, device: &str, secret: &str) -> Result<bool, StoreError> {
+        if let Some(owner) = self.verify_device_token(secret).await? {
+            return Ok(owner == device);
+        }
+        let found: Option<(String, String)> =
+            sqlx::query_as("SELECT id, hash FROM credentials WHERE device = $1 AND kind = 'password'")
+                .bind(device)
+                .fetch_optional(self.db().read())
+                .await
+                .map_err(StoreError::sql("check a password"))?;
+        let Some((id, hash)) = found else { return Ok(false) };
+        if !self.verified().contains(secret, &hash) {
+            let (given, kept) = (secret.to_string(), hash.clone());
+            if secret.len() > 1024 || !blocking(move || check_password(&given, &kept)).await? {
+                return Ok(false);
+            }
+            self.verified().insert(secret, &hash);
+        }
+        self.used("credentials", &id).await?;
+        Ok(true)
+    }
+
+    /// The device that a token belongs to.
+    pub async fn verify_device_token(&self, secret: &str) -> Result<Option<String>, StoreError> {
+        let Some(id) = id_of(secret, PREFIX) else { return Ok(None) };
+        let found: Option<(String, String)> =
+            sqlx::query_as("SELECT device, hash FROM credentials WHERE id = $1 AND kind = 'token'")
+                .bind(id)
+                .fetch_optional(self.db().read())
+                .await
+                .map_err(StoreError::sql("check a token"))?;
+        match found {
+            Some((device, hash)) if same(&digest(secret), &hash) => {
+                self.used("credentials", id).await?;
+                Ok(Some(device))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that a secret was right: at most once a minute, so that reading stays reading.
+    pub(crate) async fn used(&self, table: &'static str, id: &str) -> Result<(), StoreError> {
+        let now = self.clock().wall().0;
+        let (stale, note) = match table {
+            "tokens" => (
+                "SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1 AND coalesce(last_used, 0) < $2)",
+                "UPDATE tokens SET last_used = $1 WHERE id = $2",
+            ),
+            _ => (
+                "SELECT EXISTS (SELECT 1 FROM credentials WHERE id = $1 AND coalesce(last_used, 0) < $2)",
+                "UPDATE credentials SET last_used = $1 WHERE id = $2",
+            ),
+        };
+        let stale: bool = sqlx::query_scalar(stale)
+            .bind(id)
+            .bind(now - 60_000_000)
+            .fetch_one(self.db().read())
+            .await
+            .map_err(StoreError::sql("note the use of a secret"))?;
+        if stale {
+            sqlx::query(note)
+                .bind(now)
+                .bind(id)
+                .execute(self.db().writer())
+                .await
+                .map_err(StoreError::sql("note the use of a secret"))?;
+        }
+        Ok(())
+    }
+}

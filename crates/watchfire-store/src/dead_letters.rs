@@ -1,0 +1,366 @@
+//! Inputs that could not be used, and rows whose rule failed: kept whole, within bounds.
+
+use std::sync::PoisonError;
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+use watchfire_model::Timestamp;
+use watchfire_telemetry::metrics;
+
+use crate::Store;
+use crate::db::{Page, chunk, commit, limit, sequence_cursor, time, time_opt};
+use crate::error::StoreError;
+
+/// How many dead letters are kept; past a bound the oldest go, and are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetterBounds {
+    /// Letters.
+    pub letters: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+impl Default for DeadLetterBounds {
+    /// 100 000 letters or 256 MiB: days of a normal fleet, minutes of one that sends nothing but garbage.
+    fn default() -> Self {
+        Self { letters: 100_000, bytes: 256 << 20 }
+    }
+}
+
+/// What the table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DeadLetterTotals {
+    /// Letters.
+    pub letters: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Letters that the bounds dropped, ever.
+    pub dropped: u64,
+}
+
+/// A dead letter that is to be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewDeadLetter {
+    /// `epoch/partition/offset/index`; unique, so that projecting a record again changes nothing.
+    pub id: String,
+    /// When the log received it.
+    pub at: Timestamp,
+    /// `decode` or `rule`.
+    pub kind: String,
+    /// The source: `mqtt`, `http`, or the name of a configured one; of a rule's: the stream.
+    pub source: String,
+    /// Topic or path.
+    pub address: String,
+    /// The device, where it is known.
+    pub device: Option<String>,
+    /// A stable code.
+    pub code: String,
+    /// What is wrong, for people.
+    pub reason: String,
+    /// The bytes as they came.
+    pub payload: Vec<u8>,
+    /// With kind `rule`: which.
+    pub rule: Option<String>,
+    /// With kind `rule`: its version.
+    pub rule_version: Option<u32>,
+    /// The record: `epoch/partition/offset`.
+    pub position: String,
+    /// With kind `rule`: the callback that failed.
+    pub callback: Option<String>,
+    /// With kind `rule`: the rows of the record that the rule did not get to see.
+    pub rows: Vec<u32>,
+}
+
+/// A dead letter that is kept.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeadLetterRow {
+    /// The order in which they were kept.
+    pub sequence: i64,
+    /// `epoch/partition/offset/index`.
+    pub id: String,
+    /// When the log received it.
+    pub at: Timestamp,
+    /// `decode` or `rule`.
+    pub kind: String,
+    /// The source.
+    pub source: String,
+    /// Topic or path.
+    pub address: String,
+    /// The device, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// A stable code.
+    pub code: String,
+    /// What is wrong, for people.
+    pub reason: String,
+    /// The bytes as they came; in lists the first 1024 of them. Not part of JSON: whoever answers with it
+    /// decides between text and base64.
+    #[serde(skip)]
+    pub payload: Vec<u8>,
+    /// How many bytes there are.
+    pub size: u64,
+    /// The rule that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Its version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_version: Option<u32>,
+    /// The record.
+    pub position: String,
+    /// The callback that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback: Option<String>,
+    /// The rows of the record that the rule did not get to see.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<u32>,
+    /// When it was replayed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replayed_at: Option<Timestamp>,
+    /// By whom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replayed_by: Option<String>,
+}
+
+impl sqlx::FromRow<'_, SqliteRow> for DeadLetterRow {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let rows = row.try_get::<Option<&str>, _>("row_indexes")?.unwrap_or("[]");
+        Ok(Self {
+            sequence: row.try_get("sequence")?,
+            id: row.try_get("id")?,
+            at: time(row, "at")?,
+            kind: row.try_get("kind")?,
+            source: row.try_get("source")?,
+            address: row.try_get("address")?,
+            device: row.try_get("device")?,
+            code: row.try_get("code")?,
+            reason: row.try_get("reason")?,
+            payload: row.try_get("payload")?,
+            size: row.try_get::<i64, _>("size")? as u64,
+            rule: row.try_get("rule")?,
+            rule_version: row.try_get::<Option<i64>, _>("rule_version")?.map(|version| version as u32),
+            position: row.try_get("position")?,
+            callback: row.try_get("callback")?,
+            rows: serde_json::from_str(rows).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            replayed_at: time_opt(row, "replayed_at")?,
+            replayed_by: row.try_get("replayed_by")?,
+        })
+    }
+}
+
+/// Which dead letters; what is not said selects all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeadLetterFilter {
+    /// From this source.
+    pub source: Option<String>,
+    /// Of this device.
+    pub device: Option<String>,
+    /// With this code.
+    pub code: Option<String>,
+    /// Of this rule.
+    pub rule: Option<String>,
+    /// Replayed ones, or the others.
+    pub replayed: Option<bool>,
+    /// Received then or later.
+    pub since: Option<Timestamp>,
+    /// What the page before gave as `next`.
+    pub cursor: Option<String>,
+    /// How many; 0: 100; at most 1000.
+    pub limit: u32,
+}
+
+const COLUMNS: &str = "sequence, id, at, kind, source, address, device, code, reason, rule, rule_version, \
+                       position, callback, row_indexes, replayed_at, replayed_by, length(payload) AS size";
+
+impl Store {
+    /// Changes how many dead letters are kept; counts from the next one that comes.
+    pub fn set_dead_letter_bounds(&self, bounds: DeadLetterBounds) {
+        *self.bounds().lock().unwrap_or_else(PoisonError::into_inner) = bounds;
+    }
+
+    /// Keeps dead letters, in one transaction; those that are there already stay as they are.
+    pub async fn add_dead_letters(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
+        const ACTION: &str = "keep dead letters";
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let failed = StoreError::sql(ACTION);
+        let bounds = *self.bounds().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.db().write().await?;
+        let (mut count, mut bytes, mut dropped) = (0_i64, 0_i64, 0_i64);
+        for part in letters.chunks(chunk(14)) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "INSERT INTO dead_letters (id, at, kind, source, address, device, code, reason, payload, rule, \
+                 rule_version, position, callback, row_indexes) ",
+            );
+            query.push_values(part, |mut tuple, letter| {
+                let rows = (!letter.rows.is_empty()).then(|| crate::db::to_json(&letter.rows));
+                tuple
+                    .push_bind(letter.id.as_str())
+                    .push_bind(letter.at.0)
+                    .push_bind(letter.kind.as_str())
+                    .push_bind(letter.source.as_str())
+                    .push_bind(letter.address.as_str())
+                    .push_bind(letter.device.as_deref())
+                    .push_bind(letter.code.as_str())
+                    .push_bind(letter.reason.as_str())
+                    .push_bind(letter.payload.as_slice())
+                    .push_bind(letter.rule.as_deref())
+                    .push_bind(letter.rule_version.map(i64::from))
+                    .push_bind(letter.position.as_str())
+                    .push_bind(letter.callback.as_deref())
+                    .push_bind(rows);
+            });
+            query.push(" ON CONFLICT (id) DO NOTHING RETURNING length(payload)");
+            let kept: Vec<i64> =
+                query.build_query_scalar().fetch_all(&mut *connection).await.map_err(&failed)?;
+            count += kept.len() as i64;
+            bytes += kept.iter().sum::<i64>();
+        }
+        let (held, held_bytes): (i64, i64) = sqlx::query_as(
+            "UPDATE dead_letter_totals SET letters = letters + $1, bytes = bytes + $2 WHERE id = 1 \
+             RETURNING letters, bytes",
+        )
+        .bind(count)
+        .bind(bytes)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(&failed)?;
+        let (mut over, mut over_bytes) = (held - bounds.letters as i64, held_bytes - bounds.bytes as i64);
+        while over > 0 || over_bytes > 0 {
+            // The oldest first, a few at a time, and never more than the bounds ask for.
+            let oldest: Vec<(i64, i64)> = sqlx::query_as(
+                "SELECT sequence, length(payload) FROM dead_letters ORDER BY sequence LIMIT 256",
+            )
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(&failed)?;
+            let mut last = None;
+            let (mut gone, mut gone_bytes) = (0_i64, 0_i64);
+            for (sequence, size) in oldest {
+                if over <= 0 && over_bytes <= 0 {
+                    break;
+                }
+                last = Some(sequence);
+                gone += 1;
+                gone_bytes += size;
+                over -= 1;
+                over_bytes -= size;
+            }
+            let Some(last) = last else { break };
+            sqlx::query("DELETE FROM dead_letters WHERE sequence <= $1")
+                .bind(last)
+                .execute(&mut *connection)
+                .await
+                .map_err(&failed)?;
+            sqlx::query(
+                "UPDATE dead_letter_totals SET letters = letters - $1, bytes = bytes - $2, \
+                 dropped = dropped + $1 WHERE id = 1",
+            )
+            .bind(gone)
+            .bind(gone_bytes)
+            .execute(&mut *connection)
+            .await
+            .map_err(&failed)?;
+            dropped += gone;
+        }
+        commit(connection, ACTION).await?;
+        metrics().alerts.dead_letters_dropped.inc_by(dropped as u64);
+        Ok(())
+    }
+
+    /// Dead letters, the latest first.
+    pub async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Page<DeadLetterRow>, StoreError> {
+        let limit = limit(filter.limit);
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        query.push(COLUMNS).push(", substr(payload, 1, 1024) AS payload FROM dead_letters WHERE sequence < ");
+        query.push_bind(sequence_cursor(filter.cursor.as_deref())?);
+        let texts = [
+            (" AND source = ", &filter.source),
+            (" AND device = ", &filter.device),
+            (" AND code = ", &filter.code),
+            (" AND rule = ", &filter.rule),
+        ];
+        for (sql, value) in texts {
+            if let Some(value) = value {
+                query.push(sql).push_bind(value.as_str());
+            }
+        }
+        if let Some(replayed) = filter.replayed {
+            query.push(if replayed {
+                " AND replayed_at IS NOT NULL"
+            } else {
+                " AND replayed_at IS NULL"
+            });
+        }
+        if let Some(since) = filter.since {
+            query.push(" AND at >= ").push_bind(since.0);
+        }
+        query.push(" ORDER BY sequence DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        let rows = query
+            .build_query_as::<DeadLetterRow>()
+            .fetch_all(self.db().read())
+            .await
+            .map_err(StoreError::sql("list dead letters"))?;
+        Ok(Page::of(rows, limit, |row| row.sequence.to_string()))
+    }
+
+    /// One dead letter with all of its payload.
+    pub async fn dead_letter(&self, id: &str) -> Result<DeadLetterRow, StoreError> {
+        sqlx::query_as("SELECT *, length(payload) AS size FROM dead_letters WHERE id = $1")
+            .bind(id)
+            .fetch_optional(self.db().read())
+            .await
+            .map_err(StoreError::sql("read a dead letter"))?
+            .ok_or_else(|| StoreError::NotFound { what: "dead letter", id: id.into() })
+    }
+
+    /// Marks a dead letter as replayed; says whether it was not before.
+    pub async fn mark_replayed(&self, id: &str, by: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE dead_letters SET replayed_at = $1, replayed_by = $2 \
+             WHERE id = $3 AND replayed_at IS NULL",
+        )
+        .bind(at.0)
+        .bind(by)
+        .bind(id)
+        .execute(self.db().writer())
+        .await
+        .map_err(StoreError::sql("mark a dead letter"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Deletes a dead letter; says whether it was there.
+    pub async fn delete_dead_letter(&self, id: &str) -> Result<bool, StoreError> {
+        const ACTION: &str = "delete a dead letter";
+        let failed = StoreError::sql(ACTION);
+        let mut connection = self.db().write().await?;
+        let size: Option<i64> =
+            sqlx::query_scalar("DELETE FROM dead_letters WHERE id = $1 RETURNING length(payload)")
+                .bind(id)
+                .fetch_optional(&mut *connection)
+                .await
+                .map_err(&failed)?;
+        if let Some(size) = size {
+            sqlx::query(
+                "UPDATE dead_letter_totals SET letters = letters - 1, bytes = bytes - $1 WHERE id = 1",
+            )
+            .bind(size)
+            .execute(&mut *connection)
+            .await
+            .map_err(&failed)?;
+        }
+        commit(connection, ACTION).await?;
+        Ok(size.is_some())
+    }
+
+    /// What the table holds, and what its bounds made it drop.
+    pub async fn dead_letter_totals(&self) -> Result<DeadLetterTotals, StoreError> {
+        let (letters, bytes, dropped): (i64, i64, i64) =
+            sqlx::query_as("SELECT letters, bytes, dropped FROM dead_letter_totals WHERE id = 1")
+                .fetch_one(self.db().read())
+                .await
+                .map_err(StoreError::sql("count dead letters"))?;
+        Ok(DeadLetterTotals { letters: letters as u64, bytes: bytes as u64, dropped: dropped as u64 })
+    }
+}

@@ -1,0 +1,291 @@
+//! What transitions make of alerts: a pure function of the rows that are there and what comes.
+//!
+//! The loop hands over each alert's life in order, so that every transition finds the row it expects. Where
+//! it does not (a state restored from a snapshot that does not fit the database, a replay that differs),
+//! the transition is never lost and the invariant of one active alert per identity holds; what was missing
+//! is made up and counted:
+//!
+//! * a raise finds another active alert of its identity: that one is resolved first, reason `superseded`;
+//! * a later transition finds no alert: it is raised first, as of that transition, with what it says;
+//! * a transition finds its alert resolved: it stands in the history and changes nothing else.
+
+use std::collections::HashMap;
+
+use watchfire_model::alert::{AlertUpdate, ResolveReason, Transition, TransitionKind};
+use watchfire_model::{Severity, Timestamp};
+
+use crate::alerts::{AlertRow, AlertState};
+use crate::labels::{fingerprint, labels, with_severity};
+
+/// Rule, device, key.
+pub(crate) type Identity = (String, String, String);
+
+/// A row of the table of transitions.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Recorded {
+    pub sequence: i64,
+    pub id: String,
+    pub alert: String,
+    pub kind: &'static str,
+    pub severity: Severity,
+    pub from_severity: Option<Severity>,
+    pub from_since: Option<Timestamp>,
+    pub reason: Option<&'static str>,
+    pub summary: String,
+    pub details: String,
+    pub at: Timestamp,
+    pub recorded_at: Timestamp,
+    pub position: String,
+    pub rule_version: u32,
+    /// People may have to be told.
+    pub outbox: bool,
+}
+
+/// The alerts that a batch of transitions touches, and what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Fold {
+    /// By id: what was in the store, changed as transitions come.
+    pub rows: HashMap<String, AlertRow>,
+    /// The active alert of each identity that the batch touches.
+    pub active: HashMap<Identity, String>,
+    /// Ids of the rows that have to be written, in the order in which they were first touched.
+    pub touched: Vec<String>,
+    /// What is inserted, in order.
+    pub recorded: Vec<Recorded>,
+    /// Evidence by alert.
+    pub evidence: Vec<(String, String)>,
+    /// How often something had to be made up.
+    pub repaired: u64,
+    next: i64,
+}
+
+fn reason_text(reason: ResolveReason) -> &'static str {
+    match reason {
+        ResolveReason::Cleared => "cleared",
+        ResolveReason::Operator => "operator",
+        ResolveReason::RuleRemoved => "rule_removed",
+        ResolveReason::Deselected => "deselected",
+        ResolveReason::DeviceDeleted => "device_deleted",
+    }
+}
+
+fn identity(transition: &Transition) -> Identity {
+    (transition.rule.clone(), transition.device.id.clone(), transition.key.clone())
+}
+
+impl Fold {
+    /// A fold over these rows; `last` is the sequence of the last transition in the store.
+    pub(crate) fn new(rows: Vec<AlertRow>, last: i64) -> Self {
+        let active = rows
+            .iter()
+            .filter(|row| row.state == AlertState::Active)
+            .map(|row| ((row.rule.clone(), row.device.clone(), row.key.clone()), row.id.clone()))
+            .collect();
+        let rows = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
+        Self { rows, active, next: last + 1, ..Self::default() }
+    }
+
+    /// Applies one transition that is not in the store yet.
+    pub(crate) fn apply(&mut self, transition: &Transition) {
+        let id = transition.alert.0.clone();
+        let known = self.rows.contains_key(&id);
+        match &transition.kind {
+            TransitionKind::Raised if known => {
+                // Its row was made up from a later transition: only the history was missing.
+                self.repaired += 1;
+                self.record(transition, "raised", transition.id.clone(), None, false);
+                self.keep_evidence(transition);
+            }
+            TransitionKind::Raised => self.raise(transition, transition.id.clone()),
+            _ => {
+                if !known {
+                    self.repaired += 1;
+                    self.raise(transition, format!("{}/raised", transition.id));
+                }
+                self.change(transition);
+            }
+        }
+    }
+
+    /// What is known of a repeated trigger.
+    pub(crate) fn update(&mut self, update: &AlertUpdate) {
+        if let Some(row) = self.rows.get_mut(&update.alert.0)
+            && row.state == AlertState::Active
+        {
+            row.last_seen = row.last_seen.max(update.last_seen);
+            row.count = row.count.max(update.count);
+            row.summary.clone_from(&update.summary);
+            row.details.clone_from(&update.details);
+        }
+    }
+
+    fn raise(&mut self, transition: &Transition, id: String) {
+        let identity = identity(transition);
+        if let Some(other) = self.active.remove(&identity) {
+            self.supersede(&other, transition);
+        }
+        let labels = labels(&transition.rule, &transition.device, &transition.key, transition.severity);
+        let row = AlertRow {
+            id: transition.alert.0.clone(),
+            sequence: self.next,
+            rule: transition.rule.clone(),
+            device: transition.device.id.clone(),
+            key: transition.key.clone(),
+            severity: transition.severity,
+            summary: transition.summary.clone(),
+            details: transition.details.clone(),
+            fingerprint: fingerprint(&labels),
+            labels,
+            state: AlertState::Active,
+            raised_at: transition.at,
+            severity_since: transition.at,
+            cleared_at: None,
+            resolved_at: None,
+            resolve_reason: None,
+            last_seen: transition.at,
+            count: 1,
+            acknowledged_at: None,
+            acknowledged_by: None,
+            acknowledge_comment: None,
+            partition: transition.position.partition.0,
+            position: transition.position.to_string(),
+            rule_version: transition.rule_version,
+            module: transition.evidence.as_ref().map(|evidence| evidence.module.to_string()),
+        };
+        self.active.insert(identity, row.id.clone());
+        self.touch(&row.id);
+        self.rows.insert(row.id.clone(), row);
+        self.record(transition, "raised", id, None, true);
+        self.keep_evidence(transition);
+    }
+
+    fn supersede(&mut self, other: &str, by: &Transition) {
+        self.repaired += 1;
+        let Some(row) = self.rows.get_mut(other) else { return };
+        row.state = AlertState::Resolved;
+        row.resolved_at = Some(by.at.max(row.raised_at));
+        row.resolve_reason = Some("superseded".into());
+        let recorded = Recorded {
+            sequence: self.next,
+            id: format!("{}/superseded/{other}", by.id),
+            alert: other.into(),
+            kind: "resolved",
+            severity: row.severity,
+            from_severity: None,
+            from_since: Some(row.severity_since),
+            reason: Some("superseded"),
+            summary: row.summary.clone(),
+            details: crate::db::to_json(&row.details),
+            at: by.at.max(row.raised_at),
+            recorded_at: by.logged_at,
+            position: by.position.to_string(),
+            rule_version: by.rule_version,
+            outbox: true,
+        };
+        self.next += 1;
+        self.recorded.push(recorded);
+        self.touch(other);
+    }
+
+    /// Everything but a raise, on an alert that is there.
+    fn change(&mut self, transition: &Transition) {
+        let Some(row) = self.rows.get_mut(&transition.alert.0) else { return };
+        if row.state == AlertState::Resolved {
+            self.repaired += 1;
+            let kind = kind_text(&transition.kind);
+            self.record(transition, kind, transition.id.clone(), None, false);
+            return;
+        }
+        let (before, since) = (row.severity, row.severity_since);
+        row.last_seen = row.last_seen.max(transition.at);
+        row.summary.clone_from(&transition.summary);
+        row.details.clone_from(&transition.details);
+        let mut outbox = true;
+        match &transition.kind {
+            TransitionKind::SeverityChanged { .. } => {
+                row.cleared_at = None;
+                row.severity = transition.severity;
+                row.severity_since = transition.at;
+                row.labels = with_severity(&row.labels, transition.severity);
+                row.fingerprint = fingerprint(&row.labels);
+                outbox = before != transition.severity;
+            }
+            TransitionKind::Raised | TransitionKind::Realarmed => row.cleared_at = None,
+            TransitionKind::Cleared => {
+                row.cleared_at = Some(transition.at);
+                // The alert stays active: nobody is told until it is reset.
+                outbox = false;
+            }
+            TransitionKind::Resolved { reason } => {
+                row.state = AlertState::Resolved;
+                row.resolved_at = Some(transition.at);
+                row.resolve_reason = Some(reason_text(*reason).into());
+                self.active.remove(&identity(transition));
+            }
+        }
+        // What is told is what was told before: the labels of the row, not those that the transition claims.
+        let severity = row.severity;
+        self.touch(&transition.alert.0);
+        self.record(transition, kind_text(&transition.kind), transition.id.clone(), Some(since), outbox);
+        if let Some(recorded) = self.recorded.last_mut() {
+            recorded.severity = severity;
+            recorded.from_severity = recorded.from_severity.map(|_| before);
+        }
+    }
+
+    fn record(
+        &mut self,
+        transition: &Transition,
+        kind: &'static str,
+        id: String,
+        from_since: Option<Timestamp>,
+        outbox: bool,
+    ) {
+        let (from_severity, reason) = match (&transition.kind, kind) {
+            (TransitionKind::SeverityChanged { from }, "severity_changed") => (Some(*from), None),
+            (TransitionKind::Resolved { reason }, "resolved") => (None, Some(reason_text(*reason))),
+            _ => (None, None),
+        };
+        self.recorded.push(Recorded {
+            sequence: self.next,
+            id,
+            alert: transition.alert.0.clone(),
+            kind,
+            severity: transition.severity,
+            from_severity,
+            from_since,
+            reason,
+            summary: transition.summary.clone(),
+            details: crate::db::to_json(&transition.details),
+            at: transition.at,
+            recorded_at: transition.logged_at,
+            position: transition.position.to_string(),
+            rule_version: transition.rule_version,
+            outbox,
+        });
+        self.next += 1;
+    }
+
+    fn keep_evidence(&mut self, transition: &Transition) {
+        if let Some(evidence) = &transition.evidence {
+            self.evidence.push((transition.alert.0.clone(), crate::db::to_json(evidence)));
+        }
+    }
+
+    fn touch(&mut self, id: &str) {
+        // A batch touches an alert a few times at most, mostly in a row.
+        if self.touched.last().is_none_or(|last| last != id) {
+            self.touched.push(id.to_string());
+        }
+    }
+}
+
+fn kind_text(kind: &TransitionKind) -> &'static str {
+    match kind {
+        TransitionKind::Raised => "raised",
+        TransitionKind::SeverityChanged { .. } => "severity_changed",
+        TransitionKind::Cleared => "cleared",
+        TransitionKind::Realarmed => "realarmed",
+        TransitionKind::Resolved { .. } => "resolved",
+    }
+}

@@ -1,0 +1,415 @@
+//! The keeper of alerts: takes what the partition loops make, and commits many transitions at a time.
+//!
+//! One task writes. While a commit runs, the next batch collects, so that a storm makes larger commits and
+//! not a longer queue. A batch that cannot be written is tried again until it can: the loop waits, and
+//! nothing it decided is lost.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use tokio::sync::Notify;
+use watchfire_model::alert::{AlertChanges, AlertKeeper, AlertUpdate, Transition};
+use watchfire_telemetry::metrics;
+
+use crate::alerts::AlertRow;
+use crate::db::{Database, chunk, commit, to_json};
+use crate::error::StoreError;
+use crate::fold::{Fold, Recorded};
+
+/// Transitions and updates that wait at most. The loop blocks above it. An alert with evidence is a few
+/// KiB, so this is some tens of MiB.
+const QUEUE: usize = 8192;
+/// Transitions in one commit at most: past it a commit takes longer than it saves.
+const BATCH: usize = 4096;
+/// How often what is known of repeated triggers is written.
+const FLUSH_UPDATES: Duration = Duration::from_secs(1);
+/// Updates that are kept in memory at most before they are written early.
+const UPDATES: usize = 50_000;
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<(u64, AlertChanges)>,
+    /// Transitions and updates in `waiting`.
+    size: usize,
+    submitted: u64,
+    committed: u64,
+    closed: bool,
+}
+
+/// Shared by the loops and the writing task.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// There is room, or something was committed.
+    changed: Condvar,
+    /// Something waits.
+    ready: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing waits, and whether the end has come.
+    fn idle(&self) -> (bool, bool) {
+        let state = self.lock();
+        (state.waiting.is_empty(), state.closed)
+    }
+
+    /// No more is taken; what waits is still written.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_one();
+        self.changed.notify_all();
+    }
+}
+
+/// What the partition loops see of the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Keeper(pub(crate) Arc<Shared>);
+
+impl AlertKeeper for Keeper {
+    fn submit(&self, changes: AlertChanges) -> u64 {
+        let size = changes.transitions.len() + changes.updates.len();
+        let mut state = self.0.lock();
+        // One submission larger than the queue passes when it is alone: refusing it would block for ever.
+        while state.size > 0 && state.size + size > QUEUE && !state.closed {
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.submitted += 1;
+        let number = state.submitted;
+        // After the end nothing is taken: `committed` stays below this number, so no checkpoint covers it.
+        if !state.closed {
+            state.size += size;
+            state.waiting.push_back((number, changes));
+        }
+        drop(state);
+        self.0.ready.notify_one();
+        number
+    }
+
+    fn committed(&self) -> u64 {
+        self.0.lock().committed
+    }
+
+    fn wait_committed(&self, number: u64, timeout: Duration) -> u64 {
+        let state = self.0.lock();
+        let (state, _) = self
+            .0
+            .changed
+            .wait_timeout_while(state, timeout, |state| state.committed < number && !state.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.committed
+    }
+}
+
+/// What of the queue goes into one commit.
+struct Taken {
+    up_to: u64,
+    transitions: Vec<Transition>,
+    updates: Vec<AlertUpdate>,
+}
+
+fn take(shared: &Shared) -> (Option<Taken>, bool) {
+    let mut state = shared.lock();
+    let mut taken = Taken { up_to: 0, transitions: Vec::new(), updates: Vec::new() };
+    while let Some((_, changes)) = state.waiting.front() {
+        if taken.up_to > 0 && taken.transitions.len() + changes.transitions.len() > BATCH {
+            break;
+        }
+        let Some((number, changes)) = state.waiting.pop_front() else { break };
+        state.size -= changes.transitions.len() + changes.updates.len();
+        taken.up_to = number;
+        taken.transitions.extend(changes.transitions);
+        taken.updates.extend(changes.updates);
+    }
+    let closed = state.closed;
+    drop(state);
+    shared.changed.notify_all();
+    ((taken.up_to > 0).then_some(taken), closed)
+}
+
+/// The task that writes; ends when the keeper is closed and everything is written.
+pub(crate) async fn run(shared: Arc<Shared>, database: Database, announce: impl Fn(i64) + Send + 'static) {
+    let mut updates: HashMap<String, AlertUpdate> = HashMap::new();
+    let mut flushed = Instant::now();
+    loop {
+        let (taken, closed) = take(&shared);
+        if let Some(taken) = taken {
+            for update in taken.updates {
+                updates.insert(update.alert.0.clone(), update);
+            }
+            let mut wait = Duration::from_millis(50);
+            loop {
+                match write(&database, &taken.transitions, &updates).await {
+                    Ok(written) => {
+                        for transition in &taken.transitions {
+                            updates.remove(&transition.alert.0);
+                        }
+                        if let Some(last) = written {
+                            announce(last);
+                        }
+                        break;
+                    }
+                    Err(error) => {
+                        metrics().alerts.store_failures.inc();
+                        tracing::error!(error = error.chain(), "alerts could not be written; trying again");
+                        if shared.lock().closed && wait > Duration::from_secs(2) {
+                            // Shutting down with a disk that refuses: the log still has the cause.
+                            return;
+                        }
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(Duration::from_secs(5));
+                    }
+                }
+            }
+            shared.lock().committed = taken.up_to;
+            shared.changed.notify_all();
+        }
+        let due = flushed.elapsed() >= FLUSH_UPDATES || updates.len() > UPDATES || closed;
+        if due && !updates.is_empty() {
+            match flush(&database, &updates).await {
+                Ok(()) => updates.clear(),
+                Err(error) => tracing::warn!(error = error.chain(), "repeated triggers could not be written"),
+            }
+        }
+        if due {
+            flushed = Instant::now();
+        }
+        let (empty, closed) = shared.idle();
+        if !empty {
+            continue;
+        }
+        if closed {
+            break;
+        }
+        let idle = if updates.is_empty() { Duration::from_secs(3600) } else { FLUSH_UPDATES };
+        let _ = tokio::time::timeout(idle, shared.ready.notified()).await;
+    }
+}
+
+/// Writes a batch in one transaction; gives the sequence of the last transition, if any was new.
+async fn write(
+    database: &Database,
+    transitions: &[Transition],
+    updates: &HashMap<String, AlertUpdate>,
+) -> Result<Option<i64>, StoreError> {
+    if transitions.is_empty() {
+        return Ok(None);
+    }
+    const ACTION: &str = "write alerts";
+    let started = Instant::now();
+    let mut connection = database.write().await?;
+    // The id decides first: what is there already changes nothing. One connection writes, so that nobody
+    // comes between this question and the insert; the unique index would refuse it if somebody did.
+    let mut known = known_ids(&mut connection, transitions).await.map_err(StoreError::sql(ACTION))?;
+    let new: Vec<&Transition> =
+        transitions.iter().filter(|transition| known.insert(transition.id.clone())).collect();
+    if new.is_empty() {
+        return Ok(None);
+    }
+    let rows = load(&mut connection, &new).await.map_err(StoreError::sql(ACTION))?;
+    let last: i64 = sqlx::query_scalar("SELECT coalesce(max(sequence), 0) FROM transitions")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(StoreError::sql(ACTION))?;
+    let mut fold = Fold::new(rows, last);
+    for transition in &new {
+        if let Some(update) = updates.get(&transition.alert.0) {
+            fold.update(update);
+        }
+        fold.apply(transition);
+    }
+    insert(&mut connection, &fold).await.map_err(StoreError::sql(ACTION))?;
+    commit(connection, ACTION).await?;
+    let telemetry = &metrics().alerts;
+    telemetry.transitions.inc_by(new.len() as u64);
+    telemetry.commit_seconds.observe(started.elapsed().as_secs_f64());
+    if fold.repaired > 0 {
+        telemetry.repaired.inc_by(fold.repaired);
+        tracing::warn!(repaired = fold.repaired, "transitions did not fit the alerts in the store; repaired");
+    }
+    Ok(fold.recorded.last().map(|recorded| recorded.sequence))
+}
+
+async fn known_ids(
+    connection: &mut SqliteConnection,
+    transitions: &[Transition],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let mut known = HashSet::new();
+    for part in transitions.chunks(chunk(1)) {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT id FROM transitions WHERE id IN (");
+        let mut list = query.separated(", ");
+        for transition in part {
+            list.push_bind(transition.id.as_str());
+        }
+        query.push(")");
+        known.extend(query.build_query_scalar::<String>().fetch_all(&mut *connection).await?);
+    }
+    Ok(known)
+}
+
+/// The alerts of these transitions, and the active alerts of their identities.
+async fn load(
+    connection: &mut SqliteConnection,
+    transitions: &[&Transition],
+) -> Result<Vec<AlertRow>, sqlx::Error> {
+    let mut rows: HashMap<String, AlertRow> = HashMap::new();
+    for part in transitions.chunks(chunk(4)) {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE id IN (");
+        let mut list = query.separated(", ");
+        for transition in part {
+            list.push_bind(transition.alert.0.as_str());
+        }
+        query.push(")");
+        for row in query.build_query_as::<AlertRow>().fetch_all(&mut *connection).await? {
+            rows.insert(row.id.clone(), row);
+        }
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT * FROM alerts WHERE state = 'active' AND (rule, device, key) IN (",
+        );
+        query.push_values(part, |mut tuple, transition| {
+            tuple
+                .push_bind(transition.rule.as_str())
+                .push_bind(transition.device.id.as_str())
+                .push_bind(transition.key.as_str());
+        });
+        query.push(")");
+        for row in query.build_query_as::<AlertRow>().fetch_all(&mut *connection).await? {
+            rows.insert(row.id.clone(), row);
+        }
+    }
+    Ok(rows.into_values().collect())
+}
+
+async fn insert(connection: &mut SqliteConnection, fold: &Fold) -> Result<(), sqlx::Error> {
+    insert_transitions(connection, &fold.recorded).await?;
+    let mut seen = HashSet::new();
+    let mut rows: Vec<&AlertRow> =
+        fold.touched.iter().filter(|id| seen.insert(id.as_str())).filter_map(|id| fold.rows.get(id)).collect();
+    // Resolved ones first: the unique index looks at each row as it is written, and an identity may have
+    // been resolved and raised again within the batch.
+    rows.sort_by_key(|row| row.state == crate::alerts::AlertState::Active);
+    for part in rows.chunks(chunk(25)) {
+        upsert_alerts(connection, part).await?;
+    }
+    for part in fold.evidence.chunks(chunk(2)) {
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO alert_evidence (alert, evidence) ");
+        query.push_values(part, |mut tuple, (alert, evidence)| {
+            tuple.push_bind(alert.as_str()).push_bind(evidence.as_str());
+        });
+        query.push(" ON CONFLICT (alert) DO NOTHING").build().execute(&mut *connection).await?;
+    }
+    let outbox: Vec<i64> =
+        fold.recorded.iter().filter(|recorded| recorded.outbox).map(|recorded| recorded.sequence).collect();
+    for part in outbox.chunks(chunk(1)) {
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO outbox (transition) ");
+        query.push_values(part, |mut tuple, sequence| {
+            tuple.push_bind(*sequence);
+        });
+        query.build().execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn insert_transitions(
+    connection: &mut SqliteConnection,
+    recorded: &[Recorded],
+) -> Result<(), sqlx::Error> {
+    for part in recorded.chunks(chunk(14)) {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO transitions (sequence, id, alert, kind, severity, from_severity, from_since, reason, \
+             summary, details, at, recorded_at, position, rule_version) ",
+        );
+        query.push_values(part, |mut tuple, recorded| {
+            tuple
+                .push_bind(recorded.sequence)
+                .push_bind(recorded.id.as_str())
+                .push_bind(recorded.alert.as_str())
+                .push_bind(recorded.kind)
+                .push_bind(recorded.severity.as_str())
+                .push_bind(recorded.from_severity.map(|severity| severity.as_str()))
+                .push_bind(recorded.from_since.map(|time| time.0))
+                .push_bind(recorded.reason)
+                .push_bind(recorded.summary.as_str())
+                .push_bind(recorded.details.as_str())
+                .push_bind(recorded.at.0)
+                .push_bind(recorded.recorded_at.0)
+                .push_bind(recorded.position.as_str())
+                .push_bind(i64::from(recorded.rule_version));
+        });
+        query.build().execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn upsert_alerts(connection: &mut SqliteConnection, rows: &[&AlertRow]) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO alerts (id, sequence, rule, device, key, severity, summary, details, labels, \
+         fingerprint, state, raised_at, severity_since, cleared_at, resolved_at, resolve_reason, last_seen, \
+         count, partition, position, rule_version, module) ",
+    );
+    query.push_values(rows, |mut tuple, row| {
+        tuple
+            .push_bind(row.id.as_str())
+            .push_bind(row.sequence)
+            .push_bind(row.rule.as_str())
+            .push_bind(row.device.as_str())
+            .push_bind(row.key.as_str())
+            .push_bind(row.severity.as_str())
+            .push_bind(row.summary.as_str())
+            .push_bind(to_json(&row.details))
+            .push_bind(to_json(&row.labels))
+            .push_bind(row.fingerprint.as_str())
+            .push_bind(row.state.as_str())
+            .push_bind(row.raised_at.0)
+            .push_bind(row.severity_since.0)
+            .push_bind(row.cleared_at.map(|time| time.0))
+            .push_bind(row.resolved_at.map(|time| time.0))
+            .push_bind(row.resolve_reason.as_deref())
+            .push_bind(row.last_seen.0)
+            .push_bind(row.count as i64)
+            .push_bind(i64::from(row.partition))
+            .push_bind(row.position.as_str())
+            .push_bind(i64::from(row.rule_version))
+            .push_bind(row.module.as_deref());
+    });
+    // What people said (acknowledged) and where it began are not the loop's to change.
+    query.push(
+        " ON CONFLICT (id) DO UPDATE SET severity = excluded.severity, summary = excluded.summary, \
+         details = excluded.details, labels = excluded.labels, fingerprint = excluded.fingerprint, \
+         state = excluded.state, severity_since = excluded.severity_since, \
+         cleared_at = excluded.cleared_at, resolved_at = excluded.resolved_at, \
+         resolve_reason = excluded.resolve_reason, last_seen = excluded.last_seen, count = excluded.count",
+    );
+    query.build().execute(&mut *connection).await?;
+    Ok(())
+}
+
+async fn flush(database: &Database, updates: &HashMap<String, AlertUpdate>) -> Result<(), StoreError> {
+    const ACTION: &str = "write repeated triggers";
+    let updates: Vec<&AlertUpdate> = updates.values().collect();
+    // Several short transactions: transitions must not wait long behind them.
+    for part in updates.chunks(chunk(5)) {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "UPDATE alerts SET last_seen = u.column2, count = u.column3, summary = u.column4, \
+             details = u.column5 FROM (",
+        );
+        query.push_values(part, |mut tuple, update| {
+            tuple
+                .push_bind(update.alert.0.as_str())
+                .push_bind(update.last_seen.0)
+                .push_bind(update.count as i64)
+                .push_bind(update.summary.as_str())
+                .push_bind(to_json(&update.details));
+        });
+        query.push(") AS u WHERE alerts.id = u.column1 AND alerts.state = 'active'");
+        let mut connection = database.write().await?;
+        query.build().execute(&mut *connection).await.map_err(StoreError::sql(ACTION))?;
+        commit(connection, ACTION).await?;
+    }
+    Ok(())
+}

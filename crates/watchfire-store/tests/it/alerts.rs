@@ -1,0 +1,320 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use watchfire_log::ManualClock;
+use watchfire_model::alert::{
+    AlertChanges, AlertKeeper, AlertUpdate, Detail, Evidence, ResolveReason, Transition, TransitionKind,
+};
+use watchfire_model::{
+    AlertId, DeviceHandle, DeviceSpec, Digest, Epoch, PartitionId, Position, Severity, Timestamp, Value,
+};
+use watchfire_store::compare::ActiveCondition;
+use watchfire_store::{AlertFilter, AlertState, Store, StoreError};
+
+const START: Timestamp = Timestamp(1_767_225_600_000_000);
+
+async fn open(folder: &Path) -> Store {
+    Store::open(&folder.join("watchfire.db"), Arc::new(ManualClock::new(START))).await.unwrap()
+}
+
+/// Makes transitions with ids of a partition's offsets.
+struct Life {
+    rule: &'static str,
+    device: String,
+    alert: AlertId,
+    offset: u64,
+}
+
+impl Life {
+    fn new(rule: &'static str, device: &str, offset: u64) -> Self {
+        let alert = AlertId::raised_by(&format!("1/0/{offset}/{rule}/{device}"));
+        Self { rule, device: device.into(), alert, offset }
+    }
+
+    fn make(&mut self, kind: TransitionKind, severity: Severity) -> Transition {
+        let position = Position { epoch: Epoch(1), partition: PartitionId(0), offset: self.offset };
+        self.offset += 1;
+        let raised = kind == TransitionKind::Raised;
+        Transition {
+            id: format!("{position}/{}/{}", self.rule, self.device),
+            alert: self.alert.clone(),
+            kind,
+            rule: self.rule.into(),
+            rule_version: 1,
+            device: DeviceSpec { id: self.device.clone(), kind: "press".into(), ..DeviceSpec::default() },
+            handle: DeviceHandle(0),
+            key: String::new(),
+            severity,
+            summary: "too hot".into(),
+            details: vec![Detail { name: "temperature".into(), value: Value::Number(91.5) }],
+            at: Timestamp(START.0 + position.offset as i64 * 1_000_000),
+            logged_at: Timestamp(START.0 + position.offset as i64 * 1_000_000 + 5),
+            position,
+            evidence: raised.then(|| {
+                Box::new(Evidence {
+                    module: Digest::of(b"module"),
+                    parameters: serde_json::json!({"limit": 90}),
+                    position,
+                    callback: "batch".into(),
+                    now: START,
+                    state_before: Default::default(),
+                    rows: Vec::new(),
+                    row: None,
+                })
+            }),
+        }
+    }
+
+    fn raise(&mut self) -> Transition {
+        self.make(TransitionKind::Raised, Severity::Major)
+    }
+
+    fn resolve(&mut self) -> Transition {
+        self.make(TransitionKind::Resolved { reason: ResolveReason::Cleared }, Severity::Major)
+    }
+}
+
+async fn submit(store: &Store, transitions: Vec<Transition>) {
+    let keeper = store.keeper();
+    let changes = AlertChanges { transitions, updates: Vec::new() };
+    tokio::task::spawn_blocking(move || {
+        let number = keeper.submit(changes);
+        assert!(keeper.wait_committed(number, Duration::from_secs(10)) >= number);
+    })
+    .await
+    .unwrap();
+}
+
+async fn all(store: &Store) -> Vec<watchfire_store::AlertRow> {
+    store.alerts(&AlertFilter::default()).await.unwrap().items
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_is_kept_with_history_and_evidence_and_a_replay_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut life = Life::new("hot", "press-1", 0);
+    let story = vec![
+        life.raise(),
+        life.make(TransitionKind::SeverityChanged { from: Severity::Major }, Severity::Critical),
+        life.resolve(),
+    ];
+    let mut seen = store.subscribe();
+    submit(&store, story[..2].to_vec()).await;
+    seen.changed().await.unwrap();
+    let active = &all(&store).await[0];
+    assert_eq!((active.state, active.severity), (AlertState::Active, Severity::Critical));
+    assert_eq!(active.labels["severity"], "critical");
+    submit(&store, story.clone()).await;
+    submit(&store, story).await;
+    let detail = store.alert(&life.alert.0).await.unwrap();
+    assert_eq!(detail.alert.state, AlertState::Resolved);
+    // The resolve claims `major`, but what is told is what was told before.
+    assert_eq!(detail.alert.severity, Severity::Critical);
+    let kinds: Vec<&str> = detail.history.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["raised", "severity_changed", "resolved"]);
+    assert_eq!(detail.evidence.unwrap()["parameters"]["limit"], 90);
+    assert_eq!(store.unrouted(10).await.unwrap().len(), 3);
+    store.close().await;
+    let store = open(folder.path()).await;
+    assert_eq!(all(&store).await.len(), 1);
+    assert_eq!(*store.subscribe().borrow(), 3);
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_is_repaired_and_never_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let (mut first, mut second) = (Life::new("hot", "press-1", 0), Life::new("hot", "press-1", 10));
+    let mut unknown = Life::new("hot", "press-2", 20);
+    submit(&store, vec![first.raise()]).await;
+    submit(&store, vec![second.raise(), unknown.resolve()]).await;
+    // The one that was superseded resolves late: history, and nothing else.
+    submit(&store, vec![first.resolve()]).await;
+    let rows = all(&store).await;
+    let row = |id: &AlertId| rows.iter().find(|row| row.id == id.0).unwrap();
+    assert_eq!(row(&first.alert).resolve_reason.as_deref(), Some("superseded"));
+    assert_eq!(row(&second.alert).state, AlertState::Active);
+    assert_eq!(row(&unknown.alert).state, AlertState::Resolved);
+    let told: Vec<_> = store.unrouted(10).await.unwrap().into_iter().map(|o| (o.kind, o.alert)).collect();
+    let expected = [
+        ("raised", &first),
+        ("resolved", &first),
+        ("raised", &second),
+        ("raised", &unknown),
+        ("resolved", &unknown),
+    ];
+    assert_eq!(told, expected.map(|(kind, life)| (kind.to_string(), life.alert.0.clone())));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_alert_is_active_per_identity_whoever_races() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let keeper = store.keeper();
+    let threads: Vec<_> = (0..8_u64)
+        .map(|thread| {
+            let keeper: Arc<dyn AlertKeeper> = keeper.clone();
+            std::thread::spawn(move || {
+                let mut last = 0;
+                for i in 0..50 {
+                    let mut life = Life::new("hot", &format!("press-{}", i % 3), thread * 10_000 + i * 10);
+                    let mut transitions = vec![life.raise()];
+                    if i % 2 == 0 {
+                        transitions.push(life.resolve());
+                    }
+                    last = keeper.submit(AlertChanges { transitions, updates: Vec::new() });
+                }
+                assert!(keeper.wait_committed(last, Duration::from_secs(20)) >= last);
+            })
+        })
+        .collect();
+    for thread in threads {
+        tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
+    }
+    let filter = AlertFilter { state: Some(AlertState::Active), ..AlertFilter::default() };
+    let active = store.alerts(&filter).await.unwrap().items;
+    let mut devices: Vec<_> = active.iter().map(|row| row.device.as_str()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    assert_eq!(devices.len(), active.len());
+    let filter = AlertFilter { limit: 1000, ..AlertFilter::default() };
+    assert_eq!(store.alerts(&filter).await.unwrap().items.len(), 400);
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeated_triggers_are_written_in_the_background() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut life = Life::new("hot", "press-1", 0);
+    submit(&store, vec![life.raise()]).await;
+    let keeper = store.keeper();
+    for count in 2..10 {
+        let update = AlertUpdate {
+            alert: life.alert.clone(),
+            last_seen: Timestamp(START.0 + count as i64),
+            count,
+            summary: format!("seen {count} times"),
+            details: Vec::new(),
+        };
+        keeper.submit(AlertChanges { transitions: Vec::new(), updates: vec![update] });
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while all(&store).await[0].count != 9 {
+        assert!(Instant::now() < deadline, "the update was never written");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(all(&store).await[0].summary, "seen 9 times");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_respond_once_and_it_stands_in_the_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut life = Life::new("hot", "press-1", 0);
+    submit(&store, vec![life.raise()]).await;
+    let id = &life.alert.0;
+    let first = store.acknowledge(id, "anna", Some("on my way"), START).await.unwrap();
+    let again = store.acknowledge(id, "bert", None, Timestamp(START.0 + 1)).await.unwrap();
+    assert_eq!(first, again);
+    assert_eq!(again.acknowledged_by.as_deref(), Some("anna"));
+    store.comment(id, "bert", "valve replaced", START).await.unwrap();
+    submit(&store, vec![life.resolve()]).await;
+    let detail = store.alert(id).await.unwrap();
+    assert_eq!(detail.alert.acknowledged_by.as_deref(), Some("anna"));
+    let kinds: Vec<_> = detail.history.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["raised", "acknowledged", "commented", "resolved"]);
+    assert_eq!(store.events_after(2, 10).await.unwrap().len(), 2);
+    assert!(matches!(store.acknowledge("none", "anna", None, START).await, Err(StoreError::NotFound { .. })));
+    // Nobody is told of responses.
+    assert_eq!(store.unrouted(10).await.unwrap().len(), 2);
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alerts_are_listed_by_filter_and_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let raised: Vec<_> = (0..25)
+        .map(|i| Life::new(if i % 5 == 0 { "cold" } else { "hot" }, &format!("press-{i}"), i * 10).raise())
+        .collect();
+    submit(&store, raised).await;
+    let mut filter = AlertFilter { rule: Some("hot".into()), limit: 8, ..AlertFilter::default() };
+    let mut pages = Vec::new();
+    loop {
+        let page = store.alerts(&filter).await.unwrap();
+        pages.push(page.items.len());
+        let Some(next) = page.next else { break };
+        filter.cursor = Some(next);
+    }
+    assert_eq!(pages, [8, 8, 4]);
+    let filter = AlertFilter {
+        severity: vec![Severity::Major, Severity::Critical],
+        device: Some("press-5".into()),
+        since: Some(START),
+        ..AlertFilter::default()
+    };
+    assert_eq!(store.alerts(&filter).await.unwrap().items.len(), 1);
+    let filter = AlertFilter { severity: vec![Severity::Info], ..AlertFilter::default() };
+    assert!(store.alerts(&filter).await.unwrap().items.is_empty());
+    let filter = AlertFilter { cursor: Some("x".into()), ..AlertFilter::default() };
+    assert!(matches!(store.alerts(&filter).await, Err(StoreError::Refused(_))));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machine_and_store_are_compared_after_a_recovery() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let (mut known, mut orphan) = (Life::new("hot", "press-1", 0), Life::new("hot", "press-2", 10));
+    submit(&store, vec![known.raise(), orphan.raise()]).await;
+    let condition = |alert: &str, severity| ActiveCondition { alert: alert.into(), severity };
+    let machine = [condition(&known.alert.0, Severity::Critical), condition("not-there", Severity::Info)];
+    let found = store.compare_active(PartitionId(0), &machine).await.unwrap();
+    assert_eq!(found.orphans[0].id, orphan.alert.0);
+    assert_eq!(found.missing, ["not-there"]);
+    assert_eq!(found.severities[0].1, Severity::Critical);
+    assert_eq!(store.resolve_orphans(&found.orphans, START).await.unwrap(), 1);
+    assert_eq!(store.resolve_orphans(&found.orphans, START).await.unwrap(), 0);
+    assert_eq!(store.active_alerts(PartitionId(0), Some("hot")).await.unwrap().len(), 1);
+    assert!(store.compare_active(PartitionId(1), &[]).await.unwrap().is_empty());
+    store.close().await;
+}
+
+/// Not a test of time: prints what a storm costs. `cargo test -p watchfire-store -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_many_transitions_a_second() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = open(folder.path()).await;
+    let batches: Vec<Vec<Transition>> = (0..100_u64)
+        .map(|b| {
+            (0..500_u64)
+                .flat_map(|i| {
+                    let mut life = Life::new("hot", &format!("press-{i}"), b * 100_000 + i * 10);
+                    [life.raise(), life.resolve()]
+                })
+                .collect()
+        })
+        .collect();
+    let total: usize = batches.iter().map(Vec::len).sum();
+    let keeper = store.keeper();
+    let took = tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
+        let mut last = 0;
+        for transitions in batches {
+            last = keeper.submit(AlertChanges { transitions, updates: Vec::new() });
+        }
+        keeper.wait_committed(last, Duration::from_secs(120));
+        started.elapsed()
+    })
+    .await
+    .unwrap();
+    println!("{:.0} transitions/s", total as f64 / took.as_secs_f64());
+    store.close().await;
+}

@@ -1,0 +1,4 @@
+//! The store against a real file.
+
+mod alerts;
+mod tables;
