@@ -50,7 +50,7 @@ impl Default for Bounds {
 }
 
 /// What decoding depends on besides the bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Context<'r> {
     /// Where devices are looked up.
     pub registries: &'r Registries,
@@ -60,6 +60,8 @@ pub struct Context<'r> {
     pub window: Window,
     /// How much is accepted.
     pub bounds: &'r Bounds,
+    /// Which devices a payload may name; `None`: all.
+    pub allowed: Option<&'r (dyn Fn(&str) -> bool + Sync)>,
 }
 
 /// What an item looks like.
@@ -138,7 +140,6 @@ pub struct Summary {
 }
 
 /// Decodes payloads into columns.
-#[derive(Debug)]
 pub struct Decoder<'r> {
     context: Context<'r>,
     partitions: Vec<PartitionRows>,
@@ -285,12 +286,10 @@ impl<'r> Decoder<'r> {
         match shape {
             Shape::Event => item::read(cursor, None, last, context, partitions, scratch),
             Shape::Device(id) => {
-                let place = match context.registries.find(id) {
-                    Some(place) => Some(place),
-                    None => match item::find(context, id, cursor.at()) {
-                        Err(Refusal::Fault(fault)) => return Err(fault.into()),
-                        _ => None,
-                    },
+                let place = match item::find(context, id, cursor.at()) {
+                    Ok(place) => Some(place),
+                    Err(Refusal::Unknown(_)) => None,
+                    Err(refusal) => return Err(refusal),
                 };
                 item::read(cursor, Some(Scope { id, place }), last, context, partitions, scratch)
             }

@@ -246,6 +246,10 @@ pub(crate) fn find(
     id: &str,
     at: usize,
 ) -> Result<(PartitionId, DeviceHandle), Refusal> {
+    if context.allowed.is_some_and(|allowed| !allowed(id)) {
+        let what = format!("whoever is connected here may not speak for device {:?}", cut(id));
+        return Err(Fault::new(code::NOT_AUTHORISED, at, what).into());
+    }
     if let Some(place) = context.registries.find(id) {
         return Ok(place);
     }

@@ -59,6 +59,8 @@ pub mod code {
     pub const DEVICE_INVALID: &str = "device-invalid";
     /// The payload names another device than its address.
     pub const DEVICE_MISMATCH: &str = "device-mismatch";
+    /// Who sent it may not speak for the device.
+    pub const NOT_AUTHORISED: &str = "not-authorised";
     /// The device is not registered.
     pub const UNKNOWN_DEVICE: &str = "unknown-device";
     /// The time cannot be read.

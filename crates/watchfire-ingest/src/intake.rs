@@ -1,0 +1,470 @@
+//! From bytes to the log: decode, what becomes of unknown devices, exact repeats, one append for all that a source
+//! read at once.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Window, code};
+use watchfire_log::{Append, AppendError, Log, LogError, Record, Reject, Ticket};
+use watchfire_model::device::Registries;
+use watchfire_model::{PartitionId, READINGS};
+use watchfire_telemetry::metrics;
+
+use crate::contract::{Principal, RegisterError, Registrar};
+use crate::flight::Flight;
+use crate::repeats::{self, Repeats};
+
+/// Where sources look devices up: replaced as a whole by whoever keeps the registry.
+pub type Directory = Arc<RwLock<Arc<Registries>>>;
+
+/// What becomes of readings of devices that are not registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownDevices {
+    /// Refused, and whoever sent it is told. Kept as a dead letter, as everything that is refused.
+    #[default]
+    Refuse,
+    /// Taken and kept as a dead letter, to be replayed once the device is registered; the sender is told that it
+    /// was taken.
+    Quarantine,
+    /// The device is registered, then the reading is taken.
+    Register,
+}
+
+/// What is the same for everything that one source receives.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name, as it stands in dead letters.
+    pub name: String,
+    /// What becomes of readings of devices that are not registered.
+    pub unknown: UnknownDevices,
+    /// Which times are accepted.
+    pub window: Window,
+    /// How much is accepted.
+    pub bounds: Bounds,
+}
+
+impl Source {
+    /// A source with default bounds.
+    pub fn new(name: impl Into<String>, unknown: UnknownDevices) -> Self {
+        Self { name: name.into(), unknown, window: Window::default(), bounds: Bounds::default() }
+    }
+}
+
+/// One payload.
+#[derive(Clone, Debug)]
+pub struct Payload<'a> {
+    /// Topic or path.
+    pub address: &'a str,
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// What its items look like, or why it is refused unread.
+    pub content: Content<'a>,
+}
+
+/// What a payload's items look like.
+#[derive(Clone, Debug)]
+pub enum Content<'a> {
+    /// To be decoded.
+    Items(Shape<'a>, Framing),
+    /// Refused unread: it becomes a dead letter with this code and reason.
+    Refused {
+        /// A stable code.
+        code: &'static str,
+        /// For people.
+        reason: String,
+    },
+}
+
+/// What became of one payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Readings taken; repeats and quarantined ones count.
+    pub accepted: u32,
+    /// Of these: kept aside until their devices are registered.
+    pub quarantined: u32,
+    /// Items that could not be used.
+    pub rejected: Vec<RejectedItem>,
+}
+
+/// An item that could not be used, as its sender is told.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RejectedItem {
+    /// Which item of its payload, from 0; `None`: the payload as a whole.
+    pub index: Option<u32>,
+    /// What is wrong and where.
+    pub reason: String,
+    /// A stable code.
+    pub code: &'static str,
+}
+
+/// What was handed to the log.
+#[derive(Debug)]
+pub struct Submitted {
+    /// What became of each payload, in order. It holds once all flights have landed.
+    pub verdicts: Vec<Verdict>,
+    /// What must be durable before anything is acknowledged: this append, and those of originals of repeats.
+    pub flights: Vec<Arc<Flight>>,
+}
+
+impl Submitted {
+    /// Waits until everything is durable.
+    pub async fn durable(&self) -> Result<(), AppendError> {
+        for flight in &self.flights {
+            flight.wait().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Nothing was taken. The same may be submitted again later.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SubmitError {
+    /// The log takes nothing now.
+    #[error("the readings could not be handed to the log")]
+    Append(#[from] AppendError),
+    /// Unknown devices cannot be registered now.
+    #[error("unknown devices could not be registered")]
+    Register(#[source] RegisterError),
+}
+
+/// The way from sources to the log.
+pub struct Intake {
+    log: Arc<dyn Log>,
+    directory: Directory,
+    repeats: Arc<Repeats>,
+    settling: mpsc::Sender<Settling>,
+    registering: mpsc::Sender<(Vec<String>, oneshot::Sender<Result<(), RegisterError>>)>,
+}
+
+/// Bounds of the intake.
+#[derive(Clone, Copy, Debug)]
+pub struct IntakeOptions {
+    /// How many readings of each device are remembered to know repeats. 256 are what a device can have on its way
+    /// when the engine dies, with room to spare; each takes eight bytes.
+    pub repeats_per_device: usize,
+    /// How many appends may be on their way.
+    pub flights: usize,
+}
+
+impl Default for IntakeOptions {
+    fn default() -> Self {
+        Self { repeats_per_device: 256, flights: 16_384 }
+    }
+}
+
+/// An append that was queued: somebody has to see it through, whether or not who sent it is still there.
+struct Settling {
+    ticket: Ticket,
+    flight: Arc<Flight>,
+    partitions: Vec<PartitionId>,
+    readings: u64,
+    repeats: u64,
+    rejects: Vec<&'static str>,
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").finish_non_exhaustive()
+    }
+}
+
+impl Intake {
+    /// The way to this log. Starts two tasks: call it inside of a tokio runtime.
+    pub fn new(
+        log: Arc<dyn Log>,
+        directory: Directory,
+        registrar: Arc<dyn Registrar>,
+        options: IntakeOptions,
+    ) -> Arc<Self> {
+        let repeats = Arc::new(Repeats::new(log.partitions(), options.repeats_per_device));
+        let (settling, queue) = mpsc::channel(options.flights.max(1));
+        tokio::spawn(settle(queue, repeats.clone()));
+        let (registering, requests) = mpsc::channel(1024);
+        tokio::spawn(register(requests, registrar));
+        Arc::new(Self { log, directory, repeats, settling, registering })
+    }
+
+    /// The devices as of now.
+    pub fn registries(&self) -> Arc<Registries> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The memory of repeats, for a checkpoint of it.
+    pub fn repeats(&self) -> &Repeats {
+        &self.repeats
+    }
+
+    /// Rebuilds the memory of repeats from the last `look_back` records of each partition. Call it at a start,
+    /// before sources are opened; it reads the disk and blocks.
+    pub fn rebuild_repeats(&self, look_back: u64) -> Result<u64, LogError> {
+        let mut readings = 0;
+        for partition in (0..self.log.partitions()).map(PartitionId) {
+            let (first, end) = self.log.range(partition);
+            let mut reader = self.log.reader(partition, first.max(end.saturating_sub(look_back)))?;
+            while let Some(entry) = reader.next()? {
+                if let Record::Readings { stream, origin: None, batch } = &entry.record
+                    && **stream == *READINGS
+                {
+                    self.repeats.observe(partition, batch);
+                    readings += batch.rows() as u64;
+                }
+            }
+        }
+        Ok(readings)
+    }
+
+    /// Decodes payloads and hands their readings and rejects to the log in one append. Nothing is durable before
+    /// the flights of the answer have landed. An error means that nothing was taken.
+    pub async fn submit(
+        &self,
+        source: &Source,
+        principal: &Principal,
+        payloads: &[Payload<'_>],
+    ) -> Result<Submitted, SubmitError> {
+        // Waits while too many appends are on their way: who reads from a socket stops reading then.
+        let permit = self.settling.reserve().await.map_err(|_| AppendError::Closed)?;
+        let mut draft = self.draft(source, principal, payloads, &UnknownAnswer::of(source.unknown));
+        if !draft.unknown.is_empty() {
+            let ids: Vec<String> = std::mem::take(&mut draft.unknown).into_iter().collect();
+            let answer = match self.register(ids).await {
+                Ok(()) => UnknownAnswer::Refuse("the device was deleted while it sent".into()),
+                Err(RegisterError::Refused(reason)) => UnknownAnswer::Refuse(reason),
+                Err(error) => return Err(SubmitError::Register(error)),
+            };
+            draft = self.draft(source, principal, payloads, &answer);
+        }
+        let Draft { verdicts, rows, rejects, .. } = draft;
+
+        let flight = Flight::begin();
+        let mut flights = Vec::with_capacity(1);
+        let mut partitions = Vec::with_capacity(rows.len());
+        let (mut readings, mut repeats) = (0, 0);
+        let mut fresh = Vec::with_capacity(rows.len());
+        for (partition, batch, untimed) in rows {
+            let sighting = self.repeats.sight(partition, &batch, &untimed, &flight);
+            for original in sighting.originals {
+                if !Arc::ptr_eq(&original, &flight) {
+                    flights.push(original);
+                }
+            }
+            partitions.push(partition);
+            let batch = if sighting.repeats.is_empty() {
+                batch
+            } else {
+                repeats += sighting.repeats.len() as u64;
+                repeats::without(&batch, &sighting.repeats)
+            };
+            readings += batch.rows() as u64;
+            if batch.rows() > 0 {
+                fresh.push((partition, batch));
+            }
+        }
+        let codes: Vec<&'static str> = rejects.iter().map(|(_, code, _)| *code).collect();
+        if fresh.is_empty() && rejects.is_empty() {
+            partitions.iter().for_each(|p| self.repeats.settle(*p, &flight, true));
+            metrics().intake.repeats.inc_by(repeats);
+            return Ok(Submitted { verdicts, flights });
+        }
+        let rejects = rejects.into_iter().map(|(partition, _, reject)| (partition, reject)).collect();
+        match self.log.append(Append::Intake { rows: fresh, rejects }) {
+            Ok(ticket) => {
+                let flight = flight.clone();
+                permit.send(Settling { ticket, flight, partitions, readings, repeats, rejects: codes });
+            }
+            Err(error) => {
+                partitions.iter().for_each(|p| self.repeats.settle(*p, &flight, false));
+                // A repeat of one of these may have come in between, and waits for it.
+                flight.land(Err(error.clone()));
+                return Err(error.into());
+            }
+        }
+        flights.push(flight);
+        Ok(Submitted { verdicts, flights })
+    }
+
+    async fn register(&self, ids: Vec<String>) -> Result<(), RegisterError> {
+        let closed = || RegisterError::Unavailable("the engine is stopping".into());
+        let (answer, answered) = oneshot::channel();
+        self.registering.send((ids, answer)).await.map_err(|_| closed())?;
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn draft(
+        &self,
+        source: &Source,
+        principal: &Principal,
+        payloads: &[Payload<'_>],
+        unknown: &UnknownAnswer,
+    ) -> Draft {
+        let started = Instant::now();
+        let registries = self.registries();
+        let allowed = |device: &str| principal.may_send_for(device);
+        let context = Context {
+            registries: &registries,
+            now: self.log.now(),
+            window: source.window,
+            bounds: &source.bounds,
+            allowed: if principal.may_send_for_all() { None } else { Some(&allowed) },
+        };
+        let mut decoder = Decoder::new(context);
+        let mut draft = Draft::default();
+        for payload in payloads {
+            let verdict = draft.payload(payload, source, &registries, &mut decoder, unknown);
+            draft.verdicts.push(verdict);
+        }
+        draft.rows = decoder.finish().collect();
+        metrics().intake.decode_seconds.observe(started.elapsed().as_secs_f64());
+        draft
+    }
+}
+
+/// What is said of items of unknown devices.
+enum UnknownAnswer {
+    Collect,
+    Quarantine,
+    Refuse(String),
+}
+
+impl UnknownAnswer {
+    fn of(policy: UnknownDevices) -> Self {
+        match policy {
+            UnknownDevices::Register => Self::Collect,
+            UnknownDevices::Quarantine => Self::Quarantine,
+            UnknownDevices::Refuse => Self::Refuse(String::new()),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Draft {
+    verdicts: Vec<Verdict>,
+    rows: Vec<(PartitionId, watchfire_model::Batch, Vec<u32>)>,
+    rejects: Vec<(PartitionId, &'static str, Reject)>,
+    unknown: BTreeSet<String>,
+}
+
+/// The code of dead letters that wait for their device to be registered.
+pub const QUARANTINED: &str = "quarantined";
+
+impl Draft {
+    fn payload(
+        &mut self,
+        payload: &Payload<'_>,
+        source: &Source,
+        registries: &Registries,
+        decoder: &mut Decoder<'_>,
+        answer: &UnknownAnswer,
+    ) -> Verdict {
+        let mut verdict = Verdict::default();
+        let addressed = match &payload.content {
+            Content::Items(Shape::Device(device), _) => Some(*device),
+            Content::Items(Shape::Mapped { device, .. }, _) => *device,
+            _ => None,
+        };
+        let mut letter = |index, code: &'static str, reason: String, device: Option<String>, bytes: &[u8]| {
+            let device = device.or_else(|| addressed.map(Into::into));
+            let partition =
+                device.as_deref().map_or(PartitionId(0), |device| registries.partition_of(device));
+            let reject = Reject {
+                source: source.name.clone(),
+                address: payload.address.into(),
+                device,
+                index,
+                code: code.into(),
+                reason,
+                payload: bytes.to_vec(),
+            };
+            self.rejects.push((partition, code, reject));
+        };
+        let (shape, framing) = match &payload.content {
+            Content::Items(shape, framing) => (shape, *framing),
+            Content::Refused { code, reason } => {
+                letter(None, code, reason.clone(), None, payload.bytes);
+                verdict.rejected.push(RejectedItem { index: None, reason: reason.clone(), code });
+                return verdict;
+            }
+        };
+        let summary = decoder.decode(payload.bytes, shape, framing);
+        verdict.accepted = summary.accepted;
+        for item in summary.rejected {
+            letter(item.index, item.code, item.reason.clone(), None, &payload.bytes[item.bytes]);
+            verdict.rejected.push(RejectedItem { index: item.index, reason: item.reason, code: item.code });
+        }
+        for item in summary.unknown {
+            match answer {
+                UnknownAnswer::Collect => {
+                    self.unknown.insert(item.device);
+                }
+                UnknownAnswer::Quarantine => {
+                    let reason = format!("device {:?} is not registered", item.device);
+                    letter(item.index, QUARANTINED, reason, Some(item.device), &payload.bytes[item.bytes]);
+                    verdict.accepted += 1;
+                    verdict.quarantined += 1;
+                }
+                UnknownAnswer::Refuse(why) => {
+                    let mut reason = format!("device {:?} is not registered", item.device);
+                    if !why.is_empty() {
+                        reason.push_str(": ");
+                        reason.push_str(why);
+                    }
+                    let bytes = &payload.bytes[item.bytes];
+                    letter(item.index, code::UNKNOWN_DEVICE, reason.clone(), Some(item.device), bytes);
+                    let code = code::UNKNOWN_DEVICE;
+                    verdict.rejected.push(RejectedItem { index: item.index, reason, code });
+                }
+            }
+        }
+        verdict
+    }
+}
+
+/// Sees every append through. One task does it for all connections: the log wakes it once a group, and it wakes
+/// connections from within the runtime, which is far cheaper than from the log's thread.
+async fn settle(mut queue: mpsc::Receiver<Settling>, repeats: Arc<Repeats>) {
+    while let Some(settling) = queue.recv().await {
+        let Settling { ticket, flight, partitions, readings, repeats: seen, rejects } = settling;
+        let outcome = ticket.durable().await.map(drop);
+        for partition in partitions {
+            repeats.settle(partition, &flight, outcome.is_ok());
+        }
+        let intake = &metrics().intake;
+        if outcome.is_ok() {
+            intake.readings.inc_by(readings);
+            intake.repeats.inc_by(seen);
+            for code in rejects {
+                intake.rejects.get_or_create(&[("code", code.into())]).inc();
+            }
+            intake.ack_seconds.observe(flight.started().elapsed().as_secs_f64());
+        }
+        flight.land(outcome);
+    }
+}
+
+/// Registers what many connections ask for in one go: a fleet that comes back at once is one record, not thousands.
+async fn register(
+    mut requests: mpsc::Receiver<(Vec<String>, oneshot::Sender<Result<(), RegisterError>>)>,
+    registrar: Arc<dyn Registrar>,
+) {
+    let mut batch = Vec::new();
+    while requests.recv_many(&mut batch, 1024).await > 0 {
+        let mut ids = BTreeSet::new();
+        let mut waiting = Vec::with_capacity(batch.len());
+        for (more, answer) in batch.drain(..) {
+            ids.extend(more);
+            waiting.push(answer);
+        }
+        let count = ids.len() as u64;
+        let outcome = registrar.register(ids.into_iter().collect()).await;
+        if outcome.is_ok() {
+            metrics().intake.registered.inc_by(count);
+        }
+        for answer in waiting {
+            // Who asked may have gone: the devices are registered all the same.
+            let _ = answer.send(outcome.clone());
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Sources: they authenticate, receive, bound, hand over to the log, and acknowledge what is durable.
+//!
+//! The contract ([`contract`]) says what a source needs from the rest of the engine. [`intake`] is the way that all
+//! sources share: decode, policy for unknown devices, exact repeats ([`repeats`]), one append. There is one folder
+//! for each protocol: [`mqtt`], [`http`]. [`listen`] serves HTTP connections, those of the control API included, and
+//! [`tls`] holds certificates.
+
+pub mod contract;
+pub mod flight;
+pub mod intake;
+pub mod repeats;
+
+pub use contract::{
+    Authenticator, Credential, Denied, Principal, RegisterError, Registrar, Role, check_listener,
+};
+pub use intake::{Directory, Intake, IntakeOptions, Source, Submitted, UnknownDevices};
