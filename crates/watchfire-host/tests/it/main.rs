@@ -1,0 +1,4 @@
+//! The rule host against real components.
+
+mod drive;
+mod shipped;
