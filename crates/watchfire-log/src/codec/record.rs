@@ -1,0 +1,156 @@
+//! One record: a kind, and what the kind says.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use watchfire_model::{RuleVersion, Timestamp};
+
+use super::{CodecError, Input, batch, put_bytes};
+use crate::record::{GapReason, Record};
+
+const READINGS: u8 = 1;
+const REJECTS: u8 = 2;
+const TICK: u8 = 3;
+const CONTROL: u8 = 4;
+const ACTIVATED: u8 = 5;
+const REFUSED: u8 = 6;
+const SKIPPED: u8 = 7;
+const GAP: u8 = 8;
+const CHECKPOINT_MARK: u8 = 9;
+
+#[derive(Serialize, Deserialize)]
+struct ActivatedBody {
+    rule: String,
+    version: RuleVersion,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RefusedBody {
+    rule: String,
+    version: RuleVersion,
+    reason: String,
+}
+
+/// The kind of a record as it is written.
+pub fn kind(record: &Record) -> u8 {
+    match record {
+        Record::Readings { .. } => READINGS,
+        Record::Rejects(_) => REJECTS,
+        Record::Tick => TICK,
+        Record::Control(_) => CONTROL,
+        Record::Activated { .. } => ACTIVATED,
+        Record::Refused { .. } => REFUSED,
+        Record::Skipped(_) => SKIPPED,
+        Record::Gap { .. } => GAP,
+        Record::CheckpointMark => CHECKPOINT_MARK,
+    }
+}
+
+/// Whether a record is written as JSON: such a one is rare, and is checked before it is accepted.
+pub fn is_json(record: &Record) -> bool {
+    matches!(kind(record), CONTROL | ACTIVATED | REFUSED | SKIPPED)
+}
+
+/// Appends the bytes of a record, without its kind. It fails only where something is no JSON.
+pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    match record {
+        Record::Readings { stream, origin, batch } => {
+            put_bytes(out, stream.as_bytes());
+            match origin {
+                None => put_bytes(out, &[]),
+                Some(origin) => put_bytes(out, &json(origin)?),
+            }
+            batch::encode(batch, out);
+        }
+        Record::Rejects(rejects) => {
+            out.extend_from_slice(&(rejects.len() as u32).to_le_bytes());
+            for reject in rejects {
+                put_bytes(out, &json(reject)?);
+                put_bytes(out, &reject.payload);
+            }
+        }
+        Record::Tick | Record::CheckpointMark => {}
+        Record::Control(control) => out.extend_from_slice(&json(control)?),
+        Record::Activated { rule, version } => {
+            out.extend_from_slice(&json(&ActivatedBody { rule: rule.clone(), version: *version })?);
+        }
+        Record::Refused { rule, version, reason } => {
+            let body = RefusedBody { rule: rule.clone(), version: *version, reason: reason.clone() };
+            out.extend_from_slice(&json(&body)?);
+        }
+        Record::Skipped(skipped) => out.extend_from_slice(&json(skipped)?),
+        Record::Gap { from, to, reason } => {
+            out.extend_from_slice(&from.0.to_le_bytes());
+            out.extend_from_slice(&to.0.to_le_bytes());
+            out.push(match reason {
+                GapReason::Stopped => 0,
+                GapReason::DiskFull => 1,
+                GapReason::ClockStep => 2,
+                GapReason::WriteFailed => 3,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Reads a record. Bytes that are left over are an error.
+pub fn decode(kind: u8, bytes: &[u8]) -> Result<Record, CodecError> {
+    let mut input = Input(bytes);
+    let record = match kind {
+        READINGS => {
+            let stream = input.text("the name of a stream")?.into();
+            let origin = match input.bytes("an origin")? {
+                [] => None,
+                bytes => Some(Box::new(parse(bytes, "an origin")?)),
+            };
+            Record::Readings { stream, origin, batch: Arc::new(batch::decode(&mut input)?) }
+        }
+        REJECTS => {
+            let count = input.count(8, "rejects")?;
+            let mut rejects = Vec::with_capacity(count);
+            for _ in 0..count {
+                let mut reject: crate::record::Reject = parse(input.bytes("a reject")?, "a reject")?;
+                reject.payload = input.bytes("the payload of a reject")?.to_vec();
+                rejects.push(reject);
+            }
+            Record::Rejects(rejects)
+        }
+        TICK => Record::Tick,
+        CHECKPOINT_MARK => Record::CheckpointMark,
+        CONTROL => Record::Control(Box::new(parse(rest(&mut input), "a control record")?)),
+        ACTIVATED => {
+            let ActivatedBody { rule, version } = parse(rest(&mut input), "an activation")?;
+            Record::Activated { rule, version }
+        }
+        REFUSED => {
+            let RefusedBody { rule, version, reason } = parse(rest(&mut input), "a refusal")?;
+            Record::Refused { rule, version, reason }
+        }
+        SKIPPED => Record::Skipped(Box::new(parse(rest(&mut input), "a skipped call")?)),
+        GAP => Record::Gap {
+            from: Timestamp(input.i64("a gap")?),
+            to: Timestamp(input.i64("a gap")?),
+            reason: match input.u8("the reason of a gap")? {
+                0 => GapReason::Stopped,
+                1 => GapReason::DiskFull,
+                2 => GapReason::ClockStep,
+                3 => GapReason::WriteFailed,
+                _ => return Err(CodecError::Invalid("a gap of no known reason")),
+            },
+        },
+        _ => return Err(CodecError::Invalid("a record of no known kind")),
+    };
+    if input.0.is_empty() { Ok(record) } else { Err(CodecError::Invalid("bytes behind the end of a record")) }
+}
+
+fn rest<'a>(input: &mut Input<'a>) -> &'a [u8] {
+    std::mem::take(&mut input.0)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, CodecError> {
+    serde_json::to_vec(value).map_err(|error| CodecError::Unkeepable(error.to_string()))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, CodecError> {
+    serde_json::from_slice(bytes).map_err(|error| CodecError::Json(what, error.to_string()))
+}
