@@ -126,6 +126,11 @@ impl KeyedState {
         }
     }
 
+    /// The slots in use, in order.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        self.slots.keys().copied()
+    }
+
     /// Everything that is stored, ordered by (slot, device).
     pub fn iter(&self) -> impl Iterator<Item = (u32, DeviceHandle, &[u8])> {
         self.slots.iter().flat_map(|(&number, slot)| {
