@@ -1,2 +1,116 @@
-//! The project's automation.
-fn main() {}
+//! The project's automation. It does all set-up by itself on a machine with git, a C compiler, make and cargo,
+//! and continuous integration runs the same commands as a laptop.
+
+mod build;
+mod checks;
+mod licences;
+mod run;
+mod setup;
+mod tests;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use run::Workspace;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  demo [--devices N] [--seconds S] [--replay FILE --speed N]
+                 the whole engine with a simulated fleet over MQTT; the wind farm is
+                 examples/wind-farm/readings.ndjson
+  test [FILTER]  builds the WebAssembly components and runs all tests
+  ci             all checks, as a clean clone sees them
+  fmt [--check]  formats every workspace
+  lint           clippy in every workspace, warnings denied
+  bench [NAME...] [--json]
+                 measures, each figure beside a reference of the same run
+  torture [--seconds S] [--seed N]
+                 kills the real binary again and again, and proves that nothing is lost
+  wit-sync [--check]
+                 copies the contract from wit/ to where SDKs carry it
+  check-deps     licences, crates against ARCHITECTURE.md, paths of machines
+  rules          builds the shipped rules alone, and says where they are
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let began = Instant::now();
+    match dispatch(command, rest) {
+        Ok(Some(said)) => {
+            println!("\nxtask {command}: {said} ({} s)", began.elapsed().as_secs());
+            ExitCode::SUCCESS
+        }
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask {command}: FAILED after {} s: {error:#}", began.elapsed().as_secs());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
+    let workspace = Workspace::find()?;
+    Ok(match command {
+        "demo" => {
+            build::demo(&workspace, rest)?;
+            None
+        }
+        "test" => Some(tests::run(&workspace, rest)?),
+        "ci" => Some(ci(&workspace)?),
+        "fmt" => {
+            checks::format(&workspace, flag(rest, "--check")?)?;
+            Some("formatted".into())
+        }
+        "lint" => {
+            build::components(&workspace)?;
+            checks::lint(&workspace)?;
+            Some("no warnings".into())
+        }
+        "bench" => {
+            build::bench(&workspace, rest)?;
+            None
+        }
+        "torture" => {
+            build::torture(&workspace, rest)?;
+            None
+        }
+        "wit-sync" => Some(checks::wit_sync(&workspace, flag(rest, "--check")?)?),
+        "check-deps" => Some(checks::dependencies(&workspace)?),
+        "rules" => Some(format!("the shipped rules are in {}", build::components(&workspace)?.display())),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            None
+        }
+        other => bail!("there is no command {other:?}\n\n{USAGE}"),
+    })
+}
+
+/// All checks, the cheap ones first.
+fn ci(workspace: &Workspace) -> Result<String> {
+    setup::prepare(workspace)?;
+    checks::format(workspace, true)?;
+    checks::wit_sync(workspace, true)?;
+    checks::dependencies(workspace)?;
+    build::components(workspace)?;
+    checks::lint(workspace)?;
+    let tested = tests::run(workspace, &[])?;
+    build::demo(workspace, &["--seconds".into(), "10".into(), "--devices".into(), "200".into()])?;
+    build::torture(workspace, &["--seconds".into(), "20".into()])?;
+    Ok(format!("all checks passed; {tested}"))
+}
+
+/// Whether the only argument that a command takes was given.
+fn flag(rest: &[String], name: &str) -> Result<bool> {
+    match rest {
+        [] => Ok(false),
+        [one] if one == name => Ok(true),
+        _ => bail!("takes {name} or nothing"),
+    }
+}

@@ -1,0 +1,77 @@
+//! Building components and binaries, and running what was built.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::{Workspace, run};
+use crate::setup;
+
+/// Builds the binary and, with it, the shipped rules as components; gives the folder that they are in.
+pub fn components(workspace: &Workspace) -> Result<PathBuf> {
+    setup::prepare(workspace)?;
+    binary(workspace)?;
+    let folder = workspace.components();
+    componentize(workspace, &workspace.root.join("rules"), &folder)?;
+    let wind_farm = workspace.root.join("examples/wind-farm/rules");
+    if wind_farm.is_dir() {
+        componentize(workspace, &wind_farm, &folder.join("wind-farm"))?;
+    }
+    Ok(folder)
+}
+
+/// Builds the binary `watchfire` in the dev profile.
+pub fn binary(workspace: &Workspace) -> Result<()> {
+    run(workspace.cargo().args(["build", "--package", "watchfire"]))
+}
+
+/// Compiles every rule of a workspace and makes a component of each, in `into`.
+fn componentize(workspace: &Workspace, rules: &Path, into: &Path) -> Result<()> {
+    let mut build = Command::new(workspace.binary("watchfire"));
+    workspace.set_target(&mut build);
+    // Paths of this machine have no place in an artefact that is known by its digest.
+    build.env("RUSTFLAGS", format!("--remap-path-prefix={}=.", workspace.root.display()));
+    run(build.args(["rule", "build"]).arg(rules).arg("--output").arg(into))
+}
+
+/// `cargo xtask demo`: all arguments go to `watchfire demo`.
+pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let rules = components(workspace)?;
+    let mut demo = Command::new(workspace.binary("watchfire"));
+    demo.current_dir(&workspace.root).env_remove("RUST_BACKTRACE");
+    run(demo.arg("demo").arg("--rules").arg(rules).args(arguments))
+}
+
+/// `cargo xtask torture`: all arguments go to the torture program.
+pub fn torture(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    if !workspace.root.join("tests/torture/Cargo.toml").is_file() {
+        println!("torture: there is no tests/torture");
+        return Ok(());
+    }
+    let rules = components(workspace)?;
+    run(workspace.cargo().args(["build", "--package", "watchfire-torture"]))?;
+    let mut torture = Command::new(workspace.binary("watchfire-torture"));
+    torture.current_dir(&workspace.root).env("WATCHFIRE_RULES", rules);
+    run(torture.arg("--binary").arg(workspace.binary("watchfire")).args(arguments))
+}
+
+/// `cargo xtask bench`: optimised, so with a profile of its own.
+pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    if !workspace.root.join("tests/bench/Cargo.toml").is_file() {
+        bail!("there is no tests/bench");
+    }
+    let rules = components(workspace)?;
+    run(workspace.cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "watchfire",
+        "--package",
+        "watchfire-bench",
+    ]))?;
+    let release = workspace.target.join("release");
+    let mut bench = Command::new(release.join("watchfire-bench"));
+    bench.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
+    run(bench.arg("--binary").arg(release.join("watchfire")).args(arguments))
+}

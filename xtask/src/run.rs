@@ -1,0 +1,112 @@
+//! Where things are, and how programs are run.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// The project's folder and its target folder.
+pub struct Workspace {
+    /// The folder of the root manifest.
+    pub root: PathBuf,
+    /// Where cargo builds: `CARGO_TARGET_DIR` or what the configuration says.
+    pub target: PathBuf,
+}
+
+impl Workspace {
+    /// The workspace that this program was built from.
+    pub fn find() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
+        let metadata = output(cargo(root).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+        let metadata: serde_json::Value =
+            serde_json::from_str(&metadata).context("cargo metadata gave no JSON")?;
+        let target =
+            metadata["target_directory"].as_str().context("cargo metadata names no target folder")?;
+        Ok(Self { root: root.to_owned(), target: target.into() })
+    }
+
+    /// Cargo in the root workspace.
+    pub fn cargo(&self) -> Command {
+        self.cargo_in(&self.root)
+    }
+
+    /// Cargo in a workspace beside the root one. It has a target folder of its own, unless `CARGO_TARGET_DIR`
+    /// names one for all.
+    pub fn cargo_in(&self, folder: &Path) -> Command {
+        let mut command = cargo(folder);
+        self.set_target(&mut command);
+        command
+    }
+
+    /// Hands `CARGO_TARGET_DIR` on as an absolute path: a relative one means another folder in each workspace.
+    pub fn set_target(&self, command: &mut Command) {
+        if std::env::var_os("CARGO_TARGET_DIR").is_some() {
+            command.env("CARGO_TARGET_DIR", &self.target);
+        }
+    }
+
+    /// The binary of the dev profile.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
+    /// Where the shipped rules are put as components.
+    pub fn components(&self) -> PathBuf {
+        self.target.join("components")
+    }
+
+    /// The Rust workspaces beside the root one that there are.
+    pub fn others(&self) -> Vec<PathBuf> {
+        ["guest-sdk/rust", "rules", "tests/guests", "examples/wind-farm/rules"]
+            .into_iter()
+            .map(|folder| self.root.join(folder))
+            .filter(|folder| folder.join("Cargo.toml").is_file())
+            .collect()
+    }
+}
+
+fn cargo(folder: &Path) -> Command {
+    // The cargo that runs us, so that one toolchain is used throughout.
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(folder);
+    // A backtrace doubles the cost of a guest call that fails, and fails no test earlier.
+    command.env_remove("RUST_BACKTRACE");
+    // Of the build of xtask itself: they would make cargo think that everything changed.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs a program, its output going where ours goes.
+pub fn run(command: &mut Command) -> Result<()> {
+    let shown = shown(command);
+    println!("+ {shown}");
+    let status = command.status().with_context(|| format!("{shown} does not start"))?;
+    if !status.success() {
+        bail!("{shown} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Runs a program and gives what it prints.
+pub fn output(command: &mut Command) -> Result<String> {
+    let shown = shown(command);
+    let output =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("{shown} does not start"))?;
+    if !output.status.success() {
+        bail!("{shown} ended with {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{shown} prints no UTF-8"))
+}
+
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(OsStr::new("?"));
+    let mut words = vec![program.to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
+    words.join(" ")
+}

@@ -1,0 +1,86 @@
+//! All tests, and how many of them had to be skipped.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build;
+use crate::run::{Workspace, run as shell};
+
+/// Skips that are allowed where CI=true, by the name that the test gives.
+const ALLOWED_SKIPS: &[&str] = &[];
+
+/// Runs every test of every workspace.
+pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
+    let components = build::components(workspace)?;
+    let skips = workspace.target.join("xtask").join("skips");
+    std::fs::create_dir_all(&skips)?;
+    for entry in std::fs::read_dir(&skips)? {
+        std::fs::remove_file(entry?.path())?;
+    }
+    // A test that lacks something writes a file here, named for what it is, with what it lacks.
+    let mut root = workspace.cargo();
+    root.args(["test", "--workspace"]).env("WATCHFIRE_SKIPS", &skips).env("WATCHFIRE_RULES", &components);
+    shell(root.args(filter))?;
+    for folder in workspace.others() {
+        if has_tests(&folder)? {
+            let mut other = workspace.cargo_in(&folder);
+            shell(other.arg("test").env("WATCHFIRE_SKIPS", &skips).args(filter))?;
+        }
+    }
+    let cases = scenarios(workspace, &components)?;
+    let mut skipped = BTreeMap::new();
+    for entry in std::fs::read_dir(&skips)? {
+        let path = entry?.path();
+        let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+        skipped.insert(name, std::fs::read_to_string(&path)?);
+    }
+    for (name, why) in &skipped {
+        println!("SKIPPED {name}: {}", why.trim());
+    }
+    let unexpected: Vec<_> = skipped.keys().filter(|name| !ALLOWED_SKIPS.contains(&name.as_str())).collect();
+    if std::env::var("CI").is_ok_and(|ci| ci == "true") && !unexpected.is_empty() {
+        bail!("with CI=true a skipped test is a failure: {unexpected:?}");
+    }
+    Ok(format!("every test passed, {cases} rules passed their scenarios, {} tests skipped", skipped.len()))
+}
+
+/// Whether a workspace that is compiled for wasm has tests that run here.
+fn has_tests(folder: &std::path::Path) -> Result<bool> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let hidden = path.file_name().is_some_and(|name| name == "target" || name == "cases");
+            if path.is_dir() && !hidden {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && std::fs::read_to_string(&path)?.contains("#[test]")
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// The scenarios of every rule that has some; gives how many rules that are.
+fn scenarios(workspace: &Workspace, components: &std::path::Path) -> Result<usize> {
+    let mut tested = 0;
+    for (rules, components) in [
+        (workspace.root.join("rules"), components.to_owned()),
+        (workspace.root.join("examples/wind-farm/rules"), components.join("wind-farm")),
+    ] {
+        let Ok(entries) = std::fs::read_dir(&rules) else { continue };
+        let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        folders.sort();
+        for folder in folders.into_iter().filter(|folder| folder.join("cases").is_dir()) {
+            let name = folder.file_name().context("a folder has a name")?.to_string_lossy().into_owned();
+            let mut test = std::process::Command::new(workspace.binary("watchfire"));
+            test.args(["rule", "test"]).arg(&folder).arg("--module");
+            shell(test.arg(components.join(format!("{name}.wasm"))))?;
+            tested += 1;
+        }
+    }
+    Ok(tested)
+}
