@@ -1,0 +1,232 @@
+use proptest::prelude::*;
+use watchfire_model::alert::{AlertId, Chatter, ConditionOptions, ResolveReason};
+use watchfire_model::{Duration, Severity, Timestamp};
+
+use crate::{Condition, Moment, Phase, Step, Trigger};
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Trigger(u8),
+    Clear,
+    Reset(bool),
+    Remove,
+    Nothing,
+}
+
+/// Events at times of the device's clock, in order.
+type Story = Vec<(i64, Event)>;
+
+fn story() -> impl Strategy<Value = Story> {
+    let event = prop_oneof![
+        4 => (0..3_u8).prop_map(Event::Trigger),
+        4 => Just(Event::Clear),
+        1 => any::<bool>().prop_map(Event::Reset),
+        1 => Just(Event::Remove),
+        4 => Just(Event::Nothing),
+    ];
+    proptest::collection::vec((0..20_i64, event), 1..120).prop_map(|steps| {
+        let mut now = 0;
+        steps
+            .into_iter()
+            .map(|(span, event)| {
+                now += span;
+                (now, event)
+            })
+            .collect()
+    })
+}
+
+fn options() -> impl Strategy<Value = ConditionOptions> {
+    let span = || prop_oneof![Just(0_u64), 1..40_u64];
+    let chatter = proptest::option::of((1..4_u32, 1..60_u64));
+    let realarm = proptest::option::of(1..50_u64);
+    (span(), span(), any::<bool>(), chatter, realarm).prop_map(|(on, off, latched, chatter, realarm)| {
+        ConditionOptions {
+            on_delay: Duration(on),
+            off_delay: Duration(off),
+            latched,
+            chatter: chatter.map(|(count, window)| Chatter { count, window: Duration(window) }),
+            realarm: realarm.map(Duration),
+        }
+    })
+}
+
+fn trigger(severity: u8) -> Trigger {
+    let severity = Severity::ALL[usize::from(severity)];
+    Trigger { severity, summary: format!("{severity}"), details: vec![] }
+}
+
+fn apply(condition: &mut Condition, options: &ConditionOptions, now: i64, event: Event, out: &mut Vec<Step>) {
+    let moment = Moment { clock: Timestamp(now), at: Timestamp(now) };
+    while let Some(step) = condition.advance(options, moment.clock) {
+        out.push(step);
+    }
+    out.extend(match event {
+        Event::Trigger(severity) => condition.trigger(options, moment, trigger(severity)),
+        Event::Clear => condition.clear(options, moment),
+        Event::Reset(force) => condition.reset(force, moment.at),
+        Event::Remove => condition.remove(ResolveReason::Deselected, moment.at),
+        Event::Nothing => None,
+    });
+    if condition.is_raised() && condition.alert().is_none() {
+        condition.set_alert(AlertId("a".into()));
+    }
+}
+
+fn run(options: &ConditionOptions, story: &Story) -> (Condition, Vec<Step>) {
+    let (mut condition, mut steps) = (Condition::default(), Vec::new());
+    for &(now, event) in story {
+        apply(&mut condition, options, now, event, &mut steps);
+    }
+    (condition, steps)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn raises_and_resolves_alternate_and_times_do_not_go_back(options in options(), story in story()) {
+        let (condition, steps) = run(&options, &story);
+        let (mut raised, mut last) = (false, Timestamp(i64::MIN));
+        for step in steps {
+            prop_assert!(step.at() >= last, "{step:?} before {last:?}");
+            last = step.at();
+            match step {
+                Step::Raised(_) => { prop_assert!(!raised); raised = true }
+                Step::Resolved { .. } => { prop_assert!(raised); raised = false }
+                Step::SeverityChanged { .. } | Step::Realarmed(_) => prop_assert!(raised),
+                Step::Cleared(_) => prop_assert!(raised && options.latched),
+            }
+        }
+        prop_assert_eq!(raised, condition.is_raised());
+    }
+
+    #[test]
+    fn pieces_with_serialisation_between_give_the_same(options in options(), story in story()) {
+        let (whole, steps) = run(&options, &story);
+        let (mut condition, mut pieces) = (Condition::default(), Vec::new());
+        for &(now, event) in &story {
+            apply(&mut condition, &options, now, event, &mut pieces);
+            condition = serde_json::from_str(&serde_json::to_string(&condition).unwrap()).unwrap();
+        }
+        prop_assert_eq!(&pieces, &steps);
+        prop_assert_eq!(condition, whole);
+    }
+
+    #[test]
+    fn looking_at_every_due_time_changes_nothing_but_realarms(options in options(), story in story()) {
+        let (_, steps) = run(&options, &story);
+        let (mut condition, mut eager) = (Condition::default(), Vec::new());
+        for &(now, event) in &story {
+            while let Some(due) = condition.due(&options).filter(|due| due.0 < now) {
+                apply(&mut condition, &options, due.0, Event::Nothing, &mut eager);
+            }
+            apply(&mut condition, &options, now, event, &mut eager);
+        }
+        let plain = |steps: &[Step]| {
+            steps.iter().copied().filter(|step| !matches!(step, Step::Realarmed(_))).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(plain(&eager), plain(&steps));
+    }
+
+    #[test]
+    fn delays_are_exact(options in options(), story in story()) {
+        // Against a second telling of the same: how long did the trigger stand when it was raised?
+        prop_assume!(!options.latched && options.chatter.is_none());
+        let (mut condition, mut standing, mut cleared) = (Condition::default(), None, None);
+        for &(now, event) in &story {
+            let before = condition.phase();
+            let mut steps = Vec::new();
+            apply(&mut condition, &options, now, Event::Nothing, &mut steps);
+            for step in &steps {
+                match *step {
+                    Step::Raised(at) => {
+                        let since: i64 = standing.unwrap();
+                        prop_assert_eq!(at.0, since + options.on_delay.0 as i64, "{:?}", before);
+                    }
+                    Step::Resolved { at, .. } => {
+                        let since: i64 = cleared.unwrap();
+                        prop_assert_eq!(at.0, since + options.off_delay.0 as i64);
+                    }
+                    _ => {}
+                }
+            }
+            // Whatever is due by now was taken.
+            prop_assert!(condition.due(&options).is_none_or(|due| due.0 > now));
+            apply(&mut condition, &options, now, event, &mut steps);
+            match event {
+                Event::Trigger(_) => {
+                    standing = standing.or(Some(now));
+                    cleared = None;
+                }
+                Event::Clear => {
+                    standing = None;
+                    cleared = cleared.or(Some(now));
+                }
+                Event::Reset(false) | Event::Nothing => {}
+                Event::Reset(true) | Event::Remove => (standing, cleared) = (None, None),
+            }
+            if condition.phase() == Phase::Inactive {
+                cleared = None;
+            }
+        }
+    }
+}
+
+/// A story by hand: `12 t0` triggers as info at 12, `20 c` clears, `30 r` resets, `40 -` lets time pass.
+fn check(options: ConditionOptions, story: &str, expected: &str) {
+    let parsed: Story = story
+        .split(',')
+        .map(|item| {
+            let (time, event) = item.trim().split_once(' ').unwrap();
+            let event = match event {
+                "c" => Event::Clear,
+                "r" => Event::Reset(false),
+                "f" => Event::Reset(true),
+                "x" => Event::Remove,
+                "-" => Event::Nothing,
+                severity => Event::Trigger(severity[1..].parse().unwrap()),
+            };
+            (time.parse().unwrap(), event)
+        })
+        .collect();
+    let (_, steps) = run(&options, &parsed);
+    let told: Vec<String> = steps
+        .iter()
+        .map(|step| {
+            let name = match step {
+                Step::Raised(_) => "raised",
+                Step::SeverityChanged { .. } => "severity",
+                Step::Cleared(_) => "cleared",
+                Step::Realarmed(_) => "again",
+                Step::Resolved { .. } => "resolved",
+            };
+            format!("{} {name}", step.at().0)
+        })
+        .collect();
+    assert_eq!(told.join(", "), expected, "{story}");
+}
+
+#[test]
+fn stories() {
+    let plain = ConditionOptions::default;
+    check(plain(), "1 t0, 2 t0, 3 t2, 4 c, 5 c", "1 raised, 3 severity, 4 resolved");
+    let on = || ConditionOptions { on_delay: Duration(10), ..plain() };
+    check(on(), "1 t0, 5 c, 6 t0, 15 t0, 16 -, 17 c", "16 raised, 17 resolved");
+    // The row that clears comes when the delay was over already: both happened.
+    check(on(), "1 t0, 30 c", "11 raised, 30 resolved");
+    let off = || ConditionOptions { off_delay: Duration(10), ..plain() };
+    check(off(), "1 t0, 5 c, 9 t0, 20 c, 29 c, 40 -", "1 raised, 30 resolved");
+    let latched = || ConditionOptions { latched: true, ..plain() };
+    check(latched(), "1 t0, 2 r, 3 c, 4 t0, 5 c, 6 r", "1 raised, 3 cleared, 4 again, 5 cleared, 6 resolved");
+    check(latched(), "1 t0, 2 f, 3 t0, 4 x", "1 raised, 2 resolved, 3 raised, 4 resolved");
+    let realarm = || ConditionOptions { realarm: Some(Duration(10)), ..plain() };
+    check(realarm(), "1 t0, 12 -, 35 -, 36 c, 90 -", "1 raised, 11 again, 31 again, 36 resolved");
+    let chatter =
+        || ConditionOptions { chatter: Some(Chatter { count: 3, window: Duration(20) }), ..plain() };
+    check(
+        chatter(),
+        "1 t0, 2 c, 5 t0, 6 c, 9 t0, 10 c, 12 t0, 13 c, 32 -, 33 -, 50 t0, 51 c",
+        "1 raised, 2 resolved, 5 raised, 6 resolved, 9 raised, 33 resolved, 50 raised, 51 resolved",
+    );
+}

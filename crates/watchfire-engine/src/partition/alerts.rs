@@ -1,0 +1,524 @@
+//! From triggers and clears, through the condition machine, to transitions.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use watchfire_alert::{Condition, Moment, Step, Trigger};
+use watchfire_model::alert::{
+    AlertId, Cause, Detail, EffectId, Evidence, EvidenceRow, ResolveReason, TransitionKind,
+};
+use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
+use watchfire_model::call::{AlertEffect, Rows};
+use watchfire_model::{Batch, DeviceHandle, DeviceSpec, Position, Timestamp, Transition, Value, Values};
+
+use super::call::Call;
+use super::{Here, Output, Partition};
+use crate::due::{Due, Kind};
+use crate::rule::{Conditions, Rule};
+use crate::status::RuleEventKind;
+
+/// Rows of a device that evidence holds: enough to see what led to it, little enough to keep with each alert.
+const EVIDENCE_ROWS: usize = 32;
+
+impl Partition {
+    pub(super) fn alert_effects(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        call: &Call,
+        alerts: Vec<AlertEffect>,
+        out: &mut Vec<Output>,
+    ) {
+        let mut touched = Vec::with_capacity(alerts.len());
+        for (ordinal, effect) in alerts.into_iter().enumerate() {
+            let cause = Cause::Callback { callback: call.number, ordinal: ordinal as u32 };
+            let (AlertEffect::Trigger { device, row, .. } | AlertEffect::Clear { device, row, .. }) = effect;
+            let Some((moment, row)) = self.moment(here, rule, call, device, row) else { continue };
+            touched.push(device);
+            match effect {
+                AlertEffect::Trigger { key, severity, summary, details, .. } => {
+                    rule.stats.triggers += 1;
+                    self.event(here, rule, call.now, || RuleEventKind::Trigger {
+                        device: self.device_id(device),
+                        key: key.clone(),
+                        severity,
+                        summary: summary.clone(),
+                    });
+                    let trigger = Trigger { severity, summary, details: finite(details) };
+                    self.trigger(here, rule, call, device, &key, moment, row, trigger, cause, out);
+                }
+                AlertEffect::Clear { key, .. } => {
+                    rule.stats.clears += 1;
+                    self.event(here, rule, call.now, || RuleEventKind::Clear {
+                        device: self.device_id(device),
+                        key: key.clone(),
+                    });
+                    self.clear(here, rule, call, device, &key, moment, row, cause, out);
+                }
+            }
+        }
+        rule.dirty.conditions = true;
+        touched.sort_unstable();
+        touched.dedup();
+        let batch = call.rows.as_ref().filter(|_| !call.redo).map(|rows| rows.batch().clone());
+        for device in touched {
+            self.advance(here, rule, device, batch.as_deref(), call.now, out);
+            if let Some(track) = self.streams[rule.stream].tracks.get(device.0 as usize) {
+                rule.tidy(device, track.clock_at(call.now));
+            }
+        }
+    }
+
+    fn device_id(&self, device: DeviceHandle) -> String {
+        self.registry.get(device).map(|device| device.spec.id.clone()).unwrap_or_default()
+    }
+
+    /// When an effect happens, and the row of the batch that it is of.
+    fn moment(
+        &self,
+        here: Here,
+        rule: &Rule,
+        call: &Call,
+        device: DeviceHandle,
+        row: Option<u32>,
+    ) -> Option<(Moment, Option<u32>)> {
+        let track = self.streams[rule.stream].tracks.get(device.0 as usize)?;
+        let rows = call.rows.as_ref();
+        let row = row.and_then(|row| rows?.row_of_batch(row));
+        Some(match (row, rows) {
+            (Some(row), Some(rows)) => {
+                let at = rows.batch().times[row as usize].min(here.time);
+                let clock = if call.redo { track.clock_at(here.time) } else { self.clocks[row as usize] };
+                (Moment { clock, at }, Some(row))
+            }
+            _ => (Moment { clock: track.clock_at(call.now), at: call.now }, None),
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn trigger(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        call: &Call,
+        device: DeviceHandle,
+        key: &str,
+        moment: Moment,
+        row: Option<u32>,
+        trigger: Trigger,
+        cause: Cause<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        self.catch_up(here, rule, call, device, key, moment, row, out);
+        let spec = rule.spec.clone();
+        let options = spec.condition.of(key);
+        if rule.condition_or_new(device, key).wants_evidence() {
+            let evidence = self.evidence(here, rule, call, device, row);
+            rule.condition_or_new(device, key).set_evidence(Box::new(evidence));
+        }
+        let condition = rule.condition_or_new(device, key);
+        match condition.trigger(options, moment, trigger) {
+            Some(step) => self.make(here, rule, device, key, step, &cause, out),
+            None if condition.is_raised() => {
+                let update = (rule.id, device, Box::from(key));
+                // Repeats of one condition tend to come one behind the other.
+                if self.updates.last() != Some(&update) {
+                    self.updates.push(update);
+                }
+            }
+            None => {}
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn clear(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        call: &Call,
+        device: DeviceHandle,
+        key: &str,
+        moment: Moment,
+        row: Option<u32>,
+        cause: Cause<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        if rule.condition(device, key).is_none() {
+            return;
+        }
+        self.catch_up(here, rule, call, device, key, moment, row, out);
+        let spec = rule.spec.clone();
+        let step = rule.condition_or_new(device, key).clear(spec.condition.of(key), moment);
+        if let Some(step) = step {
+            self.make(here, rule, device, key, step, &cause, out);
+        }
+    }
+
+    /// Takes the delays of a condition that are over by a moment: those that rows before it moved past too.
+    #[allow(clippy::too_many_arguments)]
+    fn catch_up(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        call: &Call,
+        device: DeviceHandle,
+        key: &str,
+        moment: Moment,
+        row: Option<u32>,
+        out: &mut Vec<Output>,
+    ) {
+        let rows = call.rows.as_ref().filter(|_| !call.redo);
+        let upto = row.map_or(usize::MAX, |row| row as usize);
+        let batch = rows.map(|rows| rows.batch().clone());
+        self.take_delays(here, rule, device, key, batch.as_deref(), upto, moment.clock, out);
+    }
+
+    /// Takes the delays of one condition up to what the clock of its device says. Re-alarm depends on where
+    /// it is looked at, so it is looked at row by row, whatever rows a record holds.
+    #[allow(clippy::too_many_arguments)]
+    fn take_delays(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        device: DeviceHandle,
+        key: &str,
+        batch: Option<&Batch>,
+        upto: usize,
+        clock: Timestamp,
+        out: &mut Vec<Output>,
+    ) {
+        let spec = rule.spec.clone();
+        let options = spec.condition.of(key);
+        let Some(condition) = rule.condition(device, key) else { return };
+        if condition.due(options).is_none_or(|due| due > clock) {
+            return;
+        }
+        let mut clocks = Vec::new();
+        if let (Some(batch), true) = (batch, options.realarm.is_some()) {
+            let rows = batch.devices.iter().enumerate().take(upto.saturating_add(1));
+            clocks.extend(rows.filter(|(_, other)| **other == device).map(|(row, _)| self.clocks[row]));
+        }
+        clocks.push(clock);
+        for clock in clocks {
+            while let Some(step) =
+                rule.condition(device, key).and_then(|condition| condition.advance(options, clock))
+            {
+                rule.dirty.conditions = true;
+                let number = self.steps.entry((rule.id, device, key.into())).or_insert(0);
+                let cause = Cause::Delay { device, key, step: *number };
+                *number += 1;
+                self.make(here, rule, device, key, step, &cause, out);
+            }
+        }
+    }
+
+    /// The clock of a device has moved, or conditions of it have changed: takes the delays that are over by
+    /// `now`, a time of the log, and notes when the next one is.
+    pub(super) fn advance(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        device: DeviceHandle,
+        batch: Option<&Batch>,
+        now: Timestamp,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(track) = self.streams[rule.stream].tracks.get(device.0 as usize).copied() else { return };
+        let clock = track.clock_at(now);
+        let keys: Vec<Box<str>> =
+            rule.conditions.get(&device).into_iter().flatten().map(|(key, _)| key.clone()).collect();
+        let before = out.len();
+        for key in &keys {
+            self.take_delays(here, rule, device, key, batch, usize::MAX, clock, out);
+        }
+        // Only where something happened: a look that was too early must leave no trace, for a replay from
+        // a checkpoint does not look there.
+        if out.len() > before {
+            rule.tidy(device, clock);
+        }
+        self.date(rule, device);
+    }
+
+    /// Notes when the next delay of a device under a rule is over.
+    pub(super) fn date(&mut self, rule: &mut Rule, device: DeviceHandle) {
+        let spec = &rule.spec;
+        let next = rule
+            .conditions
+            .get(&device)
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, condition)| condition.due(spec.condition.of(key)))
+            .min();
+        let stream = &mut self.streams[rule.stream];
+        let Some(track) = stream.tracks.get(device.0 as usize) else { return };
+        let next = next.map(|due| track.log_time_of(due));
+        stream.set_dated(device, rule.id, next.is_some());
+        let entry = |at| Due { at, kind: Kind::Delay, rule: rule.id, device, tag: 0 };
+        match (rule.delays.get(&device).copied(), next) {
+            // Too early is found out when its time comes.
+            (Some(noted), Some(next)) if noted <= next => {}
+            (noted, next) => {
+                if let Some(noted) = noted {
+                    self.due.remove(&entry(noted));
+                    rule.delays.remove(&device);
+                }
+                if let Some(next) = next {
+                    self.due.push(entry(next));
+                    rule.delays.insert(device, next);
+                }
+            }
+        }
+    }
+
+    /// Makes a transition of a step.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn make(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        device: DeviceHandle,
+        key: &str,
+        step: Step,
+        cause: &Cause<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        let id = EffectId { position: here.position, rule: &rule.name, cause: cause.clone() }.to_string();
+        let Some(spec) = self.registry.get(device).map(|device| device.spec.clone()) else { return };
+        let (name, version) = (rule.name.clone(), rule.version);
+        let Some(condition) = rule.condition(device, key) else { return };
+        out.push(Output::Transition(Box::new(transition(
+            here, id, &name, version, spec, device, key, condition, step,
+        ))));
+        rule.dirty.conditions = true;
+    }
+
+    /// Ends everything that is raised of a rule: for one device or (`None`) for all.
+    pub(super) fn end_conditions(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        device: Option<DeviceHandle>,
+        reason: ResolveReason,
+        out: &mut Vec<Output>,
+    ) {
+        let devices: Vec<_> = match device {
+            Some(device) => vec![device],
+            None => rule.conditions.keys().copied().collect(),
+        };
+        for device in devices {
+            let keys: Vec<Box<str>> =
+                rule.conditions.get(&device).into_iter().flatten().map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                let step =
+                    rule.condition(device, &key).and_then(|condition| condition.remove(reason, here.time));
+                if let Some(step) = step {
+                    let cause = Cause::Control { device, key: &key };
+                    self.make(here, rule, device, &key, step, &cause, out);
+                }
+            }
+            rule.conditions.remove(&device);
+            rule.dirty.conditions = true;
+            self.date(rule, device);
+        }
+    }
+
+    /// After a rollback: conditions as they were in the snapshot, alerts as they are now. What is raised
+    /// now and was not then ends; what was raised then and is not now begins.
+    pub(super) fn reconcile(&mut self, here: Here, rule: &mut Rule, then: Conditions, out: &mut Vec<Output>) {
+        let mut now = std::mem::take(&mut rule.conditions);
+        let mut pairs: BTreeMap<(DeviceHandle, Box<str>), (Option<Condition>, Option<Condition>)> =
+            BTreeMap::new();
+        for (device, keys) in then {
+            for (key, condition) in keys {
+                pairs.entry((device, key)).or_default().0 = Some(condition);
+            }
+        }
+        for (device, keys) in std::mem::take(&mut now) {
+            for (key, condition) in keys {
+                pairs.entry((device, key)).or_default().1 = Some(condition);
+            }
+        }
+        let selections = &self.streams[rule.stream].selections;
+        let keep: Vec<bool> =
+            pairs.keys().map(|(device, _)| selections.contains(rule.group, *device)).collect();
+        for (((device, key), (then, now)), keep) in pairs.into_iter().zip(keep) {
+            let then = then.filter(|_| keep);
+            let raised_now = now.as_ref().is_some_and(Condition::is_raised);
+            let cause = Cause::Control { device, key: &key };
+            match (then, now) {
+                (Some(then), _) if then.is_raised() && !raised_now => {
+                    let at = here.time;
+                    *rule.condition_or_new(device, &key) = then;
+                    self.make(here, rule, device, &key, Step::Raised(at), &cause, out);
+                }
+                (Some(then), Some(now)) if then.is_raised() => {
+                    // The alert goes on as it is now; where the condition was is what the rule knows.
+                    let (from, to) = (now.severity(), then.severity());
+                    let alert = now.alert().cloned();
+                    let condition = rule.condition_or_new(device, &key);
+                    *condition = then;
+                    if let Some(alert) = alert {
+                        condition.set_alert(alert);
+                    }
+                    if from != to {
+                        let step = Step::SeverityChanged { from, at: here.time };
+                        self.make(here, rule, device, &key, step, &cause, out);
+                    }
+                }
+                (then, Some(mut now)) if raised_now => {
+                    let step = now.remove(ResolveReason::Operator, here.time);
+                    *rule.condition_or_new(device, &key) = now;
+                    if let Some(step) = step {
+                        self.make(here, rule, device, &key, step, &cause, out);
+                    }
+                    if let Some(then) = then {
+                        *rule.condition_or_new(device, &key) = then;
+                    }
+                }
+                (Some(then), _) => *rule.condition_or_new(device, &key) = then,
+                (None, _) => {}
+            }
+        }
+        rule.dirty.conditions = true;
+    }
+
+    fn evidence(
+        &self,
+        here: Here,
+        rule: &Rule,
+        call: &Call,
+        device: DeviceHandle,
+        row: Option<u32>,
+    ) -> Evidence {
+        let mut state_before = BTreeMap::new();
+        for slot in rule.state.slots() {
+            let blob = rule.state.get(slot, device);
+            if !blob.is_empty() {
+                let mut hex = String::with_capacity(blob.len() * 2);
+                for byte in blob {
+                    // Writing to a String does not fail.
+                    let _ = write!(hex, "{byte:02x}");
+                }
+                state_before.insert(slot, hex);
+            }
+        }
+        let (rows, row) = match &call.rows {
+            Some(rows) => evidence_rows(rows, device, row),
+            None => (Vec::new(), None),
+        };
+        Evidence {
+            module: rule.spec.module,
+            parameters: rule.spec.parameters.clone(),
+            position: here.position,
+            callback: match &call.schedule {
+                Some(name) => format!("schedule {name}"),
+                None => call.name.into(),
+            },
+            now: call.now,
+            state_before,
+            rows,
+            row,
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn transition(
+    here: Here,
+    id: String,
+    rule: &str,
+    rule_version: u32,
+    device: DeviceSpec,
+    handle: DeviceHandle,
+    key: &str,
+    condition: &mut Condition,
+    step: Step,
+) -> Transition {
+    let mut evidence = None;
+    let kind = match step {
+        Step::Raised(_) => {
+            condition.set_alert(AlertId::raised_by(&id));
+            evidence = condition.take_evidence();
+            TransitionKind::Raised
+        }
+        Step::SeverityChanged { from, .. } => TransitionKind::SeverityChanged { from },
+        Step::Cleared(_) => TransitionKind::Cleared,
+        Step::Realarmed(_) => TransitionKind::Realarmed,
+        Step::Resolved { reason, .. } => TransitionKind::Resolved { reason },
+    };
+    Transition {
+        alert: condition.alert().cloned().unwrap_or_else(|| AlertId::raised_by(&id)),
+        id,
+        kind,
+        rule: rule.into(),
+        rule_version,
+        device,
+        handle,
+        key: key.into(),
+        severity: condition.severity(),
+        summary: condition.summary().to_string(),
+        details: condition.details().to_vec(),
+        at: step.at(),
+        logged_at: here.time,
+        position: position_of(here),
+        evidence,
+    }
+}
+
+fn position_of(here: Here) -> Position {
+    here.position
+}
+
+/// JSON has no infinities: they are told as texts.
+fn number(x: f64) -> Value {
+    if x.is_finite() { Value::Number(x) } else { Value::Text(x.to_string()) }
+}
+
+fn finite(details: Vec<Detail>) -> Vec<Detail> {
+    let value = |value| match value {
+        Value::Number(x) => number(x),
+        other => other,
+    };
+    details.into_iter().map(|detail| Detail { value: value(detail.value), ..detail }).collect()
+}
+
+fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> (Vec<EvidenceRow>, Option<usize>) {
+    let batch = rows.batch();
+    let mut mine: Vec<u32> = (0..rows.len())
+        .filter(|row| rows.devices()[*row] == device)
+        .filter_map(|row| rows.row_of_batch(row as u32))
+        .collect();
+    // Up to the row that is named, where one is: what comes behind it did not lead to it.
+    if let Some(named) = named {
+        mine.retain(|row| *row <= named || batch.devices[named as usize] != device);
+    }
+    mine.drain(..mine.len().saturating_sub(EVIDENCE_ROWS));
+    let mut told: Vec<EvidenceRow> = mine
+        .iter()
+        .map(|row| EvidenceRow { time: batch.times[*row as usize], metrics: BTreeMap::new() })
+        .collect();
+    for column in batch.columns.iter().filter(|column| rows.sees(&column.metric)) {
+        for (told, &row) in told.iter_mut().zip(&mine) {
+            let place = match &column.rows {
+                None => row as usize,
+                Some(some) => match some.binary_search(&row) {
+                    Ok(place) => place,
+                    Err(_) => continue,
+                },
+            };
+            let value = match &column.values {
+                Values::Numbers(numbers) if numbers[place].is_nan() => continue,
+                Values::Numbers(numbers) => number(numbers[place]),
+                Values::Texts(texts) if texts.codes[place] == NO_TEXT => continue,
+                Values::Texts(texts) => {
+                    Value::Text(texts.dictionary[texts.codes[place] as usize].to_string())
+                }
+                Values::Booleans(flags) if flags[place] == NO_BOOLEAN => continue,
+                Values::Booleans(flags) => Value::Boolean(flags[place] != 0),
+            };
+            told.metrics.insert(column.metric.to_string(), value);
+        }
+    }
+    let row = named.and_then(|named| mine.iter().position(|row| *row == named));
+    (told, row)
+}

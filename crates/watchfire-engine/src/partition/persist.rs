@@ -1,0 +1,476 @@
+//! A partition as bytes: what a checkpoint writes, what a start reads, and what tests compare. One key for
+//! each thing that changes by itself; everything else (selections, the due queue, instances) follows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use watchfire_alert::Condition;
+use watchfire_model::call::{DeviceSet, Schedule, Silence, Subscription};
+use watchfire_model::device::Device;
+use watchfire_model::{
+    DeviceHandle, Duration, KeyedState, Offset, Registry, RuleSpec, RuleVersion, Timestamp,
+};
+
+use super::{Partition, PartitionSetup};
+use crate::bytes::{Reader, Writer};
+use crate::cron::Cron;
+use crate::rule::{Conditions, Dirty, Rule, RuleId, RunningSchedule, SetTimer, Snapshot, Timers};
+use crate::status::RuleStats;
+use crate::stream::{REPORTED, Stream, Track};
+
+/// Grows when the bytes change their meaning.
+const FORMAT: u32 = 1;
+
+const HEAD: u8 = 0;
+const DEVICE: u8 = 1;
+const FOREIGN: u8 = 2;
+const STREAM: u8 = 3;
+const RULE: u8 = 4;
+const CONDITIONS: u8 = 5;
+const TIMERS: u8 = 6;
+const SNAPSHOT: u8 = 7;
+const STATE: u8 = 8;
+const VALUES: u8 = 9;
+
+/// What has changed since the last checkpoint, as bytes by key.
+#[derive(Debug, Default)]
+pub struct Capture {
+    /// The record that a replay goes on with.
+    pub next: Offset,
+    /// Everything below the key prefix is removed; first.
+    pub removed: Vec<Vec<u8>>,
+    /// In order of key; an empty value removes the key.
+    pub changed: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A partition that is being read from a checkpoint.
+pub struct Image {
+    partition: Partition,
+    devices: Vec<Arc<Device>>,
+    version: u64,
+    seen: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RuleHead {
+    name: String,
+    version: RuleVersion,
+    spec: RuleSpec,
+    paused: bool,
+    state_version: u32,
+    metrics: Vec<String>,
+    /// `None`: off; 0: by the registry; else microseconds.
+    silence: Option<u64>,
+    silent: Vec<u32>,
+    schedules: Vec<ScheduleHead>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ScheduleHead {
+    name: String,
+    cron: String,
+    zone: Option<String>,
+    next: Option<i64>,
+}
+
+fn key(kind: u8, parts: &[u32]) -> Vec<u8> {
+    let mut key = vec![kind];
+    parts.iter().for_each(|part| key.extend_from_slice(&part.to_be_bytes()));
+    key
+}
+
+impl Partition {
+    /// Everything that has changed since the last call.
+    pub fn capture(&mut self) -> Capture {
+        let mut capture = Capture { next: self.next, ..Capture::default() };
+        let mut changed = vec![(key(HEAD, &[]), self.head_bytes())];
+        let dirty = std::mem::take(&mut self.dirty_devices);
+        changed.extend(dirty.iter_from(0).map(|handle| self.device_pair(handle)));
+        if std::mem::take(&mut self.foreign_dirty) {
+            changed.push((key(FOREIGN, &[]), self.foreign_bytes()));
+        }
+        changed.extend(
+            self.streams
+                .iter()
+                .enumerate()
+                .map(|(place, stream)| (key(STREAM, &[place as u32]), stream_bytes(stream))),
+        );
+        for id in std::mem::take(&mut self.removed_rules) {
+            for kind in [RULE, CONDITIONS, TIMERS, SNAPSHOT, STATE] {
+                capture.removed.push(key(kind, &[id.0]));
+            }
+        }
+        for rule in self.rules.iter_mut().flatten() {
+            let dirty = std::mem::take(&mut rule.dirty);
+            let id = rule.id.0;
+            if dirty.head {
+                changed.push((key(RULE, &[id]), rule_bytes(rule)));
+            }
+            if dirty.conditions {
+                changed.push((key(CONDITIONS, &[id]), conditions_bytes(&rule.conditions)));
+            }
+            if dirty.timers {
+                changed.push((key(TIMERS, &[id]), timers_bytes(&rule.timers)));
+            }
+            if dirty.snapshot {
+                changed.push((key(SNAPSHOT, &[id]), snapshot_bytes(rule.snapshot.as_deref())));
+            }
+            if dirty.state_replaced {
+                capture.removed.push(key(STATE, &[id]));
+                rule.state.take_dirty();
+                let all = rule.state.iter();
+                changed.extend(
+                    all.map(|(slot, device, blob)| (key(STATE, &[id, slot, device.0]), blob.to_vec())),
+                );
+            } else {
+                let some = rule.state.take_dirty().into_iter();
+                changed.extend(
+                    some.map(|(slot, device, blob)| (key(STATE, &[id, slot, device.0]), blob.into())),
+                );
+            }
+        }
+        for device in self.values.take_dirty() {
+            changed.push((key(VALUES, &[device.0]), self.values.encode(device)));
+        }
+        changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        capture.changed = changed;
+        self.rows_since_checkpoint = 0;
+        capture
+    }
+
+    /// The next [`Partition::capture`] gives everything: what the last one gave was not written.
+    pub fn mark_all_dirty(&mut self) {
+        for i in 0..self.registry.devices().len() {
+            self.dirty_devices.set(DeviceHandle(i as u32), true);
+        }
+        self.foreign_dirty = true;
+        for rule in self.rules.iter_mut().flatten() {
+            rule.dirty = Dirty::ALL;
+        }
+        self.values.mark_all_dirty();
+    }
+
+    /// Everything, by key: two partitions with the same bytes behave the same from here on.
+    pub fn dump(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        all.insert(key(HEAD, &[]), self.head_bytes());
+        all.insert(key(FOREIGN, &[]), self.foreign_bytes());
+        for i in 0..self.registry.devices().len() as u32 {
+            let (key, bytes) = self.device_pair(DeviceHandle(i));
+            all.insert(key, bytes);
+            all.insert(super::persist::key(VALUES, &[i]), self.values.encode(DeviceHandle(i)));
+        }
+        for (place, stream) in self.streams.iter().enumerate() {
+            all.insert(key(STREAM, &[place as u32]), stream_bytes(stream));
+        }
+        for rule in self.rules.iter().flatten() {
+            let id = rule.id.0;
+            all.insert(key(RULE, &[id]), rule_bytes(rule));
+            all.insert(key(CONDITIONS, &[id]), conditions_bytes(&rule.conditions));
+            all.insert(key(TIMERS, &[id]), timers_bytes(&rule.timers));
+            all.insert(key(SNAPSHOT, &[id]), snapshot_bytes(rule.snapshot.as_deref()));
+            for (slot, device, blob) in rule.state.iter() {
+                all.insert(key(STATE, &[id, slot, device.0]), blob.to_vec());
+            }
+        }
+        all.retain(|_, bytes| !bytes.is_empty());
+        all
+    }
+
+    fn head_bytes(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u32(FORMAT).u32(self.setup.epoch.0).u32(self.setup.partitions.into());
+        w.u64(self.next).i64(self.time.0).u64(self.registry.version()).u32(self.rules.len() as u32);
+        w.finish()
+    }
+
+    fn device_pair(&self, handle: DeviceHandle) -> (Vec<u8>, Vec<u8>) {
+        let device = self.registry.get(handle);
+        let bytes = device.and_then(|device| serde_json::to_vec(&**device).ok());
+        (key(DEVICE, &[handle.0]), bytes.unwrap_or_default())
+    }
+
+    fn foreign_bytes(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        for foreign in &self.foreign {
+            let mut all: Vec<_> = foreign.handles.iter().map(|(name, handle)| (*handle, name)).collect();
+            all.sort_unstable();
+            w.u32(foreign.next).u32(all.len() as u32);
+            for (handle, name) in all {
+                w.u32(handle).text(name);
+            }
+        }
+        w.finish()
+    }
+}
+
+fn stream_bytes(stream: &Stream) -> Vec<u8> {
+    let mut w = Writer::default();
+    w.text(&stream.name).u32(stream.tracks.len() as u32);
+    for track in &stream.tracks {
+        w.i64(track.clock.0).i64(track.reference.0).i64(track.seen.0).i64(track.event.0);
+        w.u8(track.flags & REPORTED);
+    }
+    w.finish()
+}
+
+fn rule_bytes(rule: &Rule) -> Vec<u8> {
+    let head = RuleHead {
+        name: rule.name.to_string(),
+        version: rule.version,
+        spec: (*rule.spec).clone(),
+        paused: rule.paused,
+        state_version: rule.state_version,
+        metrics: rule.subscription.metrics.clone(),
+        silence: match rule.subscription.silence {
+            Silence::Off => None,
+            Silence::Registry => Some(0),
+            Silence::After(span) => Some(span.0.max(1)),
+        },
+        silent: rule.silent.iter_from(0).map(|device| device.0).collect(),
+        schedules: rule
+            .schedules
+            .iter()
+            .map(|schedule| ScheduleHead {
+                name: schedule.name.clone(),
+                cron: schedule.text.0.clone(),
+                zone: schedule.text.1.clone(),
+                next: schedule.next.map(|next| next.0),
+            })
+            .collect(),
+    };
+    serde_json::to_vec(&head).unwrap_or_default()
+}
+
+fn conditions_bytes(conditions: &Conditions) -> Vec<u8> {
+    let mut w = Writer::default();
+    for (device, keys) in conditions {
+        for (key, condition) in keys {
+            w.u32(device.0).text(key).bytes(&serde_json::to_vec(condition).unwrap_or_default());
+        }
+    }
+    w.finish()
+}
+
+fn timers_bytes(timers: &Timers) -> Vec<u8> {
+    let mut w = Writer::default();
+    for ((device, tag), timer) in timers {
+        w.u32(device.0).u32(*tag).i64(timer.at.0).i64(timer.due.0);
+    }
+    w.finish()
+}
+
+fn snapshot_bytes(snapshot: Option<&Snapshot>) -> Vec<u8> {
+    let Some(snapshot) = snapshot else { return Vec::new() };
+    let mut w = Writer::default();
+    w.u32(snapshot.version).u32(snapshot.state_version);
+    w.bytes(&timers_bytes(&snapshot.timers)).bytes(&conditions_bytes(&snapshot.conditions));
+    for (slot, device, blob) in snapshot.state.iter() {
+        w.u32(slot).u32(device.0).bytes(blob);
+    }
+    w.finish()
+}
+
+fn read_conditions(bytes: &[u8]) -> Option<Conditions> {
+    let mut r = Reader(bytes);
+    let mut conditions = Conditions::new();
+    while !r.is_empty() {
+        let device = DeviceHandle(r.u32()?);
+        let key = r.text()?.into();
+        let condition: Condition = serde_json::from_slice(r.bytes()?).ok()?;
+        conditions.entry(device).or_default().push((key, condition));
+    }
+    Some(conditions)
+}
+
+fn read_timers(bytes: &[u8]) -> Option<Timers> {
+    let mut r = Reader(bytes);
+    let mut timers = Timers::new();
+    while !r.is_empty() {
+        let key = (DeviceHandle(r.u32()?), r.u32()?);
+        timers.insert(key, SetTimer { at: Timestamp(r.i64()?), due: Timestamp(r.i64()?) });
+    }
+    Some(timers)
+}
+
+impl Image {
+    /// Nothing read yet.
+    pub fn new(setup: PartitionSetup) -> Self {
+        let mut partition = Partition::new(setup);
+        partition.streams.clear();
+        partition.stream_names.clear();
+        Self { partition, devices: Vec::new(), version: 0, seen: false }
+    }
+
+    /// Reads one pair; they come in order of key. `None`: it is not what was written.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let (kind, rest) = key.split_first()?;
+        let part = |i: usize| Some(u32::from_be_bytes(rest.get(4 * i..4 * i + 4)?.try_into().ok()?));
+        let partition = &mut self.partition;
+        if *kind != HEAD && !self.seen {
+            return None;
+        }
+        match *kind {
+            HEAD => {
+                let mut r = Reader(value);
+                if r.u32()? != FORMAT || r.u32()? != partition.setup.epoch.0 {
+                    return None;
+                }
+                if r.u32()? != u32::from(partition.setup.partitions) {
+                    return None;
+                }
+                (partition.next, partition.time) = (r.u64()?, Timestamp(r.i64()?));
+                self.version = r.u64()?;
+                partition.rules.resize_with(r.u32()? as usize, || None);
+                self.seen = true;
+            }
+            DEVICE => self.devices.push(serde_json::from_slice(value).ok()?),
+            FOREIGN => {
+                let mut r = Reader(value);
+                for foreign in &mut partition.foreign {
+                    foreign.next = r.u32()?;
+                    for _ in 0..r.u32()? {
+                        let handle = r.u32()?;
+                        foreign.handles.insert(r.text()?.into(), handle);
+                    }
+                }
+            }
+            STREAM => self.stream(value)?,
+            RULE => self.rule(part(0)?, value)?,
+            CONDITIONS => self.of(part(0)?)?.conditions = read_conditions(value)?,
+            TIMERS => self.of(part(0)?)?.timers = read_timers(value)?,
+            SNAPSHOT => {
+                let mut r = Reader(value);
+                let (version, state_version) = (r.u32()?, r.u32()?);
+                let (timers, conditions) = (read_timers(r.bytes()?)?, read_conditions(r.bytes()?)?);
+                let mut state = KeyedState::new();
+                while !r.is_empty() {
+                    let (slot, device) = (r.u32()?, DeviceHandle(r.u32()?));
+                    state.set(slot, device, r.bytes()?);
+                }
+                let snapshot = Snapshot { version, state, state_version, timers, conditions };
+                self.of(part(0)?)?.snapshot = Some(Box::new(snapshot));
+            }
+            STATE => {
+                let (slot, device) = (part(1)?, DeviceHandle(part(2)?));
+                self.of(part(0)?)?.state.set(slot, device, value);
+            }
+            VALUES => partition.values.decode(DeviceHandle(part(0)?), value)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn of(&mut self, rule: u32) -> Option<&mut Rule> {
+        self.partition.rules.get_mut(rule as usize)?.as_deref_mut()
+    }
+
+    fn stream(&mut self, value: &[u8]) -> Option<()> {
+        let partition = &mut self.partition;
+        if partition.registry.devices().is_empty() && !self.devices.is_empty() {
+            let devices = std::mem::take(&mut self.devices);
+            partition.registry = Arc::new(Registry::restore(devices, self.version));
+        }
+        let mut r = Reader(value);
+        let name: Arc<str> = r.text()?.into();
+        let mut stream = Stream::new(name.clone(), &partition.registry, partition.time);
+        if r.u32()? as usize != stream.tracks.len() {
+            return None;
+        }
+        for track in &mut stream.tracks {
+            *track = Track {
+                clock: Timestamp(r.i64()?),
+                reference: Timestamp(r.i64()?),
+                seen: Timestamp(r.i64()?),
+                event: Timestamp(r.i64()?),
+                flags: r.u8()?,
+            };
+        }
+        partition.stream_names.insert(name, partition.streams.len());
+        partition.streams.push(stream);
+        Some(())
+    }
+
+    fn rule(&mut self, id: u32, value: &[u8]) -> Option<()> {
+        let partition = &mut self.partition;
+        let head: RuleHead = serde_json::from_slice(value).ok()?;
+        let name: Arc<str> = head.name.as_str().into();
+        let mut silent = DeviceSet::default();
+        for device in &head.silent {
+            silent.set(DeviceHandle(*device), true);
+        }
+        let mut schedules = Vec::new();
+        for schedule in &head.schedules {
+            schedules.push(RunningSchedule {
+                name: schedule.name.clone(),
+                text: (schedule.cron.clone(), schedule.zone.clone()),
+                cron: Cron::parse(&schedule.cron, schedule.zone.as_deref()).ok()?,
+                next: schedule.next.map(Timestamp),
+            });
+        }
+        let subscription = Subscription {
+            metrics: head.metrics,
+            silence: match head.silence {
+                None => Silence::Off,
+                Some(0) => Silence::Registry,
+                Some(span) => Silence::After(Duration(span)),
+            },
+            schedules: head
+                .schedules
+                .into_iter()
+                .map(|s| Schedule { name: s.name, cron: s.cron, zone: s.zone })
+                .collect(),
+        };
+        let stream = partition.stream_names.get(head.spec.input.as_str()).copied()?;
+        let rule = Rule {
+            id: RuleId(id),
+            name: name.clone(),
+            version: head.version,
+            parameters: Arc::new(head.spec.parameters.clone()),
+            spec: Arc::new(head.spec),
+            module: None,
+            instance: None,
+            subscription,
+            paused: head.paused,
+            stream,
+            group: 0,
+            state: KeyedState::new(),
+            state_version: head.state_version,
+            conditions: BTreeMap::new(),
+            delays: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            silent,
+            schedules,
+            snapshot: None,
+            callbacks: (0, 0),
+            dirty: Dirty::default(),
+            stats: RuleStats::default(),
+        };
+        *partition.rules.get_mut(id as usize)? = Some(Box::new(rule));
+        partition.rule_ids.insert(name, RuleId(id));
+        Some(())
+    }
+
+    /// The partition, with everything that follows from what was read. `None`: nothing was.
+    pub fn finish(self) -> Option<Partition> {
+        if !self.seen || self.partition.streams.is_empty() {
+            return None;
+        }
+        let mut partition = self.partition;
+        for id in partition.rule_ids() {
+            partition.with_rule(id, |partition, rule| {
+                // What was read is not to be written again.
+                rule.state.take_dirty();
+                rule.group = partition.streams[rule.stream].selections.add(
+                    rule.id,
+                    &rule.spec.select,
+                    &rule.subscription.metrics,
+                    &partition.registry,
+                );
+                partition.wire(partition.time, rule);
+            });
+        }
+        Some(partition)
+    }
+}
