@@ -7,8 +7,12 @@
 
 pub mod contract;
 pub mod flight;
+pub mod http;
 pub mod intake;
+pub mod listen;
+pub mod mqtt;
 pub mod repeats;
+pub mod tls;
 
 pub use contract::{
     Authenticator, Credential, Denied, Principal, RegisterError, Registrar, Role, check_listener,
