@@ -199,7 +199,7 @@ impl EmbeddedLog {
         if let Some(cut) = &report.cut {
             tracing::warn!(file = cut.file, at = cut.at, "a torn write at the end of the log is left out");
         }
-        let next_group = Self::settle(&*disk, &mut found, number, &options)?;
+        let next_group = Self::settle(&*disk, &mut found, number)?;
         let shared = Arc::new(Shared {
             clock: clock.clone(),
             log: number,
@@ -222,9 +222,9 @@ impl EmbeddedLog {
             prepared: Mutex::new(keeper::Prepared { next_sequence: found.next_sequence, file: None }),
             tail: tail::Tail::new(&found.at.next),
             fallback_first: found.at.next.clone(),
-            synced: Mutex::new(next_group),
+            synced: Mutex::new(next_group - 1),
             synced_changed: Condvar::new(),
-            synced_number: AtomicU64::new(next_group),
+            synced_number: AtomicU64::new(next_group - 1),
             synced_notify: Notify::new(),
             readers: Mutex::default(),
             recent: Mutex::default(),
@@ -278,18 +278,13 @@ impl EmbeddedLog {
 
     /// Writes the last group once more, into a new segment, and removes what is void. Gives the number of
     /// the next group.
-    fn settle(
-        disk: &dyn Disk,
-        found: &mut recover::Found,
-        log: u64,
-        options: &LogOptions,
-    ) -> Result<u64, LogError> {
+    fn settle(disk: &dyn Disk, found: &mut recover::Found, log: u64) -> Result<u64, LogError> {
         let mut next_group = 1;
         if let Some(last) = found.last.take() {
             next_group = last.header.group;
             if last.header.records > 0 {
                 next_group += 1;
-                let segment = Self::rewrite(disk, found, log, &last, options)?;
+                let segment = Self::rewrite(disk, found, log, &last)?;
                 found.segments.push(segment);
             }
         }
@@ -304,7 +299,6 @@ impl EmbeddedLog {
         found: &mut recover::Found,
         log: u64,
         last: &recover::LastGroup,
-        _options: &LogOptions,
     ) -> Result<Arc<segment::Segment>, LogError> {
         let sequence = found.next_sequence;
         found.next_sequence += 1;

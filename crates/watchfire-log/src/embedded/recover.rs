@@ -37,13 +37,22 @@ pub(crate) struct Found {
     pub cut: Option<Cut>,
 }
 
+impl Found {
+    /// The next offset of each partition before the last group.
+    pub fn offsets(&self) -> &[Offset] {
+        &self.at.next
+    }
+}
+
 /// The newest group as it was found.
 pub(crate) struct LastGroup {
+    /// The segment that it was found in.
+    pub sequence: u64,
     pub header: GroupHeader,
     pub bytes: Vec<u8>,
 }
 
-pub(super) fn io(action: &'static str, path: impl Into<String>) -> impl FnOnce(std::io::Error) -> LogError {
+pub(crate) fn io(action: &'static str, path: impl Into<String>) -> impl FnOnce(std::io::Error) -> LogError {
     let path = path.into();
     move |source| LogError::Io { action, path, source }
 }
@@ -78,18 +87,23 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Found, 
     let newest = loop {
         let Some(candidate) = candidates.pop() else { break None };
         match read_last(&candidate, log)? {
-            Some(scanned) => break Some((candidate, scanned)),
-            None => void.push(file_name(candidate.sequence)),
+            Newest::Holds(scanned) => break Some((candidate, scanned)),
+            Newest::Void(cut) => {
+                void.push(file_name(candidate.sequence));
+                found.cut = found.cut.or(cut);
+            }
         }
     };
     let Some((candidate, scanned)) = newest else {
+        found.clean = found.cut.is_none();
         found.void = void;
         return Ok(found);
     };
     let Scanned { header, groups, cut } = scanned;
-    found.cut = cut;
+    found.cut = cut.or(found.cut);
     let (mut previous, mut previous_end) = (header.previous, header.previous_end);
     let last = groups.last;
+    let sequence = candidate.sequence;
     found.last_group = Some(last.header.group);
     found.clean = last.header.records == 0 && found.cut.is_none();
     if last.at == SEGMENT_HEADER as u64 {
@@ -109,7 +123,7 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Found, 
         let time = groups.time_before_last;
         found.segments.push(Arc::new(Segment::new(header, candidate.file, last.at, time)));
     }
-    found.last = Some(LastGroup { header: last.header, bytes: last.bytes });
+    found.last = Some(LastGroup { sequence, header: last.header, bytes: last.bytes });
     // Down the chain. A gap in it is a loss, its end is where retention cut.
     while let Some(candidate) = candidates.pop() {
         if candidate.sequence != previous {
@@ -166,6 +180,13 @@ fn candidates(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Vec<Candidat
     Ok(candidates)
 }
 
+/// What the newest file turned out to be.
+enum Newest {
+    /// Its first group was never synced; there may be something of it.
+    Void(Option<Cut>),
+    Holds(Scanned),
+}
+
 struct Scanned {
     header: SegmentHeader,
     groups: Groups,
@@ -185,21 +206,24 @@ struct FoundGroup {
     bytes: Vec<u8>,
 }
 
-/// Reads the newest segment. `None`: its first group was never synced. An error: something in it was
-/// synced and is damaged.
-fn read_last(candidate: &Candidate, log: u64) -> Result<Option<Scanned>, LogError> {
+/// Reads the newest segment. An error: something in it was synced and is damaged.
+fn read_last(candidate: &Candidate, log: u64) -> Result<Newest, LogError> {
     let name = file_name(candidate.sequence);
     let length = candidate.file.length().map_err(io("measuring", &name))?;
     let mut bytes = vec![0; length as usize];
     let read = candidate.file.read_at(0, &mut bytes).map_err(io("reading", &name))?;
     bytes.truncate(read);
     let corrupt = |at: usize, what: String| LogError::Corrupt { file: name.clone(), at: at as u64, what };
+    let torn = |at: usize| {
+        let end = bytes[at..].iter().rposition(|&byte| byte != 0)?;
+        Some(Cut { file: name.clone(), at: at as u64, bytes: (at + end) as u64 + 1 })
+    };
     let header = match &candidate.header {
         Ok(header) => header.clone(),
         Err(what) => {
             return match proof(&bytes, 0, log, candidate.sequence) {
                 Some(proof) => Err(corrupt(0, format!("{what}, and {proof}"))),
-                None => Ok(None),
+                None => Ok(Newest::Void(torn(0))),
             };
         }
     };
@@ -229,22 +253,23 @@ fn read_last(candidate: &Candidate, log: u64) -> Result<Option<Scanned>, LogErro
                 group += 1;
             }
             Err(what) => {
-                let something = bytes[at..].iter().rposition(|&byte| byte != 0);
                 if let Some(proof) = proof(&bytes, at, log, candidate.sequence) {
                     return Err(corrupt(at, format!("{what}, and {proof}")));
                 }
-                if let Some(end) = something {
-                    cut = Some(Cut { file: name.clone(), at: at as u64, bytes: end as u64 + 1 });
-                }
+                cut = torn(at);
                 break;
             }
         }
     }
     if let Some(groups) = &mut last {
+        // Kept as it was found: it is written again as it is.
         let start = groups.last.at as usize;
         groups.last.bytes = bytes[start..start + groups.last.header.length()].to_vec();
     }
-    Ok(last.map(|groups| Scanned { header, groups, cut }))
+    Ok(match last {
+        Some(groups) => Newest::Holds(Scanned { header, groups, cut }),
+        None => Newest::Void(cut),
+    })
 }
 
 /// A group that is whole and follows what is known.
