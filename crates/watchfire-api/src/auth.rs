@@ -1,55 +1,15 @@
 //! Who asks, and what they may do.
 
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use watchfire_model::Actor;
+pub use watchfire_store::Role;
 
 use crate::problem::Problem;
-
-/// What a caller may do; each role may do what the ones before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Handle alerts and dead letters, pause rules.
-    Operator,
-    /// Deploy rules and modules, register devices.
-    Author,
-    /// Everything: tokens, backup, log level.
-    Admin,
-}
-
-impl Role {
-    /// All, from the least.
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Operator, Self::Author, Self::Admin];
-
-    /// As written in documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Author => "author",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl FromStr for Role {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no role: viewer, operator, author or admin"))
-    }
-}
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,23 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-use utoipa::ToSchema;
 use watchfire_model::{Actor, Control, DeviceSpec};
 
 use super::{ControlError, ControlPlane};
 
 /// Devices of one record at most.
 const DEVICES_PER_RECORD: usize = 5_000;
-
-/// Why one device of many was not registered.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct DeviceFault {
-    /// Its place in the list, from 0.
-    pub index: usize,
-    /// What is wrong with it.
-    pub reason: String,
-}
 
 /// Refuses what could not be a device, or could be too much of one.
 pub(crate) fn check_device(spec: &DeviceSpec) -> Result<(), String> {

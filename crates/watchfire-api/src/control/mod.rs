@@ -23,7 +23,7 @@ use watchfire_model::device::Registries;
 use watchfire_model::{Control, Digest, PartitionId, Position, RuleVersion, Timestamp};
 
 pub use commands::{Activation, Outcome, RuleRequest};
-pub use devices::DeviceFault;
+pub(crate) use devices::check_device;
 pub use error::ControlError;
 pub use rules::{Progress, Rule, Rules, Swap, Version};
 
@@ -212,6 +212,7 @@ impl ControlPlane {
             .collect();
         let at = self.log.now();
         let positions = self.log.append(Append::Records(records))?.durable().await?;
+        watchfire_telemetry::metrics().api.commands.inc();
         self.apply(&control, &positions, at);
         Ok(positions)
     }

@@ -1,0 +1,231 @@
+//! Alerts: look, respond, follow.
+
+use std::convert::Infallible;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use watchfire_model::{Severity, Timestamp};
+use watchfire_store::{AlertFilter, AlertState};
+
+use super::AppState;
+use super::extract::{Json, JsonOrDefault, Operator, Path, Query, Viewer};
+use super::page::PageQuery;
+use crate::problem::Problem;
+
+/// Events that are read from the store at once.
+const EVENTS: u32 = 256;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(crate) struct AlertQuery {
+    /// `active` or `resolved`.
+    state: Option<String>,
+    /// One or more, with commas: `critical,major`.
+    severity: Option<String>,
+    rule: Option<String>,
+    device: Option<String>,
+    /// Raised at this time or later: RFC 3339.
+    since: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AcknowledgeRequest {
+    /// Kept with the alert.
+    comment: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommentRequest {
+    comment: String,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ResetRequest {
+    /// Also where the condition still stands: it may trigger again at once.
+    force: bool,
+    /// Why.
+    reason: Option<String>,
+}
+
+fn parameter<T: std::str::FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    text.filter(|text| !text.is_empty())
+        .map(|text| {
+            text.parse::<T>()
+                .map_err(|error| Problem::bad_request("query", error.to_string()).with("parameter", name))
+        })
+        .transpose()
+}
+
+/// Remarks of people are bounded: they go into notifications.
+fn check_comment(comment: &str) -> Result<(), Problem> {
+    match comment.chars().count() {
+        1..=4096 => Ok(()),
+        n => Err(Problem::refused("comment", format!("a comment has 1 to 4096 characters, not {n}"))
+            .with("pointer", "/comment")),
+    }
+}
+
+/// Alerts, the latest first
+#[utoipa::path(get, path = "/alerts", tag = "alerts", params(PageQuery, AlertQuery),
+    responses((status = 200, body = serde_json::Value,
+        description = "`{items, next}`; each item has id, rule, device, key, severity, summary, details, labels, state, raised_at, resolved_at, acknowledged_at")))]
+pub(crate) async fn list_alerts(
+    _: Viewer,
+    State(state): State<AppState>,
+    Query(page): Query<PageQuery>,
+    Query(query): Query<AlertQuery>,
+) -> Result<Response, Problem> {
+    let severity = query.severity.as_deref().unwrap_or_default().split(',').filter(|text| !text.is_empty());
+    let filter = AlertFilter {
+        state: parameter::<AlertState>("state", query.state.as_deref())?,
+        severity: severity
+            .map(|text| parameter::<Severity>("severity", Some(text)))
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?,
+        rule: query.rule,
+        device: query.device,
+        since: parameter::<Timestamp>("since", query.since.as_deref())?,
+        limit: page.limit()?,
+        cursor: page.cursor,
+    };
+    Ok(axum::Json(state.store.alerts(&filter).await?).into_response())
+}
+
+/// One alert with its history, its evidence and who was told
+#[utoipa::path(get, path = "/alerts/{id}", tag = "alerts", params(("id" = String, Path)),
+    responses((status = 200, body = serde_json::Value), (status = 404)))]
+pub(crate) async fn get_alert(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    Ok(axum::Json(state.store.alert(&id).await?).into_response())
+}
+
+/// Somebody knows of it
+#[utoipa::path(post, path = "/alerts/{id}/acknowledge", tag = "alerts", params(("id" = String, Path)),
+    request_body = AcknowledgeRequest,
+    responses((status = 200, body = serde_json::Value), (status = 404)))]
+pub(crate) async fn acknowledge_alert(
+    Operator(caller): Operator,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    JsonOrDefault(request): JsonOrDefault<AcknowledgeRequest>,
+) -> Result<Response, Problem> {
+    request.comment.as_deref().map_or(Ok(()), check_comment)?;
+    let now = state.clock.wall();
+    let alert = state.store.acknowledge(&id, &caller.name, request.comment.as_deref(), now).await?;
+    state.audit(&caller, "alert.acknowledge", &id, None).await;
+    Ok(axum::Json(alert).into_response())
+}
+
+/// A remark in its history
+#[utoipa::path(post, path = "/alerts/{id}/comment", tag = "alerts", params(("id" = String, Path)),
+    request_body = CommentRequest,
+    responses((status = 200, body = serde_json::Value), (status = 404)))]
+pub(crate) async fn comment_alert(
+    Operator(caller): Operator,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Json(request): Json<CommentRequest>,
+) -> Result<Response, Problem> {
+    check_comment(&request.comment)?;
+    let alert = state.store.comment(&id, &caller.name, &request.comment, state.clock.wall()).await?;
+    state.audit(&caller, "alert.comment", &id, None).await;
+    Ok(axum::Json(alert).into_response())
+}
+
+/// Resets a latched alert, or ends one by force
+///
+/// The change is a record of the log; the alert is resolved once its partition gets there.
+#[utoipa::path(post, path = "/alerts/{id}/reset", tag = "alerts", params(("id" = String, Path)),
+    request_body = ResetRequest, responses((status = 202), (status = 404),
+        (status = 409, description = "it is resolved, or still stands and force is not set")))]
+pub(crate) async fn reset_alert(
+    Operator(caller): Operator,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    JsonOrDefault(request): JsonOrDefault<ResetRequest>,
+) -> Result<StatusCode, Problem> {
+    let alert = state.store.alert(&id).await?.alert;
+    if alert.state == AlertState::Resolved {
+        return Err(Problem::conflict("resolved", "the alert is resolved already"));
+    }
+    if alert.cleared_at.is_none() && !request.force {
+        return Err(Problem::conflict(
+            "still-active",
+            "the condition still stands; set force to end the alert all the same",
+        ));
+    }
+    let actor = caller.actor(request.reason);
+    let outcome =
+        state.control.clear_condition(alert.rule, alert.device, alert.key, request.force, actor).await;
+    state.audit(&caller, "alert.reset", &id, outcome.as_ref().err().map(ToString::to_string)).await;
+    outcome?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// What happens to alerts, in commit order
+///
+/// Server-sent events; the id of each is its sequence. With `Last-Event-ID` it goes on behind that one,
+/// without it with what comes next. `Last-Event-ID: 0` begins with the first there is.
+#[utoipa::path(get, path = "/alerts/events", tag = "alerts",
+    responses((status = 200, content_type = "text/event-stream")))]
+pub(crate) async fn alert_events(
+    _: Viewer,
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let permit = super::streams::permit(&state)?;
+    let mut changes = state.store.subscribe();
+    let last = match headers.get("last-event-id") {
+        Some(id) => id.to_str().ok().and_then(|id| id.trim().parse::<i64>().ok()).ok_or_else(|| {
+            Problem::bad_request("last-event-id", "the id of an alert event is its sequence number")
+        })?,
+        None => *changes.borrow_and_update(),
+    };
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Event>(64);
+    tokio::spawn(async move {
+        let (_permit, mut last) = (permit, last);
+        loop {
+            // Seen before reading: what is committed while we read wakes us at once.
+            changes.mark_unchanged();
+            let events = match state.store.events_after(last, EVENTS).await {
+                Ok(events) => events,
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "a stream of alert events broke off");
+                    return;
+                }
+            };
+            let full = events.len() == EVENTS as usize;
+            for row in events {
+                last = row.sequence;
+                let data = serde_json::to_string(&row).unwrap_or_default();
+                let event = Event::default().id(last.to_string()).event(row.kind).data(data);
+                if sender.send(event).await.is_err() {
+                    return;
+                }
+            }
+            if !full {
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                }
+            }
+        }
+    });
+    let events = futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|event| (Ok::<_, Infallible>(event), receiver))
+    });
+    Ok(Sse::new(events).keep_alive(super::streams::keep_alive()).into_response())
+}

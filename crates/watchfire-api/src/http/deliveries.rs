@@ -1,0 +1,56 @@
+//! The ledger of notifications.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use watchfire_store::{DeliveryFilter, DeliveryState};
+
+use super::AppState;
+use super::extract::{Path, Query, Viewer};
+use super::page::PageQuery;
+use crate::problem::Problem;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(crate) struct DeliveryQuery {
+    /// The id of an alert.
+    alert: Option<String>,
+    receiver: Option<String>,
+    /// `pending`, `delivered`, `superseded`, `expired` or `refused`.
+    state: Option<String>,
+}
+
+/// Deliveries, the latest first
+#[utoipa::path(get, path = "/deliveries", tag = "deliveries", params(PageQuery, DeliveryQuery),
+    responses((status = 200, body = serde_json::Value,
+        description = "`{items, next}`; each item has id, receiver, status, state, attempts, next_try, last_error")))]
+pub(crate) async fn list_deliveries(
+    _: Viewer,
+    State(state): State<AppState>,
+    Query(page): Query<PageQuery>,
+    Query(query): Query<DeliveryQuery>,
+) -> Result<Response, Problem> {
+    let wanted = query.state.as_deref().filter(|text| !text.is_empty()).map(str::parse::<DeliveryState>);
+    let filter = DeliveryFilter {
+        alert: query.alert,
+        receiver: query.receiver,
+        state: wanted
+            .transpose()
+            .map_err(|error| Problem::bad_request("query", error.to_string()).with("parameter", "state"))?,
+        limit: page.limit()?,
+        cursor: page.cursor,
+    };
+    Ok(axum::Json(state.store.deliveries(&filter).await?).into_response())
+}
+
+/// One delivery with its message and every attempt
+#[utoipa::path(get, path = "/deliveries/{id}", tag = "deliveries", params(("id" = String, Path)),
+    responses((status = 200, body = serde_json::Value), (status = 404)))]
+pub(crate) async fn get_delivery(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    Ok(axum::Json(state.store.delivery(&id).await?).into_response())
+}

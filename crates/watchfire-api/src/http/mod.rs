@@ -1,0 +1,244 @@
+//! The handlers: parse, call, convert. One file for each noun.
+
+mod alerts;
+mod audit;
+mod backup;
+mod dead_letters;
+mod deliveries;
+mod devices;
+mod envelope;
+mod extract;
+mod health;
+mod modules;
+mod page;
+mod receivers;
+mod rules;
+mod streams;
+mod tokens;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use utoipa::openapi::OpenApi as OpenApiDocument;
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use watchfire_log::clock::Clock;
+use watchfire_store::Store;
+
+use crate::auth::{Anonymous, Caller};
+use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit};
+use crate::control::ControlPlane;
+use crate::problem::{Problem, chain};
+use crate::projector::Projection;
+
+/// Bytes of a body at most, where a call says nothing else.
+const BODY: usize = 1 << 20;
+
+/// Bytes of a component at most: the largest runtime in use takes 18 MB.
+const MODULE: usize = 128 << 20;
+
+/// Bytes of a list of devices at most: about half a million.
+const IMPORT: usize = 64 << 20;
+
+/// Event streams that are open at the same time, at most.
+const EVENT_STREAMS: usize = 256;
+
+/// What the handlers work with.
+pub struct Services {
+    /// The only way to change registry and rules.
+    pub control: Arc<ControlPlane>,
+    /// Alerts, deliveries, dead letters, tokens, the audit trail.
+    pub store: Store,
+    /// For live streams.
+    pub log: Arc<dyn watchfire_log::Log>,
+    /// The partition loop.
+    pub engine: Arc<dyn EngineView>,
+    /// The rule host.
+    pub works: Arc<dyn ModuleWorks>,
+    /// Where dead letters go once more.
+    pub intake: Arc<dyn Resubmit>,
+    /// Who is notified.
+    pub receivers: Arc<dyn Receivers>,
+    /// The level of the process's log.
+    pub log_level: Arc<dyn LogLevel>,
+    /// Makes backups.
+    pub archiver: Arc<dyn Archiver>,
+    /// How far the store follows the log.
+    pub projection: Projection,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// What the operator chose.
+    pub options: ApiOptions,
+}
+
+/// What an operator may choose.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// Who may come without a token.
+    pub anonymous: Anonymous,
+    /// Where a backup is put together before it is sent. It is emptied at each backup.
+    pub scratch: PathBuf,
+    /// `/-/ready` says no while a partition is further behind than this many records.
+    pub ready_lag: u64,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        Self { anonymous: Anonymous::default(), scratch: std::env::temp_dir(), ready_lag: 10_000 }
+    }
+}
+
+pub(crate) struct State {
+    services: Services,
+    event_streams: Arc<Semaphore>,
+    /// One backup at a time: each is a copy of everything.
+    backup: Arc<Semaphore>,
+    openapi: std::sync::OnceLock<OpenApiDocument>,
+}
+
+impl std::ops::Deref for State {
+    type Target = Services;
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
+
+impl State {
+    /// Writes down who did what; `refused` says why it came to nothing. What was done is done: a trail that
+    /// cannot be written is an error in the log, and the answer stands.
+    async fn audit(&self, caller: &Caller, action: &str, subject: &str, refused: Option<String>) {
+        let outcome = if refused.is_some() { "refused" } else { "done" };
+        let entry = watchfire_store::AuditRow {
+            sequence: 0,
+            at: self.clock.wall(),
+            actor: caller.name.clone(),
+            action: action.to_string(),
+            subject: subject.to_string(),
+            request: Some(caller.request.clone()),
+            outcome: outcome.to_string(),
+            detail: refused,
+        };
+        if let Err(error) = self.store.add_audit(&entry).await {
+            tracing::error!(action, subject, error = chain(&error), "the audit trail could not be written");
+        }
+        tracing::info!(actor = caller.name, action, subject, outcome, "a command");
+    }
+}
+
+pub(crate) type AppState = Arc<State>;
+
+/// A body that says why.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Reason {
+    /// Why; kept with what was done.
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Watchfire",
+    description = "Rules and alerts for device fleets. Errors are problem documents (RFC 9457) with the \
+                   request id. Times are RFC 3339 in UTC; on input also integer milliseconds since the epoch."
+))]
+struct Document;
+
+/// Everything under `/api/v1`, and `/metrics`, `/-/healthy`, `/-/ready` beside it.
+pub fn router(services: Services) -> Router {
+    let state = Arc::new(State {
+        services,
+        event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
+        backup: Arc::new(Semaphore::new(1)),
+        openapi: std::sync::OnceLock::new(),
+    });
+    let (router, document) = describe().split_for_parts();
+    let _ = state.openapi.set(document);
+    router
+        .fallback(async |uri: axum::http::Uri| Problem::not_found("address", uri.path()))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "this address does not take this method",
+            )
+        })
+        .layer(axum::middleware::from_fn_with_state(state.clone(), envelope::envelope))
+        .with_state(state)
+}
+
+/// The OpenAPI document, generated from the handlers that the router calls.
+pub fn openapi() -> OpenApiDocument {
+    describe().split_for_parts().1
+}
+
+/// Each handler is named once, for the router and the document alike.
+fn describe() -> OpenApiRouter<AppState> {
+    let uploads = OpenApiRouter::new()
+        .routes(routes!(modules::list_modules, modules::add_module))
+        .layer(DefaultBodyLimit::max(MODULE));
+    let imports =
+        OpenApiRouter::new().routes(routes!(devices::import_devices)).layer(DefaultBodyLimit::max(IMPORT));
+    let api = OpenApiRouter::new()
+        .routes(routes!(modules::get_module, modules::delete_module))
+        .routes(routes!(rules::list_rules))
+        .routes(routes!(rules::get_rule, rules::put_rule, rules::delete_rule))
+        .routes(routes!(rules::list_rule_versions))
+        .routes(routes!(rules::roll_back_rule))
+        .routes(routes!(rules::pause_rule))
+        .routes(routes!(rules::resume_rule))
+        .routes(routes!(rules::tail_rule))
+        .routes(routes!(devices::list_devices))
+        .routes(routes!(devices::get_device, devices::put_device, devices::delete_device))
+        .routes(routes!(devices::device_state))
+        .routes(routes!(devices::device_why))
+        .routes(routes!(devices::list_credentials, devices::add_credential))
+        .routes(routes!(devices::delete_credential))
+        .routes(routes!(alerts::list_alerts))
+        .routes(routes!(alerts::alert_events))
+        .routes(routes!(alerts::get_alert))
+        .routes(routes!(alerts::acknowledge_alert))
+        .routes(routes!(alerts::comment_alert))
+        .routes(routes!(alerts::reset_alert))
+        .routes(routes!(streams::list_streams))
+        .routes(routes!(streams::tail_stream))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(dead_letters::get_dead_letter, dead_letters::delete_dead_letter))
+        .routes(routes!(dead_letters::replay_dead_letter))
+        .routes(routes!(deliveries::list_deliveries))
+        .routes(routes!(deliveries::get_delivery))
+        .routes(routes!(receivers::list_receivers))
+        .routes(routes!(receivers::test_receiver))
+        .routes(routes!(tokens::list_tokens, tokens::add_token))
+        .routes(routes!(tokens::revoke_token))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(health::get_log_level, health::put_log_level))
+        .routes(routes!(health::status))
+        .routes(routes!(health::openapi_json))
+        .routes(routes!(backup::backup))
+        .layer(DefaultBodyLimit::max(BODY))
+        .merge(uploads)
+        .merge(imports);
+    OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", api)
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::healthy))
+        .routes(routes!(health::ready))
+}
+
+/// What went wrong in the store, in outside words.
+impl From<watchfire_store::StoreError> for Problem {
+    fn from(error: watchfire_store::StoreError) -> Self {
+        use watchfire_store::StoreError;
+        match error {
+            StoreError::NotFound { what, id } => Self::not_found(what, &id),
+            StoreError::Refused(detail) => Self::conflict("refused", detail),
+            StoreError::DiskFull { .. } => Self::unavailable("disk-full", "the disk is full"),
+            error => Self::internal(&error),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Modules: upload, list, delete.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use watchfire_model::Digest;
+
+use super::AppState;
+use super::extract::{Author, Path, Query, Raw, Viewer};
+use super::page::{Listing, PageQuery};
+use crate::contract::ModuleInfo;
+use crate::problem::Problem;
+
+/// All modules
+#[utoipa::path(get, path = "/modules", tag = "modules", params(PageQuery),
+    responses((status = 200, body = Listing<ModuleInfo>)))]
+pub(crate) async fn list_modules(
+    _: Viewer,
+    State(state): State<AppState>,
+    Query(page): Query<PageQuery>,
+) -> Result<axum::Json<Listing<ModuleInfo>>, Problem> {
+    let modules: Vec<_> =
+        state.control.modules().into_iter().map(|info| (info.digest.to_string(), info)).collect();
+    Ok(axum::Json(page.cut(modules, |(digest, _)| digest)?.map(|(_, info)| (*info).clone())))
+}
+
+/// Uploads a component
+///
+/// It is looked at before it is compiled: an import outside of the contract is refused by name.
+#[utoipa::path(post, path = "/modules", tag = "modules",
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses((status = 201, body = ModuleInfo), (status = 200, body = ModuleInfo, description = "known already"),
+        (status = 413), (status = 422, description = "names the import, export or limit")))]
+pub(crate) async fn add_module(
+    Author(caller): Author,
+    State(state): State<AppState>,
+    Raw(body): Raw,
+) -> Result<(StatusCode, axum::Json<ModuleInfo>), Problem> {
+    let digest = Digest::of(&body);
+    if let Some(info) = state.control.module(digest) {
+        return Ok((StatusCode::OK, axum::Json((*info).clone())));
+    }
+    let bytes: Arc<[u8]> = Arc::from(&body[..]);
+    let info = match state.works.add(bytes).await {
+        Ok(info) => info,
+        Err(refusal) => {
+            state.audit(&caller, "module.add", &digest.to_string(), Some(refusal.to_string())).await;
+            return Err(Problem::refused("module", refusal.detail)
+                .with("reason", refusal.code)
+                .with("digest", digest.to_string()));
+        }
+    };
+    let info = ModuleInfo { uploaded_at: state.clock.wall(), ..info };
+    let row = watchfire_store::ModuleRow {
+        digest,
+        name: info.name.clone(),
+        version: info.version.clone(),
+        language: info.language.clone().unwrap_or_default(),
+        size: info.size,
+        report: serde_json::json!(info),
+        created_at: info.uploaded_at,
+        created_by: caller.name.clone(),
+    };
+    // Stored before it is known: a rule that names it must find it again after a restart.
+    state.store.add_module(&row, body.to_vec()).await?;
+    state.control.add_module(info.clone());
+    let subject = format!("{}@{} {digest}", info.name, info.version);
+    state.audit(&caller, "module.add", &subject, None).await;
+    Ok((StatusCode::CREATED, axum::Json(info)))
+}
+
+/// One module
+#[utoipa::path(get, path = "/modules/{digest}", tag = "modules",
+    params(("digest" = String, Path, description = "a digest, a name, or name@version")),
+    responses((status = 200, body = ModuleInfo), (status = 404)))]
+pub(crate) async fn get_module(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(reference): Path<String>,
+) -> Result<axum::Json<ModuleInfo>, Problem> {
+    let info = state.control.find_module(&reference);
+    Ok(axum::Json((*info.ok_or_else(|| Problem::not_found("module", &reference))?).clone()))
+}
+
+/// Deletes a module that no rule uses
+#[utoipa::path(delete, path = "/modules/{digest}", tag = "modules", params(("digest" = String, Path)),
+    responses((status = 204), (status = 404), (status = 409, description = "a rule uses it")))]
+pub(crate) async fn delete_module(
+    Author(caller): Author,
+    State(state): State<AppState>,
+    Path(reference): Path<String>,
+) -> Result<StatusCode, Problem> {
+    // By digest alone: a name would delete whatever it means at this moment.
+    let digest: Digest = reference.parse().map_err(|_| Problem::not_found("module", &reference))?;
+    if state.control.module(digest).is_none() {
+        return Err(Problem::not_found("module", &reference));
+    }
+    if let Err(rules) = state.control.forget_module(digest).await {
+        let detail = format!("versions of {} use it", rules.join(", "));
+        state.audit(&caller, "module.delete", &reference, Some(detail.clone())).await;
+        return Err(Problem::conflict("module-in-use", detail).with("rules", rules));
+    }
+    state.store.delete_module(&digest).await?;
+    state.works.remove(digest);
+    state.audit(&caller, "module.delete", &reference, None).await;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,450 @@
+//! Rules: deploy, look, go back, pause, remove, and watch at work.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
+use utoipa::{IntoParams, ToSchema};
+use watchfire_model::{Position, RuleSpec, RuleVersion, Timestamp};
+
+use super::extract::{Author, Json, JsonOrDefault, Operator, Path, Query, Viewer};
+use super::page::{Listing, PageQuery};
+use super::{AppState, Reason};
+use crate::contract::RuleHealth;
+use crate::control::{Activation, Outcome, Progress, Rule, RuleRequest, Version};
+use crate::problem::Problem;
+
+/// A wait for the swap ends after this long; the answer then says that it is pending.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A rule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RuleView {
+    name: String,
+    /// The version that runs or is about to.
+    version: Option<RuleVersion>,
+    /// `active`, `pending` (not every partition swapped yet), `refused`, `paused` or `removed`.
+    state: &'static str,
+    /// The module, by name and version.
+    module: Option<String>,
+    /// What was deployed.
+    #[schema(value_type = Object)]
+    spec: Option<serde_json::Value>,
+    #[schema(value_type = String)]
+    updated_at: Option<Timestamp>,
+    updated_by: Option<String>,
+    /// How many devices it is for.
+    devices: usize,
+    health: Option<RuleHealth>,
+}
+
+/// A version of a rule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VersionView {
+    version: RuleVersion,
+    /// `active`, `pending`, `refused`, `replaced` or `removed`.
+    state: &'static str,
+    /// The earlier version that came back with it.
+    restores: Option<RuleVersion>,
+    /// Who.
+    by: String,
+    /// Why.
+    reason: Option<String>,
+    #[schema(value_type = String)]
+    at: Timestamp,
+    /// The record in each partition.
+    #[schema(value_type = Vec<String>)]
+    activated_at: Vec<Position>,
+    /// Why a partition refused it.
+    refusal: Option<String>,
+    /// The module, by name and version.
+    module: Option<String>,
+    #[schema(value_type = Object)]
+    spec: serde_json::Value,
+}
+
+/// What came of a deployment.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeployAnswer {
+    version: RuleVersion,
+    /// The record in each partition: from there on the version counts.
+    #[schema(value_type = Vec<String>)]
+    activated_at: Vec<Position>,
+    /// `pending`, `active`, or `unchanged` where it is what ran before.
+    state: &'static str,
+}
+
+/// What would come of a deployment.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DryRunAnswer {
+    /// `create`, `update` or `none`.
+    change: &'static str,
+    /// Members that differ, each `{path, from, to}`.
+    #[schema(value_type = Vec<Object>)]
+    differences: Vec<serde_json::Value>,
+    /// The whole specification that would run.
+    #[schema(value_type = Object)]
+    spec: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(crate) struct DeployQuery {
+    /// Only say what would change.
+    dry_run: bool,
+    /// Answer once every partition swapped, not as soon as it is durable.
+    wait: bool,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RollbackRequest {
+    /// The version to go back to; without it, the one before the present.
+    to: Option<RuleVersion>,
+    /// Why.
+    reason: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(crate) struct RuleFilter {
+    /// Also rules that were removed.
+    removed: bool,
+}
+
+fn spec_json(spec: &RuleSpec) -> serde_json::Value {
+    serde_json::to_value(spec).unwrap_or_default()
+}
+
+fn module_name(state: &AppState, spec: &RuleSpec) -> Option<String> {
+    state.control.module(spec.module).map(|info| format!("{}@{}", info.name, info.version))
+}
+
+fn rule_state(rule: &Rule, partitions: u16) -> &'static str {
+    match rule.active() {
+        None => "removed",
+        Some(_) if rule.paused => "paused",
+        Some(version) => match version.progress(partitions) {
+            Progress::Pending => "pending",
+            Progress::Activated => "active",
+            Progress::Refused(..) => "refused",
+        },
+    }
+}
+
+fn rule_view(state: &AppState, rule: &Rule) -> RuleView {
+    let active = rule.active();
+    let latest = active.or_else(|| rule.versions.values().next_back());
+    let count = |version: &Version| {
+        let registries = state.control.registries();
+        let devices = registries.0.iter().flat_map(|registry| registry.devices());
+        devices.filter(|device| !device.deleted && version.spec.select.matches(&device.spec)).count()
+    };
+    RuleView {
+        name: rule.name.clone(),
+        version: rule.current,
+        state: rule_state(rule, state.control.partitions()),
+        module: latest.and_then(|version| module_name(state, &version.spec)),
+        spec: active.map(|version| spec_json(&version.spec)),
+        updated_at: latest.map(|version| version.at),
+        updated_by: latest.map(|version| version.by.name.clone()),
+        devices: active.map_or(0, count),
+        health: active.and_then(|_| state.engine.rule_health(&rule.name)),
+    }
+}
+
+fn version_view(state: &AppState, rule: &Rule, version: &Version) -> VersionView {
+    let progress = version.progress(state.control.partitions());
+    VersionView {
+        version: version.version,
+        state: match (&progress, rule.current) {
+            (Progress::Refused(..), _) => "refused",
+            (_, Some(current)) if current != version.version => "replaced",
+            (_, None) => "removed",
+            (Progress::Pending, _) => "pending",
+            (Progress::Activated, _) => "active",
+        },
+        restores: version.restores,
+        by: version.by.name.clone(),
+        reason: version.by.reason.clone(),
+        at: version.at,
+        activated_at: version.activated_at.values().copied().collect(),
+        refusal: match progress {
+            Progress::Refused(partition, reason) => Some(format!("partition {partition}: {reason}")),
+            _ => None,
+        },
+        module: module_name(state, &version.spec),
+        spec: spec_json(&version.spec),
+    }
+}
+
+fn find(state: &AppState, name: &str) -> Result<Rule, Problem> {
+    state.control.rule(name).ok_or_else(|| Problem::not_found("rule", name))
+}
+
+/// All rules
+#[utoipa::path(get, path = "/rules", tag = "rules", params(PageQuery, RuleFilter),
+    responses((status = 200, body = Listing<RuleView>)))]
+pub(crate) async fn list_rules(
+    _: Viewer,
+    State(state): State<AppState>,
+    Query(page): Query<PageQuery>,
+    Query(filter): Query<RuleFilter>,
+) -> Result<axum::Json<Listing<RuleView>>, Problem> {
+    let rules: Vec<Rule> = state.control.with_rules(|rules| {
+        rules.iter().filter(|rule| filter.removed || rule.current.is_some()).cloned().collect()
+    });
+    let listing = page.cut(rules, |rule| &rule.name)?;
+    Ok(axum::Json(listing.map(|rule| rule_view(&state, &rule))))
+}
+
+/// One rule
+#[utoipa::path(get, path = "/rules/{name}", tag = "rules", params(("name" = String, Path)),
+    responses((status = 200, body = RuleView), (status = 404)))]
+pub(crate) async fn get_rule(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<axum::Json<RuleView>, Problem> {
+    Ok(axum::Json(rule_view(&state, &find(&state, &name)?)))
+}
+
+/// Every version of a rule, with who, when and why
+#[utoipa::path(get, path = "/rules/{name}/versions", tag = "rules", params(("name" = String, Path), PageQuery),
+    responses((status = 200, body = Listing<VersionView>), (status = 404)))]
+pub(crate) async fn list_rule_versions(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Query(page): Query<PageQuery>,
+) -> Result<axum::Json<Listing<VersionView>>, Problem> {
+    let rule = find(&state, &name)?;
+    // The newest first: the key counts down.
+    let mut versions: Vec<(String, Version)> = rule
+        .versions
+        .values()
+        .rev()
+        .map(|version| (format!("{:010}", RuleVersion::MAX - version.version), version.clone()))
+        .collect();
+    versions.sort_by(|a, b| a.0.cmp(&b.0));
+    let listing = page.cut(versions, |(key, _)| key)?;
+    Ok(axum::Json(listing.map(|(_, version)| version_view(&state, &rule, &version))))
+}
+
+/// Deploys a rule, or a further version of it
+#[utoipa::path(put, path = "/rules/{name}", tag = "rules", params(("name" = String, Path), DeployQuery),
+    request_body = RuleRequest,
+    responses((status = 201, body = DeployAnswer), (status = 200, body = DeployAnswer), (status = 404),
+        (status = 409), (status = 422)))]
+pub(crate) async fn put_rule(
+    Author(caller): Author,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<DeployQuery>,
+    Json(request): Json<RuleRequest>,
+) -> Result<Response, Problem> {
+    let actor = caller.actor(request.reason.clone());
+    let outcome = state.control.deploy(&name, request, query.dry_run, actor).await;
+    if !query.dry_run {
+        state.audit(&caller, "rule.deploy", &name, outcome.as_ref().err().map(ToString::to_string)).await;
+    }
+    match outcome? {
+        Outcome::Deployed(activation) => {
+            let status = if activation.created { StatusCode::CREATED } else { StatusCode::OK };
+            let answer = activation_answer(&state, &name, activation, query.wait).await?;
+            Ok((status, axum::Json(answer)).into_response())
+        }
+        Outcome::Unchanged { .. } if query.dry_run => {
+            let answer = DryRunAnswer { change: "none", differences: Vec::new(), spec: None };
+            Ok(axum::Json(answer).into_response())
+        }
+        Outcome::Unchanged { version, activated_at } => {
+            Ok(axum::Json(DeployAnswer { version, activated_at, state: "unchanged" }).into_response())
+        }
+        Outcome::WouldDeploy { from, to } => {
+            let to = spec_json(&to);
+            let mut differences = Vec::new();
+            let before = from.as_ref().map(|from| spec_json(from));
+            compare("", before.as_ref().unwrap_or(&json!({})), &to, &mut differences);
+            let change = if from.is_some() { "update" } else { "create" };
+            Ok(axum::Json(DryRunAnswer { change, differences, spec: Some(to) }).into_response())
+        }
+    }
+}
+
+async fn activation_answer(
+    state: &AppState,
+    name: &str,
+    activation: Activation,
+    wait: bool,
+) -> Result<DeployAnswer, Problem> {
+    let Activation { version, activated_at, .. } = activation;
+    let progress = match wait {
+        true => state.control.wait_swapped(name, version, PATIENCE).await,
+        false => Progress::Pending,
+    };
+    match progress {
+        Progress::Refused(partition, reason) => Err(Problem::refused(
+            "refused",
+            format!("partition {partition} refused version {version}, which is taken back: {reason}"),
+        )
+        .with("rule", name)
+        .with("version", version)
+        .with("partition", partition)),
+        Progress::Pending => Ok(DeployAnswer { version, activated_at, state: "pending" }),
+        Progress::Activated => Ok(DeployAnswer { version, activated_at, state: "active" }),
+    }
+}
+
+/// Collects what differs, member by member; lists are compared as a whole.
+fn compare(
+    path: &str,
+    from: &serde_json::Value,
+    to: &serde_json::Value,
+    differences: &mut Vec<serde_json::Value>,
+) {
+    use serde_json::Value;
+    if let (Value::Object(before), Value::Object(after)) = (from, to) {
+        let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for name in names {
+            let (a, b) = (before.get(name), after.get(name));
+            compare(
+                &format!("{path}/{name}"),
+                a.unwrap_or(&Value::Null),
+                b.unwrap_or(&Value::Null),
+                differences,
+            );
+        }
+    } else if from != to {
+        differences.push(json!({"path": path, "from": from, "to": to}));
+    }
+}
+
+/// Goes back to an earlier version
+#[utoipa::path(post, path = "/rules/{name}/rollback", tag = "rules",
+    params(("name" = String, Path), DeployQuery), request_body = RollbackRequest,
+    responses((status = 200, body = DeployAnswer), (status = 404), (status = 409)))]
+pub(crate) async fn roll_back_rule(
+    Author(caller): Author,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<DeployQuery>,
+    JsonOrDefault(request): JsonOrDefault<RollbackRequest>,
+) -> Result<axum::Json<DeployAnswer>, Problem> {
+    if query.dry_run {
+        return Err(Problem::bad_request("query", "a rollback has no dry run: its versions are listed"));
+    }
+    let outcome = state.control.roll_back(&name, request.to, caller.actor(request.reason)).await;
+    state.audit(&caller, "rule.rollback", &name, outcome.as_ref().err().map(ToString::to_string)).await;
+    Ok(axum::Json(activation_answer(&state, &name, outcome?, query.wait).await?))
+}
+
+/// Stops calling a rule
+#[utoipa::path(post, path = "/rules/{name}/pause", tag = "rules", params(("name" = String, Path)),
+    request_body = Reason, responses((status = 200, body = RuleView), (status = 404)))]
+pub(crate) async fn pause_rule(
+    caller: Operator,
+    state: State<AppState>,
+    path: Path<String>,
+    reason: JsonOrDefault<Reason>,
+) -> Result<axum::Json<RuleView>, Problem> {
+    set_paused(caller, state, path, reason, true).await
+}
+
+/// Calls a paused rule again
+#[utoipa::path(post, path = "/rules/{name}/resume", tag = "rules", params(("name" = String, Path)),
+    request_body = Reason, responses((status = 200, body = RuleView), (status = 404)))]
+pub(crate) async fn resume_rule(
+    caller: Operator,
+    state: State<AppState>,
+    path: Path<String>,
+    reason: JsonOrDefault<Reason>,
+) -> Result<axum::Json<RuleView>, Problem> {
+    set_paused(caller, state, path, reason, false).await
+}
+
+async fn set_paused(
+    Operator(caller): Operator,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    JsonOrDefault(Reason { reason }): JsonOrDefault<Reason>,
+    paused: bool,
+) -> Result<axum::Json<RuleView>, Problem> {
+    let outcome = state.control.set_paused(&name, paused, caller.actor(reason)).await;
+    let action = if paused { "rule.pause" } else { "rule.resume" };
+    state.audit(&caller, action, &name, outcome.as_ref().err().map(ToString::to_string)).await;
+    outcome?;
+    Ok(axum::Json(rule_view(&state, &find(&state, &name)?)))
+}
+
+/// Removes a rule: its alerts are resolved, its state is dropped
+#[utoipa::path(delete, path = "/rules/{name}", tag = "rules", params(("name" = String, Path)),
+    responses((status = 204), (status = 404)))]
+pub(crate) async fn delete_rule(
+    Author(caller): Author,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let outcome = state.control.remove_rule(&name, caller.actor(None)).await;
+    state.audit(&caller, "rule.remove", &name, outcome.as_ref().err().map(ToString::to_string)).await;
+    outcome?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a rule does, as it happens: log lines, triggers, clears, failures
+///
+/// Server-sent events from now on. A reader that is too slow gets an event `missed` with how many it lost.
+#[utoipa::path(get, path = "/rules/{name}/tail", tag = "rules", params(("name" = String, Path)),
+    responses((status = 200, content_type = "text/event-stream"), (status = 404)))]
+pub(crate) async fn tail_rule(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    find(&state, &name)?;
+    let permit = super::streams::permit(&state)?;
+    let events = state.engine.rule_events();
+    let stream = futures::stream::unfold((events, name, permit), |(mut events, name, permit)| async move {
+        loop {
+            let event = match events.recv().await {
+                Ok(event) if event.rule == name => {
+                    Event::default().event(event.event).data(event.data.to_string())
+                }
+                Ok(_) => continue,
+                Err(RecvError::Lagged(missed)) => {
+                    Event::default().event("missed").data(json!({"events": missed}).to_string())
+                }
+                Err(RecvError::Closed) => return None,
+            };
+            return Some((Ok::<_, std::convert::Infallible>(event), (events, name, permit)));
+        }
+    });
+    Ok(Sse::new(stream).keep_alive(super::streams::keep_alive()).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_named_member_by_member() {
+        let (from, to) = (
+            json!({"parameters": {"limit": 80, "key": "a"}, "input": "readings"}),
+            json!({"parameters": {"limit": 85, "key": "a"}, "input": "readings", "output": "x"}),
+        );
+        let mut differences = Vec::new();
+        compare("", &from, &to, &mut differences);
+        assert_eq!(
+            differences,
+            [
+                json!({"path": "/output", "from": null, "to": "x"}),
+                json!({"path": "/parameters/limit", "from": 80, "to": 85}),
+            ]
+        );
+    }
+}
