@@ -52,7 +52,7 @@ macro_rules! export_rule {
             use $crate::bindings::watchfire::rule::types::Blobs;
             use $crate::{Batch, Rule, Timer, Timestamp, glue};
 
-            ::std::thread_local!(static RULE: glue::Place<$rule> = const { ::std::cell::RefCell::new(None) });
+    ::std::thread_local!(static RULE: glue::Place<$rule> = const { ::std::cell::RefCell::new(None) });
 
             struct Module;
 
@@ -87,7 +87,7 @@ macro_rules! export_rule {
                     <$rule as Rule>::migrate(old_version, slot, states)
                 }
             }
-            $crate::bindings::export_module!(Module with_types_in $crate::bindings);
+    $crate::bindings::export_module!(Module with_types_in $crate::bindings);
         };
     };
 }

@@ -1,7 +1,7 @@
 //! Limits: a metric above its high or below its low limit.
 
-use watchfire_rule::prelude::*;
 use watchfire_rule::devices;
+use watchfire_rule::prelude::*;
 
 #[derive(Deserialize)]
 #[serde(crate = "watchfire_rule::serde")]
@@ -9,7 +9,7 @@ struct Parameters {
     metric: Option<String>,
     high: Option<f64>,
     low: Option<f64>,
-    severity: Level,
+    severity: Severity,
     deadband: f64,
     limits: Vec<Limit>,
 }
@@ -20,35 +20,21 @@ struct Limit {
     metric: String,
     high: Option<f64>,
     low: Option<f64>,
-    severity: Level,
+    severity: Severity,
     deadband: f64,
 }
 
-/// As stored: 0 is "within its limits".
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(crate = "watchfire_rule::serde", rename_all = "lowercase")]
-enum Level {
-    Info = 1,
-    Warning,
-    Minor,
-    Major,
-    Critical,
+/// A severity as it is stored: from 1; 0 is "within its limits".
+fn code(severity: Severity) -> u8 {
+    severity as u8 + 1
 }
 
-impl Level {
-    fn severity(code: u8) -> Severity {
-        match code {
-            1 => Severity::Info,
-            2 => Severity::Warning,
-            3 => Severity::Minor,
-            4 => Severity::Major,
-            _ => Severity::Critical,
-        }
-    }
+fn severity(code: u8) -> Severity {
+    Severity::ALL[usize::from(code.clamp(1, 5)) - 1]
 }
 
 state! {
-    /// How bad a metric of a device is, by the levels above; 0: not at all.
+    /// How bad a metric of a device is, by the codes above; 0: not at all.
     struct Standing { high: u8, low: u8 }
 }
 
@@ -65,15 +51,17 @@ struct Step {
 struct Side(Vec<Step>);
 
 impl Side {
-    fn add(&mut self, limit: f64, deadband: f64, level: Level) {
-        self.0.push(Step { limit, clear: limit - deadband, level: level as u8 });
+    fn add(&mut self, limit: f64, deadband: f64, severity: Severity) {
+        self.0.push(Step { limit, clear: limit - deadband, level: code(severity) });
     }
 
     /// Farther limits must be worse: else the worse one would hide behind the other.
     fn sort(&mut self, metric: &str) -> Result<(), String> {
         self.0.sort_by(|a, b| a.limit.total_cmp(&b.limit));
         if self.0.windows(2).any(|pair| pair[0].level >= pair[1].level || pair[0].limit == pair[1].limit) {
-            return Err(format!("{metric}: of two limits of one side the farther one must be the more severe"));
+            return Err(format!(
+                "{metric}: of two limits of one side the farther one must be the more severe"
+            ));
         }
         Ok(())
     }
@@ -132,7 +120,7 @@ impl Watch {
                 match limit {
                     // Said again with each reading: it keeps the alert's value current, and raises it again
                     // where it was resolved by hand while the value stayed out of its limits.
-                    Some(limit) => Alert::new(device, key, Level::severity(now), &summary(&self.metric, word))
+                    Some(limit) => Alert::new(device, key, severity(now), &summary(&self.metric, word))
                         .detail("value", value)
                         .detail("limit", limit)
                         .row(row)
