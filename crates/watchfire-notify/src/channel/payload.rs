@@ -1,0 +1,145 @@
+//! The message that a delivery holds: the body of Alertmanager's webhook, version 4
+//! (`notify/webhook` and `template.Data` of prometheus/alertmanager).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use watchfire_model::Timestamp;
+
+use crate::stages::group::{Group, Telling};
+use crate::stages::notice::Notice;
+
+/// What Alertmanager writes where an alert has no end yet.
+const NO_END: &str = "0001-01-01T00:00:00Z";
+
+/// The body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// `4`.
+    pub version: String,
+    /// The group; opaque.
+    pub group_key: String,
+    /// How many alerts of the group are left out.
+    pub truncated_alerts: usize,
+    /// `firing` if any alert listed fires.
+    pub status: String,
+    /// Who is told.
+    pub receiver: String,
+    /// What the alerts of the group have in common by configuration.
+    pub group_labels: BTreeMap<String, String>,
+    /// What the alerts listed have in common.
+    pub common_labels: BTreeMap<String, String>,
+    /// What the alerts listed have in common.
+    pub common_annotations: BTreeMap<String, String>,
+    /// Where people reach this installation.
+    #[serde(rename = "externalURL")]
+    pub external_url: String,
+    /// Why it is told.
+    #[serde(rename = "notification_reason")]
+    pub notification_reason: String,
+    /// Labels of the route; there are none.
+    pub route_labels: BTreeMap<String, String>,
+    /// What changed, in order, then what goes on.
+    pub alerts: Vec<Alert>,
+}
+
+/// An alert in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alert {
+    /// `firing` or `resolved`.
+    pub status: String,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+    /// The message.
+    pub annotations: BTreeMap<String, String>,
+    /// Since when.
+    pub starts_at: String,
+    /// When it ended.
+    pub ends_at: String,
+    /// Where people look at it.
+    #[serde(rename = "generatorURL")]
+    pub generator_url: String,
+    /// Of the labels.
+    pub fingerprint: String,
+}
+
+impl From<&Notice> for Alert {
+    fn from(notice: &Notice) -> Self {
+        Self {
+            status: if notice.fires() { "firing" } else { "resolved" }.into(),
+            labels: notice.labels.clone(),
+            annotations: notice.annotations.clone(),
+            starts_at: notice.starts_at.to_string(),
+            ends_at: notice.ends_at.map_or(NO_END.into(), |end| end.to_string()),
+            generator_url: notice.url.clone(),
+            fingerprint: notice.fingerprint.clone(),
+        }
+    }
+}
+
+fn common<'a>(mut maps: impl Iterator<Item = &'a BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    let mut common = maps.next().cloned().unwrap_or_default();
+    for map in maps {
+        common.retain(|name, value| map.get(name) == Some(value));
+    }
+    common
+}
+
+/// The body of a message of a group.
+pub fn message(group: &Group, telling: &Telling, public_url: Option<&str>) -> Message {
+    let alerts: Vec<Alert> = telling.changed.iter().chain(&telling.standing).map(Alert::from).collect();
+    let firing = alerts.iter().any(|alert| alert.status == "firing");
+    Message {
+        version: "4".into(),
+        group_key: group.key.clone(),
+        truncated_alerts: telling.truncated,
+        status: if firing { "firing" } else { "resolved" }.into(),
+        receiver: group.receiver.clone(),
+        group_labels: group.labels.clone(),
+        common_labels: common(alerts.iter().map(|alert| &alert.labels)),
+        common_annotations: common(alerts.iter().map(|alert| &alert.annotations)),
+        external_url: public_url.unwrap_or_default().into(),
+        notification_reason: telling.reason.as_str().into(),
+        route_labels: BTreeMap::new(),
+        alerts,
+    }
+}
+
+/// What [`crate::Notifier::test_receiver`] sends: an alert that was never raised, and says so.
+pub fn test_message(receiver: &str, public_url: Option<&str>, now: Timestamp) -> Message {
+    let labels: BTreeMap<String, String> = [
+        ("alertname", "watchfire-test"),
+        ("rule", "watchfire-test"),
+        ("device", "watchfire"),
+        ("severity", "info"),
+    ]
+    .map(|(name, value)| (name.to_string(), value.to_string()))
+    .into();
+    let text = "This is a test: nothing is wrong";
+    let annotations: BTreeMap<String, String> =
+        [("summary", text), ("description", text)].map(|(name, value)| (name.into(), value.into())).into();
+    Message {
+        version: "4".into(),
+        group_key: "{}:{alertname=\"watchfire-test\"}".into(),
+        truncated_alerts: 0,
+        status: "firing".into(),
+        receiver: receiver.into(),
+        group_labels: [("alertname".to_string(), "watchfire-test".to_string())].into(),
+        common_labels: labels.clone(),
+        common_annotations: annotations.clone(),
+        external_url: public_url.unwrap_or_default().into(),
+        notification_reason: "test".into(),
+        route_labels: BTreeMap::new(),
+        alerts: vec![Alert {
+            status: "firing".into(),
+            fingerprint: watchfire_store::fingerprint(&labels),
+            labels,
+            annotations,
+            starts_at: now.to_string(),
+            ends_at: NO_END.into(),
+            generator_url: String::new(),
+        }],
+    }
+}

@@ -1,0 +1,243 @@
+//! Who is told and how, as written in the configuration.
+//!
+//! Routing has Alertmanager's words and meaning (a tree, matchers, `continue`, `group_by`, `group_wait`,
+//! `group_interval`, `repeat_interval`). Its defaults differ, because an alert is due in well under 100 ms:
+//!
+//! * `group_by = ["alertname", "device"]`: one notice tells of one rule on one device, all keys of it;
+//! * `group_wait = "0s"`: the first notice of a group goes out at once; a longer wait gathers what belongs
+//!   together, at that price;
+//! * `group_interval = "0s"`: so does every change. A value holds changes of a group back for so long after
+//!   its last notice and tells them together. Nothing is left out either way: an alert that is raised and
+//!   resolved while its group waits is told as two notices, in order;
+//! * `repeat_interval = "4h"`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::Deserialize;
+use watchfire_model::Duration;
+
+use crate::matcher::Matcher;
+
+/// Everything about notification.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NotifyConfig {
+    /// Where people reach this installation: the base of links in messages.
+    pub public_url: Option<String>,
+    /// Who can be told.
+    #[serde(rename = "receiver")]
+    pub receivers: Vec<ReceiverConfig>,
+    /// Who is told of what.
+    pub route: RouteConfig,
+}
+
+/// Somebody who can be told, over one channel. To tell somebody over two, make two receivers and a route
+/// with `continue`: so each has a ledger of its own.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiverConfig {
+    /// Unique.
+    pub name: String,
+    /// The channel: an HTTP request.
+    pub webhook: Option<WebhookConfig>,
+    /// How many requests may be under way at the same time, each for another group. Default 16.
+    #[serde(default = "max_in_flight")]
+    pub max_in_flight: usize,
+    /// The first wait after an attempt that failed; each further one is twice as long. Default 500ms.
+    #[serde(default = "retry_initial")]
+    pub retry_initial: Duration,
+    /// The longest wait between two attempts. Default 1m.
+    #[serde(default = "retry_max")]
+    pub retry_max: Duration,
+    /// After that time a delivery is given up, and counted. Default 24h.
+    #[serde(default = "expire")]
+    pub expire: Duration,
+    /// How many alerts one message lists. Alerts that go on unchanged are what is cut; changes never are,
+    /// they go into further messages. Default 500.
+    #[serde(default = "max_alerts")]
+    pub max_alerts: usize,
+}
+
+fn max_in_flight() -> usize {
+    16
+}
+fn retry_initial() -> Duration {
+    Duration::from_millis(500)
+}
+fn retry_max() -> Duration {
+    Duration::from_secs(60)
+}
+fn expire() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+fn max_alerts() -> usize {
+    500
+}
+fn timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+/// A webhook that takes the body of Alertmanager's, version 4.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// `http://` or `https://`.
+    pub url: String,
+    /// Sent with each request, such as `Authorization`.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// For a whole request. Default 10s.
+    #[serde(default = "timeout")]
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for WebhookConfig {
+    /// Address and headers may hold secrets: neither is printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookConfig").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// A route: who is told of the alerts that it matches. What a child does not say it has from its parent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteConfig {
+    /// Who is told. The root may leave it out where there is exactly one receiver.
+    pub receiver: Option<String>,
+    /// Alerts with the same values of these labels share notices; `["..."]`: all labels.
+    pub group_by: Option<Vec<String>>,
+    /// How long the first notice of a group waits for more.
+    pub group_wait: Option<Duration>,
+    /// How long changes of a group wait after its last notice.
+    pub group_interval: Option<Duration>,
+    /// When a group without changes is told again; `0s`: never.
+    pub repeat_interval: Option<Duration>,
+    /// All must match: `severity=~"major|critical"`, with `=`, `!=`, `=~`, `!~`. None for the root.
+    pub matchers: Vec<String>,
+    /// The routes after this one are tried even where it matches.
+    pub r#continue: bool,
+    /// Tried in order before this one.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("{place}: {fault}")]
+pub struct ConfigError {
+    /// Where, as a path into the configuration.
+    pub place: String,
+    /// What is wrong with it.
+    pub fault: String,
+}
+
+fn error(place: impl Into<String>, fault: impl Into<String>) -> ConfigError {
+    ConfigError { place: place.into(), fault: fault.into() }
+}
+
+impl NotifyConfig {
+    /// Says what is wrong, if anything is. Opens nothing and asks nobody.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut names = HashSet::new();
+        for (i, receiver) in self.receivers.iter().enumerate() {
+            let place = format!("receiver[{i}] {:?}", receiver.name);
+            if receiver.name.is_empty() {
+                return Err(error(place, "has no name"));
+            }
+            if !names.insert(receiver.name.as_str()) {
+                return Err(error(place, "another receiver has the same name"));
+            }
+            if receiver.max_in_flight == 0 || receiver.max_alerts == 0 {
+                return Err(error(place, "max_in_flight and max_alerts are at least 1"));
+            }
+            if receiver.retry_initial == Duration::ZERO || receiver.retry_max < receiver.retry_initial {
+                return Err(error(place, "retry_initial is above 0s and not above retry_max"));
+            }
+            let Some(webhook) = &receiver.webhook else {
+                return Err(error(place, "has no channel: give it a `webhook`"));
+            };
+            crate::channel::webhook::check(webhook).map_err(|fault| error(format!("{place}.webhook"), fault))?;
+        }
+        if self.route.receiver.is_none() && self.receivers.len() > 1 {
+            return Err(error("route", "names no receiver, and there are several"));
+        }
+        if !self.route.matchers.is_empty() {
+            return Err(error("route", "the root matches every alert: put matchers into `routes`"));
+        }
+        if self.route.r#continue {
+            return Err(error("route", "the root cannot `continue`: nothing comes after it"));
+        }
+        check_route(&self.route, "route", &names)
+    }
+}
+
+fn check_route(route: &RouteConfig, place: &str, names: &HashSet<&str>) -> Result<(), ConfigError> {
+    if let Some(receiver) = &route.receiver
+        && !names.contains(receiver.as_str())
+    {
+        let mut known: Vec<&str> = names.iter().copied().collect();
+        known.sort_unstable();
+        let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+        return Err(error(place, format!("there is no receiver {receiver:?}; there is: {known}")));
+    }
+    for matcher in &route.matchers {
+        matcher.parse::<Matcher>().map_err(|fault| error(place, fault))?;
+    }
+    if let Some(labels) = &route.group_by
+        && labels.len() > 1
+        && labels.iter().any(|label| label == "...")
+    {
+        return Err(error(place, "group_by: \"...\" stands for all labels and stands alone"));
+    }
+    for (i, child) in route.routes.iter().enumerate() {
+        check_route(child, &format!("{place}.routes[{i}]"), names)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<(), &str>) {
+        let found = toml::from_str::<NotifyConfig>(text)
+            .map_err(|error| error.message().to_string())
+            .and_then(|config| config.check().map_err(|error| error.to_string()));
+        match expected {
+            Ok(()) => assert_eq!(found, Ok(()), "{text}"),
+            Err(part) => {
+                let message = found.expect_err(text);
+                assert!(message.contains(part), "{message:?} does not say {part:?}");
+            }
+        }
+    }
+
+    const HOOK: &str = "[[receiver]]\nname = \"hook\"\nwebhook = { url = \"http://127.0.0.1/hook\" }\n";
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        check("", Ok(()));
+        check(HOOK, Ok(()));
+        check(&format!("{HOOK}[route]\nreceiver = \"hok\""), Err("there is no receiver \"hok\"; there is: hook"));
+        check(&format!("{HOOK}{HOOK}"), Err("the same name"));
+        check("[[receiver]]\nname = \"a\"", Err("no channel"));
+        check(&HOOK.replace("http:", "ftp:"), Err("http:// or https://"));
+        check(&HOOK.replace("url", "uri"), Err("unknown field"));
+        check(&format!("{HOOK}[route]\nmatchers = ['a=\"b\"']"), Err("the root matches every alert"));
+        check(&format!("{HOOK}[[route.routes]]\nmatchers = ['a=~\"(\"']"), Err("route.routes[0]: "));
+        check(&format!("{HOOK}[route]\ngroup_by = [\"...\", \"a\"]"), Err("stands alone"));
+        check(&format!("{HOOK}[route]\ngroup_wait = \"5 parsecs\""), Err("span"));
+        check(&format!("{HOOK}retry_initial = \"0s\""), Err("retry_initial"));
+        let two = format!("{HOOK}{}", HOOK.replace("\"hook\"", "\"two\""));
+        check(&two, Err("names no receiver"));
+        check(&format!("{two}[route]\nreceiver = \"two\"\ncontinue = true"), Err("continue"));
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let text = "[[receiver]]\nname = \"a\"\n[receiver.webhook]\nurl = \"http://h/?key=s3cret\"\nheaders = \
+                    { Authorization = \"Bearer s3cret\" }";
+        let config: NotifyConfig = toml::from_str(text).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,104 @@
+//! The task that turns what happened into deliveries: woken by the store, or by the timer of a group.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use watchfire_log::Clock;
+use watchfire_store::{Store, StoreError};
+use watchfire_telemetry::metrics;
+
+use crate::stages::plan::{Groups, Settings};
+
+/// Transitions in one flush at most.
+const BATCH: u32 = 1000;
+/// The longest sleep: clocks that run faster than time are looked at again, and gauges are kept fresh.
+const SLEEP: Duration = Duration::from_secs(1);
+
+pub(crate) struct Flusher {
+    pub store: Store,
+    pub clock: Arc<dyn Clock>,
+    pub settings: watch::Receiver<Arc<Settings>>,
+    pub stop: watch::Receiver<bool>,
+    pub groups: Groups,
+}
+
+impl Flusher {
+    pub(crate) async fn run(mut self) {
+        let mut changes = self.store.subscribe();
+        let mut failures = 0_u32;
+        let mut measured = Instant::now() - 2 * SLEEP;
+        loop {
+            changes.borrow_and_update();
+            let ending = *self.stop.borrow();
+            let wait = match self.flush().await {
+                // More may wait where a batch was full.
+                Ok(routed) if routed >= BATCH as usize => continue,
+                Ok(_) => {
+                    failures = 0;
+                    let now = self.clock.wall();
+                    let next = self.groups.next().map(|next| next.since(now).to_std());
+                    next.map_or(SLEEP, |next| next.clamp(Duration::from_millis(1), SLEEP))
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::error!(error = error.chain(), "routing failed; trying again");
+                    Duration::from_millis(50 << failures.min(6))
+                }
+            };
+            if ending {
+                return;
+            }
+            if measured.elapsed() >= SLEEP {
+                measured = Instant::now();
+                self.measure().await;
+            }
+            if failures > 0 {
+                tokio::time::sleep(wait).await;
+                continue;
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+                _ = self.settings.changed() => {}
+                _ = self.stop.changed() => {}
+            }
+        }
+    }
+
+    /// One transaction: routes what is in the outbox and tells groups whose time has come.
+    async fn flush(&mut self) -> Result<usize, StoreError> {
+        let outbox = self.store.unrouted(BATCH).await?;
+        let now = self.clock.wall();
+        if outbox.is_empty() && self.groups.next().is_none_or(|next| next > now) {
+            return Ok(0);
+        }
+        let settings = self.settings.borrow().clone();
+        let plan = self.groups.plan(&settings, &outbox, now);
+        self.store.apply_flush(&plan.flush, now).await?;
+        self.groups.accept(plan);
+        metrics().alerts.routed.inc_by(outbox.len() as u64);
+        Ok(outbox.len())
+    }
+
+    async fn measure(&self) {
+        let telemetry = &metrics().alerts;
+        if let Ok(counts) = self.store.active_counts().await {
+            for severity in watchfire_model::Severity::ALL {
+                let count = counts.iter().find(|(one, _)| *one == severity).map_or(0, |(_, count)| *count);
+                telemetry.active.get_or_create(&[("severity", severity.to_string())]).set(count as i64);
+            }
+        }
+        let Ok(waiting) = self.store.waiting_deliveries().await else { return };
+        // Receivers that nothing waits for any more go back to zero by being left out.
+        telemetry.pending.clear();
+        telemetry.undelivered_age.clear();
+        let now = self.clock.wall();
+        for waits in waiting {
+            let receiver = [("receiver", waits.receiver)];
+            telemetry.pending.get_or_create(&receiver).set(waits.pending as i64);
+            let age = now.since(waits.oldest).as_secs_f64() as i64;
+            telemetry.undelivered_age.get_or_create(&receiver).set(age);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The worker of one receiver. Each receiver has its own, so that one that hangs delays nobody else.
+//!
+//! It takes from the ledger the first pending delivery of each group, so that a group's notices go out in
+//! order: the next one only after the one before came to its end and that is durable. A crash between the
+//! answer and the record repeats the attempt with the same id.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use watchfire_log::Clock;
+use watchfire_model::Timestamp;
+use watchfire_store::deliveries::{Attempted, DueDelivery};
+use watchfire_store::{DeliveryState, Store};
+use watchfire_telemetry::metrics;
+
+use crate::backoff::backoff;
+use crate::channel::webhook::Webhook;
+use crate::channel::{Outcome, Retry};
+use crate::config::ReceiverConfig;
+
+/// How long what is under way may take once the end has come.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The longest sleep: clocks that run faster than time are looked at again.
+const SLEEP: Duration = Duration::from_secs(1);
+/// So many failures in a row, and the receiver is tried with one request at a time until it answers.
+const FAILING: u32 = 3;
+
+/// What a worker needs.
+pub(crate) struct Lane {
+    pub config: ReceiverConfig,
+    pub webhook: Webhook,
+    pub store: Store,
+    pub clock: Arc<dyn Clock>,
+    pub stop: watch::Receiver<bool>,
+}
+
+struct Done {
+    delivery: DueDelivery,
+    outcome: Outcome,
+    took: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: JoinSet<Done>,
+    /// Groups of what is under way.
+    busy: HashSet<String>,
+    /// Failures since the last success.
+    failures: u32,
+    /// The receiver asked for rest, or does not answer: nothing is sent before then.
+    rests_until: Option<Timestamp>,
+}
+
+impl Lane {
+    pub(crate) async fn run(mut self) {
+        let mut changes = self.store.subscribe_deliveries();
+        let mut state = State::default();
+        let mut expired = Instant::now() - 2 * SLEEP;
+        while !*self.stop.borrow() {
+            // Seen before looking: a change while we look wakes us again.
+            changes.borrow_and_update();
+            if expired.elapsed() >= SLEEP {
+                expired = Instant::now();
+                self.expire().await;
+            }
+            let wait = self.start_due(&mut state).await;
+            tokio::select! {
+                Some(done) = state.under_way.join_next(), if !state.under_way.is_empty() => {
+                    self.finish(&mut state, done).await;
+                }
+                changed = changes.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(wait) => {}
+                changed = self.stop.changed() => if changed.is_err() { break },
+            }
+        }
+        let deadline = tokio::time::Instant::now() + DRAIN;
+        while let Ok(Some(done)) = tokio::time::timeout_at(deadline, state.under_way.join_next()).await {
+            self.finish(&mut state, done).await;
+        }
+        // What is left stays pending in the ledger: it is tried again with the same id.
+        state.under_way.shutdown().await;
+    }
+
+    /// Starts what is due and has room; gives how long to sleep at most.
+    async fn start_due(&self, state: &mut State) -> Duration {
+        let now = self.clock.wall();
+        if let Some(until) = state.rests_until.filter(|until| *until > now) {
+            return until.since(now).to_std().min(SLEEP);
+        }
+        let room = if state.failures >= FAILING { 1 } else { self.config.max_in_flight };
+        let room = room.saturating_sub(state.under_way.len());
+        if room == 0 {
+            return SLEEP;
+        }
+        // What is under way is due too, as far as the ledger knows.
+        let limit = room + state.busy.len();
+        let due = match self.store.due_deliveries(&self.config.name, now, limit as u32).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(receiver = self.config.name, error = error.chain(), "cannot read deliveries");
+                return SLEEP;
+            }
+        };
+        let free: Vec<DueDelivery> =
+            due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key)).take(room).collect();
+        for delivery in free {
+            state.busy.insert(delivery.group_key.clone());
+            let webhook = self.webhook.clone();
+            state.under_way.spawn(async move {
+                let started = Instant::now();
+                let outcome = webhook.send(&delivery.id, delivery.payload.clone(), now).await;
+                Done { delivery, outcome, took: started.elapsed() }
+            });
+        }
+        match self.store.next_delivery(&self.config.name, now).await {
+            Ok(Some(next)) => next.since(now).to_std().clamp(Duration::from_millis(1), SLEEP),
+            _ => SLEEP,
+        }
+    }
+
+    /// Records what came to an end: this one and whatever else did meanwhile, in one transaction.
+    async fn finish(&self, state: &mut State, first: Result<Done, tokio::task::JoinError>) {
+        let mut ended = vec![first];
+        while let Some(next) = state.under_way.try_join_next() {
+            ended.push(next);
+        }
+        let mut groups = Vec::new();
+        let mut attempts = Vec::new();
+        for done in ended {
+            match done {
+                Ok(done) => {
+                    groups.push(done.delivery.group_key.clone());
+                    attempts.push(self.judge(state, done));
+                }
+                Err(error) => {
+                    // A panic in the client: which delivery it was is not known, so look at all again.
+                    tracing::error!(receiver = self.config.name, %error, "an attempt to deliver failed");
+                    if state.under_way.is_empty() {
+                        state.busy.clear();
+                    }
+                }
+            }
+        }
+        // Until it is recorded, the group waits: otherwise a crash could repeat this one after the next.
+        let mut wait = Duration::from_millis(50);
+        while let Err(error) = self.store.record_attempts(&attempts).await {
+            tracing::error!(receiver = self.config.name, error = error.chain(), "cannot record deliveries");
+            if *self.stop.borrow() {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+        for group in groups {
+            state.busy.remove(&group);
+        }
+    }
+
+    fn judge(&self, state: &mut State, done: Done) -> Attempted {
+        let Done { delivery, outcome, took } = done;
+        let now = self.clock.wall();
+        let receiver = || ("receiver", self.config.name.clone());
+        let telemetry = &metrics().alerts;
+        let attempt = delivery.attempts + 1;
+        let mut attempted = Attempted {
+            sequence: delivery.sequence,
+            attempt,
+            at: now,
+            state: DeliveryState::Pending,
+            next_try: now,
+            status: None,
+            error: None,
+            took: took.into(),
+        };
+        let outcome_name = match outcome {
+            Outcome::Delivered { status } => {
+                state.failures = 0;
+                state.rests_until = None;
+                attempted.state = DeliveryState::Delivered;
+                attempted.status = Some(status);
+                let age = now.since(delivery.created_at).as_secs_f64();
+                telemetry.delivery_seconds.get_or_create(&[receiver()]).observe(age);
+                "delivered"
+            }
+            Outcome::Failed { retry: Retry::Never, status, error } => {
+                // It answers, so it is well: it only does not want this one.
+                state.failures = 0;
+                tracing::warn!(receiver = self.config.name, delivery = delivery.id, error, "a delivery was refused");
+                attempted.state = DeliveryState::Refused;
+                attempted.status = status;
+                attempted.error = Some(error);
+                "never"
+            }
+            Outcome::Failed { retry: Retry::Later(after), status, error } => {
+                state.failures = state.failures.saturating_add(1);
+                let config = &self.config;
+                let own = backoff(&delivery.id, attempt, config.retry_initial, config.retry_max);
+                let asked = after.map(watchfire_model::Duration::from);
+                attempted.next_try = now + asked.map_or(own, |asked| asked.max(own));
+                if let Some(asked) = asked {
+                    state.rests_until = Some(now + asked);
+                } else if state.failures >= FAILING {
+                    // Probe it with one request after each wait, whatever else is due: short at first, so
+                    // that it is noticed soon when it is back.
+                    let pause =
+                        backoff("lane", state.failures - FAILING + 1, config.retry_initial, config.retry_max);
+                    state.rests_until = Some(now + pause.min(watchfire_model::Duration::from_secs(15)));
+                }
+                tracing::info!(receiver = config.name, delivery = delivery.id, attempt, error, "will try again");
+                attempted.status = status;
+                attempted.error = Some(error);
+                "later"
+            }
+        };
+        telemetry.attempts.get_or_create(&[receiver(), ("outcome", outcome_name.into())]).inc();
+        if attempted.state != DeliveryState::Pending {
+            let end = ("state", attempted.state.as_str().to_string());
+            telemetry.deliveries.get_or_create(&[receiver(), end]).inc();
+        }
+        attempted
+    }
+
+    async fn expire(&self) {
+        let now = self.clock.wall();
+        match self.store.expire_deliveries(&self.config.name, now - self.config.expire, now).await {
+            Ok(0) => {}
+            Ok(expired) => {
+                let labels = [("receiver", self.config.name.clone()), ("state", "expired".to_string())];
+                metrics().alerts.deliveries.get_or_create(&labels).inc_by(expired);
+                tracing::error!(receiver = self.config.name, expired, "deliveries were given up");
+            }
+            Err(error) => {
+                tracing::error!(receiver = self.config.name, error = error.chain(), "cannot expire deliveries");
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Who is told of an alert, over what, and the workers that see every delivery through.
+//!
+//! ```text
+//!  store: transition + outbox row
+//!      |  flush: one transaction evaluates the routes of that moment, writes the deliveries with their
+//!      |  ids, the groups with their timers, and marks the outbox rows          (flush.rs, stages/)
+//!  store: deliveries
+//!      |  a worker for each receiver: in order per group, retried until delivered, refused or expired
+//!      |                                                                        (lane.rs, channel/)
+//!  receiver
+//! ```
+//!
+//! What holds, whenever the process dies:
+//!
+//! * every transition that has a route becomes a delivery, once: the mark and the delivery are one
+//!   transaction;
+//! * every attempt of a delivery carries the same id and the same body;
+//! * within a receiver and group, notices go out in the order of what they tell: a resolve never before its
+//!   firing, and only to those for whom a delivery of the firing was made. An alert that is raised and
+//!   resolved before anything was sent is told as two notices, in order. (A firing that the receiver
+//!   refused for good, or that expired, does not keep its resolve back.)
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use watchfire_log::Clock;
+use watchfire_store::{Store, StoreError};
+
+mod backoff;
+pub mod channel;
+pub mod config;
+mod flush;
+mod lane;
+pub mod matcher;
+pub mod message;
+pub mod stages;
+
+pub use channel::{Outcome, Retry};
+pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
+
+use channel::webhook::Webhook;
+use stages::plan::{Groups, Settings};
+use stages::route::Router;
+
+/// Notification could not begin, or could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// The configuration cannot be used.
+    #[error("the configuration of receivers and routes cannot be used")]
+    Config(#[from] ConfigError),
+    /// The store refused.
+    #[error("notification cannot read the store")]
+    Store(#[from] StoreError),
+    /// There is no such receiver.
+    #[error("there is no receiver {0:?}")]
+    UnknownReceiver(String),
+}
+
+/// A configuration that was checked, with everything built that it needs: the first step of a reload.
+#[derive(Debug)]
+pub struct Prepared {
+    config: NotifyConfig,
+    settings: Arc<Settings>,
+    webhooks: HashMap<String, Webhook>,
+}
+
+impl Prepared {
+    /// Checks a configuration and builds what it needs. Changes nothing and connects to nothing.
+    pub fn new(config: NotifyConfig) -> Result<Self, ConfigError> {
+        let router = Router::new(&config)?;
+        let mut webhooks = HashMap::new();
+        let mut max_alerts = HashMap::new();
+        for receiver in &config.receivers {
+            max_alerts.insert(receiver.name.clone(), receiver.max_alerts);
+            let Some(webhook) = &receiver.webhook else { continue };
+            let webhook = Webhook::new(webhook)
+                .map_err(|fault| ConfigError { place: format!("receiver {:?}", receiver.name), fault })?;
+            webhooks.insert(receiver.name.clone(), webhook);
+        }
+        let settings = Arc::new(Settings { router, public_url: config.public_url.clone(), max_alerts });
+        Ok(Self { config, settings, webhooks })
+    }
+}
+
+/// What a receiver is, for lists.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ReceiverInfo {
+    /// Its name.
+    pub name: String,
+    /// `webhook`.
+    pub channel: &'static str,
+}
+
+/// What came of a test message.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct TestResult {
+    /// The receiver took it.
+    pub delivered: bool,
+    /// The HTTP status, where there was an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How long it took.
+    pub took: watchfire_model::Duration,
+}
+
+struct Running {
+    config: ReceiverConfig,
+    webhook: Webhook,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    config: NotifyConfig,
+    lanes: HashMap<String, Running>,
+    flush: Option<JoinHandle<()>>,
+}
+
+/// Notification, running.
+pub struct Notifier {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    settings: watch::Sender<Arc<Settings>>,
+    stop: watch::Sender<bool>,
+    state: Mutex<State>,
+}
+
+impl Notifier {
+    /// Begins: reads the groups, and goes on with what is not routed and not delivered yet. Must be called
+    /// within a tokio runtime.
+    pub async fn start(
+        store: Store,
+        config: NotifyConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, NotifyError> {
+        let prepared = Prepared::new(config)?;
+        let (groups, damaged) = Groups::restore(&store.groups().await?);
+        for group in damaged {
+            tracing::error!(group, "a notification group cannot be read and begins anew");
+        }
+        let settings = watch::Sender::new(prepared.settings.clone());
+        let stop = watch::Sender::new(false);
+        let flush = flush::Flusher {
+            store: store.clone(),
+            clock: clock.clone(),
+            settings: settings.subscribe(),
+            stop: stop.subscribe(),
+            groups,
+        };
+        let notifier = Self { store, clock, settings, stop, state: Mutex::default() };
+        notifier.apply(prepared);
+        notifier.lock().flush = Some(tokio::spawn(flush.run()));
+        Ok(notifier)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The second step of a reload: what was prepared takes over. Workers of receivers that did not change
+    /// go on; one that changed begins when the old one has ended, so that order is kept. Deliveries to a
+    /// receiver that is gone wait until it is back or they expire.
+    pub fn apply(&self, prepared: Prepared) {
+        let Prepared { config, settings, webhooks } = prepared;
+        let mut state = self.lock();
+        let mut old = std::mem::take(&mut state.lanes);
+        for receiver in &config.receivers {
+            let name = receiver.name.clone();
+            let Some(webhook) = webhooks.get(&name) else { continue };
+            let before = match old.remove(&name) {
+                Some(lane) if lane.config == *receiver => {
+                    state.lanes.insert(name, lane);
+                    continue;
+                }
+                before => before,
+            };
+            let stop = watch::Sender::new(false);
+            let lane = lane::Lane {
+                config: receiver.clone(),
+                webhook: webhook.clone(),
+                store: self.store.clone(),
+                clock: self.clock.clone(),
+                stop: stop.subscribe(),
+            };
+            let task = tokio::spawn(async move {
+                if let Some(before) = before {
+                    before.stop.send_replace(true);
+                    let _ = before.task.await;
+                }
+                lane.run().await;
+            });
+            state.lanes.insert(
+                name,
+                Running { config: receiver.clone(), webhook: webhook.clone(), stop, task },
+            );
+        }
+        for lane in old.into_values() {
+            lane.stop.send_replace(true);
+        }
+        state.config = config;
+        drop(state);
+        self.settings.send_replace(settings);
+    }
+
+    /// Checks a configuration and goes on with it; an error leaves the running one untouched.
+    pub fn reload(&self, config: NotifyConfig) -> Result<(), ConfigError> {
+        self.apply(Prepared::new(config)?);
+        Ok(())
+    }
+
+    /// The receivers.
+    pub fn receivers(&self) -> Vec<ReceiverInfo> {
+        let state = self.lock();
+        let info = |receiver: &ReceiverConfig| ReceiverInfo { name: receiver.name.clone(), channel: "webhook" };
+        state.config.receivers.iter().map(info).collect()
+    }
+
+    /// Sends a message that says that it is a test. One attempt, beside the ledger.
+    pub async fn test_receiver(&self, name: &str) -> Result<TestResult, NotifyError> {
+        let (webhook, public_url) = {
+            let state = self.lock();
+            let lane = state.lanes.get(name).ok_or_else(|| NotifyError::UnknownReceiver(name.into()))?;
+            (lane.webhook.clone(), state.config.public_url.clone())
+        };
+        let now = self.clock.wall();
+        let message = channel::payload::test_message(name, public_url.as_deref(), now);
+        let body = serde_json::to_string(&message).unwrap_or_default();
+        let started = Instant::now();
+        let outcome = webhook.send(&format!("test-{}", now.0), body, now).await;
+        let took = started.elapsed().into();
+        Ok(match outcome {
+            Outcome::Delivered { status } => {
+                TestResult { delivered: true, status: Some(status), error: None, took }
+            }
+            Outcome::Failed { status, error, .. } => {
+                TestResult { delivered: false, status, error: Some(error), took }
+            }
+        })
+    }
+
+    /// Ends: what is under way is given five seconds and recorded; the rest waits in the store. Whatever
+    /// was committed before is routed first, as far as two seconds allow.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let (flush, lanes) = {
+            let mut state = self.lock();
+            (state.flush.take(), std::mem::take(&mut state.lanes))
+        };
+        if let Some(flush) = flush {
+            let _ = tokio::time::timeout(Duration::from_secs(2), flush).await;
+        }
+        for lane in lanes.values() {
+            lane.stop.send_replace(true);
+        }
+        for lane in lanes.into_values() {
+            let _ = lane.task.await;
+        }
+    }
+}
+
+impl Drop for Notifier {
+    /// Without [`Notifier::stop`] everything ends where it stands, as in a crash: the store has the rest.
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        let state = self.lock();
+        if let Some(flush) = &state.flush {
+            flush.abort();
+        }
+        for lane in state.lanes.values() {
+            lane.task.abort();
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The steps from a transition to the deliveries that tell of it. Each is a pure function of alerts,
+//! configuration and time: none reads a clock or the store.
+
+pub mod group;
+pub mod notice;
+pub mod plan;
+pub mod route;
