@@ -276,16 +276,18 @@ impl Store {
             .await
             .map_err(&failed)?
             .ok_or_else(|| StoreError::NotFound { what: "alert", id: id.into() })?;
-        let history = sqlx::query_as("SELECT * FROM transitions WHERE alert = $1 ORDER BY sequence LIMIT 10000")
-            .bind(id)
-            .fetch_all(self.db().read())
-            .await
-            .map_err(&failed)?;
-        let evidence: Option<String> = sqlx::query_scalar("SELECT evidence FROM alert_evidence WHERE alert = $1")
-            .bind(id)
-            .fetch_optional(self.db().read())
-            .await
-            .map_err(&failed)?;
+        let history =
+            sqlx::query_as("SELECT * FROM transitions WHERE alert = $1 ORDER BY sequence LIMIT 10000")
+                .bind(id)
+                .fetch_all(self.db().read())
+                .await
+                .map_err(&failed)?;
+        let evidence: Option<String> =
+            sqlx::query_scalar("SELECT evidence FROM alert_evidence WHERE alert = $1")
+                .bind(id)
+                .fetch_optional(self.db().read())
+                .await
+                .map_err(&failed)?;
         let evidence = evidence.and_then(|text| serde_json::from_str(&text).ok());
         let filter = DeliveryFilter { alert: Some(id.into()), ..DeliveryFilter::default() };
         let deliveries = self.deliveries(&filter).await?.items;
@@ -305,11 +307,12 @@ impl Store {
 
     /// How many alerts are active, by severity.
     pub async fn active_counts(&self) -> Result<Vec<(Severity, u64)>, StoreError> {
-        let rows =
-            sqlx::query("SELECT severity, count(*) AS n FROM alerts WHERE state = 'active' GROUP BY severity")
-                .fetch_all(self.db().read())
-                .await
-                .map_err(StoreError::sql("count alerts"))?;
+        let rows = sqlx::query(
+            "SELECT severity, count(*) AS n FROM alerts WHERE state = 'active' GROUP BY severity",
+        )
+        .fetch_all(self.db().read())
+        .await
+        .map_err(StoreError::sql("count alerts"))?;
         rows.iter()
             .map(|row| Ok((parsed(row, "severity")?, row.try_get::<i64, _>("n")? as u64)))
             .collect::<Result<_, sqlx::Error>>()

@@ -61,9 +61,7 @@ impl sqlx::FromRow<'_, SqliteRow> for CredentialRow {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, StoreError> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     // The semaphore is never closed.
     let _permit = HASHING.acquire().await;
     tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Refused(error.to_string()))
@@ -71,7 +69,11 @@ async fn blocking<T: Send + 'static>(
 
 impl Store {
     /// Gives a device a password; the one that it had does not work any more.
-    pub async fn set_device_password(&self, device: &str, password: &str) -> Result<CredentialRow, StoreError> {
+    pub async fn set_device_password(
+        &self,
+        device: &str,
+        password: &str,
+    ) -> Result<CredentialRow, StoreError> {
         if password.is_empty() || password.len() > 1024 {
             return Err(StoreError::Refused("a password has 1 to 1024 bytes".into()));
         }

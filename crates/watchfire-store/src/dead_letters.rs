@@ -287,11 +287,7 @@ impl Store {
             }
         }
         if let Some(replayed) = filter.replayed {
-            query.push(if replayed {
-                " AND replayed_at IS NOT NULL"
-            } else {
-                " AND replayed_at IS NULL"
-            });
+            query.push(if replayed { " AND replayed_at IS NOT NULL" } else { " AND replayed_at IS NULL" });
         }
         if let Some(since) = filter.since {
             query.push(" AND at >= ").push_bind(since.0);

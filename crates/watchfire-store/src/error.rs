@@ -61,7 +61,10 @@ impl StoreError {
         move |source| match &source {
             // SQLITE_FULL is 13; extended codes keep it in the low byte.
             sqlx::Error::Database(error)
-                if error.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 13) =>
+                if error
+                    .code()
+                    .and_then(|code| code.parse::<i32>().ok())
+                    .is_some_and(|code| code & 0xff == 13) =>
             {
                 Self::DiskFull { action }
             }

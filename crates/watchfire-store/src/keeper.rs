@@ -288,8 +288,12 @@ async fn load(
 async fn insert(connection: &mut SqliteConnection, fold: &Fold) -> Result<(), sqlx::Error> {
     insert_transitions(connection, &fold.recorded).await?;
     let mut seen = HashSet::new();
-    let mut rows: Vec<&AlertRow> =
-        fold.touched.iter().filter(|id| seen.insert(id.as_str())).filter_map(|id| fold.rows.get(id)).collect();
+    let mut rows: Vec<&AlertRow> = fold
+        .touched
+        .iter()
+        .filter(|id| seen.insert(id.as_str()))
+        .filter_map(|id| fold.rows.get(id))
+        .collect();
     // Resolved ones first: the unique index looks at each row as it is written, and an identity may have
     // been resolved and raised again within the batch.
     rows.sort_by_key(|row| row.state == crate::alerts::AlertState::Active);

@@ -62,9 +62,10 @@ mod tests {
         assert_eq!(fingerprint(&LabelSet::new()), "cbf29ce484222325");
         // Computed by hand: FNV-1a of "a" 0xFF "b" 0xFF.
         let set = LabelSet::from([("a".to_string(), "b".to_string())]);
-        let by_hand = [b'a', 0xff, b'b', 0xff].into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte: u8| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let by_hand =
+            [b'a', 0xff, b'b', 0xff].into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte: u8| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         assert_eq!(fingerprint(&set), format!("{by_hand:016x}"));
     }
 

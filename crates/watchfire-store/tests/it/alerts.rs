@@ -218,7 +218,7 @@ async fn people_respond_once_and_it_stands_in_the_history() {
     let store = open(folder.path()).await;
     let mut life = Life::new("hot", "press-1", 0);
     submit(&store, vec![life.raise()]).await;
-    let id = &life.alert.0;
+    let id = &life.alert.0.clone();
     let first = store.acknowledge(id, "anna", Some("on my way"), START).await.unwrap();
     let again = store.acknowledge(id, "bert", None, Timestamp(START.0 + 1)).await.unwrap();
     assert_eq!(first, again);

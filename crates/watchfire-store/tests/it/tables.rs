@@ -26,7 +26,7 @@ async fn place() -> Place {
 
 #[tokio::test]
 async fn tokens_work_until_they_expire_or_are_revoked() {
-    let Place { clock, store, .. } = place().await;
+    let Place { clock, store, folder: _folder } = place().await;
     assert!(store.no_tokens().await.unwrap());
     let hour = watchfire_model::Duration::from_secs(3600);
     let new = NewToken {
@@ -97,7 +97,7 @@ fn letter(id: u64, size: usize) -> NewDeadLetter {
 
 #[tokio::test]
 async fn dead_letters_are_kept_whole_within_bounds_and_counted() {
-    let Place { store, .. } = place().await;
+    let Place { store, folder: _folder, .. } = place().await;
     store.set_dead_letter_bounds(DeadLetterBounds { letters: 10, bytes: 5000 });
     let letters: Vec<_> = (0..8).map(|id| letter(id, 100)).collect();
     store.add_dead_letters(&letters).await.unwrap();
@@ -127,7 +127,7 @@ async fn dead_letters_are_kept_whole_within_bounds_and_counted() {
 
 #[tokio::test]
 async fn devices_are_projected() {
-    let Place { store, .. } = place().await;
+    let Place { store, folder: _folder, .. } = place().await;
     let device = |id: &str, site: &str| {
         let spec = DeviceSpec { id: id.into(), site: site.into(), ..DeviceSpec::default() };
         (spec, PartitionId(0), DeviceHandle(0))
@@ -152,7 +152,7 @@ async fn devices_are_projected() {
 
 #[tokio::test]
 async fn modules_are_files_that_are_checked_when_read() {
-    let Place { store, .. } = place().await;
+    let Place { store, folder: _folder, .. } = place().await;
     let bytes = b"\0asm component".to_vec();
     let row = ModuleRow {
         digest: Digest::of(&bytes),
@@ -179,7 +179,7 @@ async fn modules_are_files_that_are_checked_when_read() {
 
 #[tokio::test]
 async fn rules_keep_every_version() {
-    let Place { store, .. } = place().await;
+    let Place { store, folder: _folder, .. } = place().await;
     let version = |version: u32, rolled_back_to| RuleVersionRow {
         name: "hot".into(),
         version,
@@ -206,10 +206,7 @@ async fn rules_keep_every_version() {
     assert_eq!((rule.version, rule.state), (3, RuleState::Paused));
     let versions = store.rule_versions("hot").await.unwrap();
     let states: Vec<_> = versions.iter().map(|row| (row.version, row.state)).collect();
-    assert_eq!(
-        states,
-        [(3, RuleState::Paused), (2, RuleState::RolledBack), (1, RuleState::Refused)]
-    );
+    assert_eq!(states, [(3, RuleState::Paused), (2, RuleState::RolledBack), (1, RuleState::Refused)]);
     assert_eq!(versions[0].positions[&3], position);
     assert_eq!(versions[2].refusal.as_deref(), Some("no start"));
     assert!(store.record_activation("hot", 9, position).await.is_err());
@@ -218,7 +215,7 @@ async fn rules_keep_every_version() {
 
 #[tokio::test]
 async fn audit_cursors_and_settings() {
-    let Place { store, .. } = place().await;
+    let Place { store, folder: _folder, .. } = place().await;
     for (i, action) in ["rule.deploy", "rule.remove", "token.create"].into_iter().enumerate() {
         let row = AuditRow {
             sequence: 0,
@@ -266,7 +263,7 @@ async fn a_backup_is_taken_while_running_and_a_later_format_is_refused() {
 
 #[tokio::test]
 async fn a_full_disk_is_an_error_and_passes() {
-    let Place { store, .. } = place().await;
+    let Place { store, folder: _folder, .. } = place().await;
     // SQLite's own limit of pages behaves as a full disk does: SQLITE_FULL.
     store.limit_pages_for_tests(Some(1)).await;
     let letters: Vec<_> = (0..20).map(|id| letter(id, 100_000)).collect();
