@@ -1,0 +1,89 @@
+//! The event that everything is measured with: 151 bytes, five metrics, 15 000 devices.
+
+use std::sync::Arc;
+
+use watchfire_model::device::Registries;
+use watchfire_model::{Batch, BatchBuilder, DeviceHandle, DeviceSpec, Timestamp};
+
+/// Devices of the fleet.
+pub const DEVICES: u32 = 15_000;
+/// The metrics of each reading.
+pub const METRICS: [&str; 5] = ["temperature", "pressure", "vibration", "current", "humidity"];
+/// 2026-01-01T00:00:00Z.
+pub const BEGIN: Timestamp = Timestamp(1_767_225_600_000_000);
+
+/// A small generator with a seed of its own: xorshift64.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Evenly from -1 to 1.
+    pub fn noise(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    }
+}
+
+/// The id of a device.
+pub fn device(number: u32) -> String {
+    format!("press-{number:05}")
+}
+
+/// The five values of a reading: steady, with a spike in one of 2 000.
+fn values(random: &mut Random) -> [f64; 5] {
+    std::array::from_fn(|i| {
+        let spike = if random.bits().is_multiple_of(2000) { 90.0 } else { 0.0 };
+        ((20.0 + 10.0 * i as f64 + random.noise() + spike) * 100.0).round() / 100.0
+    })
+}
+
+/// Batches of `rows` readings each, devices at random.
+pub fn batches(count: usize, rows: usize, seed: u64) -> Vec<Arc<Batch>> {
+    let mut random = Random(seed);
+    (0..count)
+        .map(|i| {
+            let mut builder = BatchBuilder::new();
+            for row in 0..rows {
+                let time = Timestamp(BEGIN.0 + (i * rows + row) as i64 * 1000);
+                builder.begin(DeviceHandle((random.bits() % u64::from(DEVICES)) as u32), time);
+                for (metric, value) in METRICS.iter().zip(values(&mut random)) {
+                    let _ = builder.number(metric, value);
+                }
+                builder.commit();
+            }
+            Arc::new(builder.finish())
+        })
+        .collect()
+}
+
+/// Payloads of one reading each.
+pub fn payloads(count: usize, seed: u64) -> Vec<Vec<u8>> {
+    let mut random = Random(seed);
+    (0..count)
+        .map(|i| {
+            let device = device((random.bits() % u64::from(DEVICES)) as u32);
+            let milliseconds = i % 60_000;
+            let time = format!("2026-01-01T00:00:{:02}.{:03}Z", milliseconds / 1000, milliseconds % 1000);
+            let [t, p, v, c, h] = values(&mut random);
+            format!(
+                r#"{{"device":"{device}","time":"{time}","metrics":{{"temperature":{t:.2},"pressure":{p:.2},"vibration":{v:.2},"current":{c:.2},"humidity":{h:.2}}}}}"#
+            )
+            .into_bytes()
+        })
+        .collect()
+}
+
+/// All devices, registered in one partition.
+pub fn registries() -> Registries {
+    let mut registries = Registries::new(1);
+    for number in 0..DEVICES {
+        registries.0[0].put(DeviceSpec { id: device(number), ..DeviceSpec::default() });
+    }
+    registries
+}
