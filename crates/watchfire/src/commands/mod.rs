@@ -1,0 +1,117 @@
+//! Commands that talk to a server over its API. Each exits 0 when done, 1 when refused or failed, 2 when
+//! used wrongly (which the command-line parser says itself).
+//!
+//! [`RuleCommand`] stands apart from [`Command`], so that the local commands `rule new|build|test` can be
+//! flattened beside it.
+
+mod alert;
+mod apply;
+mod client;
+mod device;
+mod other;
+mod rule;
+mod table;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+pub use client::ClientError;
+use client::Client;
+pub use rule::RuleCommand;
+use table::Output;
+
+/// What every command that talks to a server takes.
+#[derive(Args, Clone, Debug)]
+pub struct GlobalOptions {
+    /// The server
+    #[arg(long, global = true, env = "WATCHFIRE_SERVER", default_value = "http://127.0.0.1:8080")]
+    pub server: String,
+    /// The token; on the machine of the server itself none is needed until the first is made
+    #[arg(long, global = true, env = "WATCHFIRE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Commands that talk to a server, but those about single rules.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make the rules of a folder so on the server: shows the difference first
+    Apply(apply::Apply),
+    /// Modules on the server
+    #[command(subcommand)]
+    Module(other::ModuleCommand),
+    /// Devices
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Alerts
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// Inputs that could not be used
+    #[command(subcommand)]
+    DeadLetter(other::DeadLetterCommand),
+    /// Who was told what
+    #[command(subcommand)]
+    Delivery(other::DeliveryCommand),
+    /// Tokens for people and programs
+    #[command(subcommand)]
+    Token(other::TokenCommand),
+    /// Who is notified
+    #[command(subcommand)]
+    Receiver(other::ReceiverCommand),
+    /// Who did what
+    #[command(subcommand)]
+    Audit(other::AuditCommand),
+    /// Write a backup of the running server to a file
+    Backup {
+        /// The file; must not exist yet
+        file: PathBuf,
+    },
+    /// How the server does
+    Status,
+}
+
+/// Runs a command.
+pub async fn run(command: Command, global: &GlobalOptions) -> ExitCode {
+    finish(run_command(command, global).await)
+}
+
+/// Runs a command about a rule.
+pub async fn run_rule(command: RuleCommand, global: &GlobalOptions) -> ExitCode {
+    finish(async { rule::run(command, &Client::new(global)?, Output::new(global.json)).await }.await)
+}
+
+async fn run_command(command: Command, global: &GlobalOptions) -> Result<(), ClientError> {
+    let (client, output) = (Client::new(global)?, Output::new(global.json));
+    match command {
+        Command::Apply(command) => apply::run(command, &client, output).await,
+        Command::Module(command) => other::module(command, &client, output).await,
+        Command::Device(command) => device::run(command, &client, output).await,
+        Command::Alert(command) => alert::run(command, &client, output).await,
+        Command::DeadLetter(command) => other::dead_letter(command, &client, output).await,
+        Command::Delivery(command) => other::delivery(command, &client, output).await,
+        Command::Token(command) => other::token(command, &client, output).await,
+        Command::Receiver(command) => other::receiver(command, &client, output).await,
+        Command::Audit(command) => other::audit(command, &client, output).await,
+        Command::Backup { file } => other::backup(&file, &client, output).await,
+        Command::Status => {
+            output.document(&client.get("/status", &[]).await?);
+            Ok(())
+        }
+    }
+}
+
+fn finish(result: Result<(), ClientError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may listen any more; there is nothing to do about that.
+            let _ = writeln!(std::io::stderr(), "watchfire: {}", client::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

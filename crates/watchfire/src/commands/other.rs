@@ -1,0 +1,283 @@
+//! Modules, dead letters, deliveries, tokens, receivers, the audit trail, backup.
+
+use std::path::Path;
+
+use clap::{Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::json;
+
+use super::client::{Client, ClientError, segment};
+use super::table::Output;
+
+/// Commands about modules.
+#[derive(Subcommand, Debug)]
+pub enum ModuleCommand {
+    /// Upload a component, or build a project and upload it
+    Add {
+        /// A component file or a project folder
+        what: String,
+    },
+    /// List modules
+    Ls,
+    /// Show a module: what it imports and which parameters it takes
+    Show {
+        /// A digest, a name, or name@version
+        module: String,
+    },
+    /// Delete a module that no rule uses
+    Rm {
+        /// Its digest
+        digest: String,
+    },
+}
+
+pub(super) async fn module(command: ModuleCommand, client: &Client, output: Output) -> Result<(), ClientError> {
+    match command {
+        ModuleCommand::Add { what } => {
+            let answer = super::rule::module(&what, client, output).await?;
+            output.done(&format!("{} {}", answer["name"].as_str().unwrap_or(""), answer["digest"].as_str().unwrap_or("")), &answer);
+        }
+        ModuleCommand::Ls => {
+            let items = client.list("/modules", Vec::new(), usize::MAX).await?;
+            output.list(&items, &["name", "version", "language", "size", "uploaded_at", "digest"]);
+        }
+        ModuleCommand::Show { module } => {
+            output.document(&client.get(&format!("/modules/{}", segment(&module)), &[]).await?);
+        }
+        ModuleCommand::Rm { digest } => {
+            client.call(Method::DELETE, &format!("/modules/{}", segment(&digest)), None).await?;
+            output.done("the module is deleted", &json!({"deleted": digest}));
+        }
+    }
+    Ok(())
+}
+
+/// Commands about dead letters.
+#[derive(Subcommand, Debug)]
+pub enum DeadLetterCommand {
+    /// List dead letters, the latest first
+    Ls {
+        /// Only of this device
+        #[arg(long)]
+        device: Option<String>,
+        /// Only of this rule
+        #[arg(long)]
+        rule: Option<String>,
+        /// Only with this code
+        #[arg(long)]
+        code: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show a dead letter, whole
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Use a dead letter once more
+    Replay {
+        /// Its id
+        id: String,
+    },
+    /// Delete a dead letter
+    Rm {
+        /// Its id
+        id: String,
+    },
+}
+
+pub(super) async fn dead_letter(
+    command: DeadLetterCommand,
+    client: &Client,
+    output: Output,
+) -> Result<(), ClientError> {
+    let path = |id: &str| format!("/dead-letters/{}", segment(&id.replace('/', "-")));
+    match command {
+        DeadLetterCommand::Ls { device, rule, code, limit } => {
+            let mut query = Vec::new();
+            for (name, value) in [("device", device), ("rule", rule), ("code", code)] {
+                query.extend(value.map(|value| (name, value)));
+            }
+            let items = client.list("/dead-letters", query, limit).await?;
+            output.list(&items, &["id", "at", "kind", "source", "device", "rule", "code", "replayed_at", "reason"]);
+        }
+        DeadLetterCommand::Show { id } => output.document(&client.get(&path(&id), &[]).await?),
+        DeadLetterCommand::Replay { id } => {
+            let answer = client.call(Method::POST, &format!("{}/replay", path(&id)), None).await?;
+            output.done(&format!("dead letter {id}: {}", answer["outcome"].as_str().unwrap_or("")), &answer);
+        }
+        DeadLetterCommand::Rm { id } => {
+            client.call(Method::DELETE, &path(&id), None).await?;
+            output.done(&format!("dead letter {id} is deleted"), &json!({"deleted": id}));
+        }
+    }
+    Ok(())
+}
+
+/// Commands about deliveries.
+#[derive(Subcommand, Debug)]
+pub enum DeliveryCommand {
+    /// List deliveries, the latest first
+    Ls {
+        /// Only of this alert
+        #[arg(long)]
+        alert: Option<String>,
+        /// Only to this receiver
+        #[arg(long)]
+        receiver: Option<String>,
+        /// pending, delivered, superseded, expired or refused
+        #[arg(long)]
+        state: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show a delivery with its message and every attempt
+    Show {
+        /// Its id
+        id: String,
+    },
+}
+
+pub(super) async fn delivery(
+    command: DeliveryCommand,
+    client: &Client,
+    output: Output,
+) -> Result<(), ClientError> {
+    match command {
+        DeliveryCommand::Ls { alert, receiver, state, limit } => {
+            let mut query = Vec::new();
+            for (name, value) in [("alert", alert), ("receiver", receiver), ("state", state)] {
+                query.extend(value.map(|value| (name, value)));
+            }
+            let items = client.list("/deliveries", query, limit).await?;
+            output.list(&items, &["id", "receiver", "status", "state", "attempts", "created_at", "finished_at", "last_error"]);
+        }
+        DeliveryCommand::Show { id } => {
+            output.document(&client.get(&format!("/deliveries/{}", segment(&id)), &[]).await?);
+        }
+    }
+    Ok(())
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Role {
+    /// Look
+    Viewer,
+    /// Handle alerts and dead letters
+    Operator,
+    /// Deploy rules, register devices
+    Author,
+    /// Everything
+    Admin,
+}
+
+/// Commands about tokens.
+#[derive(Subcommand, Debug)]
+pub enum TokenCommand {
+    /// Make a token; its secret is shown this once
+    Create {
+        /// What people call it
+        name: String,
+        /// What it may do
+        #[arg(long)]
+        role: Role,
+        /// It stops working after this span: 30d
+        #[arg(long, value_name = "SPAN")]
+        expires_in: Option<String>,
+    },
+    /// List tokens
+    Ls,
+    /// Take a token back for good
+    Revoke {
+        /// Its id
+        id: String,
+    },
+}
+
+pub(super) async fn token(command: TokenCommand, client: &Client, output: Output) -> Result<(), ClientError> {
+    match command {
+        TokenCommand::Create { name, role, expires_in } => {
+            let role = role.to_possible_value().map(|value| value.get_name().to_string());
+            let body = json!({"name": name, "role": role, "expires_in": expires_in});
+            let answer = client.call(Method::POST, "/tokens", Some(&body)).await?;
+            // The secret alone on its line: `export WATCHFIRE_TOKEN=$(watchfire token create …)`.
+            output.done(answer["secret"].as_str().unwrap_or(""), &answer);
+        }
+        TokenCommand::Ls => {
+            let items = client.list("/tokens", Vec::new(), usize::MAX).await?;
+            output.list(&items, &["id", "name", "role", "created_by", "created_at", "expires_at", "last_used", "revoked_at"]);
+        }
+        TokenCommand::Revoke { id } => {
+            client.call(Method::DELETE, &format!("/tokens/{}", segment(&id)), None).await?;
+            output.done(&format!("token {id} is revoked"), &json!({"revoked": id}));
+        }
+    }
+    Ok(())
+}
+
+/// Commands about receivers.
+#[derive(Subcommand, Debug)]
+pub enum ReceiverCommand {
+    /// List receivers
+    Ls,
+    /// Send a test message
+    Test {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(super) async fn receiver(
+    command: ReceiverCommand,
+    client: &Client,
+    output: Output,
+) -> Result<(), ClientError> {
+    match command {
+        ReceiverCommand::Ls => {
+            output.list(&client.list("/receivers", Vec::new(), usize::MAX).await?, &["name", "channels"]);
+        }
+        ReceiverCommand::Test { name } => {
+            let answer = client.call(Method::POST, &format!("/receivers/{}/test", segment(&name)), None).await?;
+            output.done(&format!("receiver {name} took it"), &answer);
+        }
+    }
+    Ok(())
+}
+
+/// Commands about the audit trail.
+#[derive(Subcommand, Debug)]
+pub enum AuditCommand {
+    /// List who did what, the latest first
+    Ls {
+        /// Only by this one
+        #[arg(long)]
+        actor: Option<String>,
+        /// Only this action, or the first part of some: rule
+        #[arg(long)]
+        action: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+}
+
+pub(super) async fn audit(command: AuditCommand, client: &Client, output: Output) -> Result<(), ClientError> {
+    let AuditCommand::Ls { actor, action, limit } = command;
+    let mut query = Vec::new();
+    query.extend(actor.map(|actor| ("actor", actor)));
+    query.extend(action.map(|action| ("action", action)));
+    let items = client.list("/audit", query, limit).await?;
+    output.list(&items, &["at", "actor", "action", "subject", "outcome", "detail", "request"]);
+    Ok(())
+}
+
+pub(super) async fn backup(file: &Path, client: &Client, output: Output) -> Result<(), ClientError> {
+    output.progress("copying");
+    let size = client.download("/backup", file).await?;
+    let document = json!({"file": file.display().to_string(), "bytes": size});
+    output.done(&format!("{} ({size} bytes)", file.display()), &document);
+    Ok(())
+}
