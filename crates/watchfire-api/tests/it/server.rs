@@ -1,0 +1,295 @@
+//! A whole API in this process, called without a network.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tower::ServiceExt as _;
+use watchfire_api::contract::*;
+use watchfire_api::control::{ControlPlane, Snapshot};
+use watchfire_api::projector::Projector;
+use watchfire_api::{ApiOptions, Services, router};
+use watchfire_log::clock::SystemClock;
+use watchfire_log::{Append, Log, Record};
+use watchfire_model::call::{Effects, Manifest, Subscription};
+use watchfire_model::{Digest, PartitionId, Timestamp};
+use watchfire_store::Store;
+use watchfire_testkit::{MemoryLog, NativeModule, NativeModules};
+
+/// Everything that is not under test.
+pub struct Fake {
+    log: Arc<MemoryLog>,
+    events: broadcast::Sender<RuleEvent>,
+    pub resubmitted: Mutex<Vec<RawInput>>,
+    filter: Mutex<String>,
+}
+
+impl EngineView for Fake {
+    fn partitions(&self) -> Vec<PartitionStatus> {
+        (0..self.log.partitions())
+            .map(|partition| {
+                let end = self.log.range(PartitionId(partition)).1;
+                PartitionStatus { partition, offset: end, end, checkpoint: None }
+            })
+            .collect()
+    }
+    fn rule_health(&self, _: &str) -> Option<RuleHealth> {
+        Some(RuleHealth { calls: 3, ..RuleHealth::default() })
+    }
+    fn device_state(&self, _: &str) -> Option<DeviceState> {
+        None
+    }
+    fn rule_events(&self) -> broadcast::Receiver<RuleEvent> {
+        self.events.subscribe()
+    }
+}
+
+pub fn info(bytes: &[u8]) -> ModuleInfo {
+    ModuleInfo {
+        digest: Digest::of(bytes),
+        name: "threshold".into(),
+        version: "1.0.0".into(),
+        description: String::new(),
+        language: Some("rust".into()),
+        size: bytes.len() as u64,
+        imports: vec!["watchfire:rule/readings".into()],
+        exports: vec!["watchfire:rule/batch".into()],
+        metrics: Vec::new(),
+        parameters: json!({"type": "object"}),
+        state_version: if bytes == b"layout 2" { 2 } else { 1 },
+        migrates: false,
+        uploaded_at: Timestamp(0),
+    }
+}
+
+impl ModuleWorks for Fake {
+    fn add(&self, bytes: Arc<[u8]>) -> BoxFuture<'_, Result<ModuleInfo, ModuleRefusal>> {
+        Box::pin(async move {
+            if bytes.starts_with(b"bad") {
+                let detail = "imports wasi:clocks/wall-clock, which no rule has".into();
+                return Err(ModuleRefusal { code: "import-outside-contract".into(), detail });
+            }
+            Ok(info(&bytes))
+        })
+    }
+    fn remove(&self, _: Digest) {}
+    fn validate_parameters(&self, _: &Manifest, parameters: &Value) -> Result<Value, Vec<ParameterFault>> {
+        match parameters.get("above") {
+            None => Ok(json!({"above": 80})),
+            Some(above) if above.is_number() => Ok(parameters.clone()),
+            Some(_) => {
+                Err(vec![ParameterFault { pointer: "/above".into(), detail: "is not a number".into() }])
+            }
+        }
+    }
+}
+
+impl Resubmit for Fake {
+    fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>> {
+        Box::pin(async move {
+            if input.payload == b"still bad" {
+                return Err(ResubmitError::Rejected { code: "not-json".into(), reason: "no JSON".into() });
+            }
+            self.resubmitted.lock().unwrap().push(input);
+            Ok(1)
+        })
+    }
+}
+
+impl Receivers for Fake {
+    fn list(&self) -> Vec<ReceiverInfo> {
+        vec![ReceiverInfo { name: "ops".into(), channels: vec!["webhook https://example.org".into()] }]
+    }
+    fn test(&self, _: &str) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(async { Err("answered 500".into()) })
+    }
+}
+
+impl LogLevel for Fake {
+    fn get(&self) -> String {
+        self.filter.lock().unwrap().clone()
+    }
+    fn set(&self, filter: &str) -> Result<(), String> {
+        if filter == "loud" {
+            return Err("\"loud\" is no level".into());
+        }
+        *self.filter.lock().unwrap() = filter.into();
+        Ok(())
+    }
+}
+
+impl Archiver for Fake {
+    fn snapshot(&self, into: std::path::PathBuf) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { std::fs::write(into.join("watchfire.db"), b"copy").map_err(|e| e.to_string()) })
+    }
+}
+
+/// A server with everything behind it.
+pub struct Server {
+    router: axum::Router,
+    pub fake: Arc<Fake>,
+    pub log: Arc<MemoryLog>,
+    pub store: Store,
+    pub control: Arc<ControlPlane>,
+    projector: Projector,
+    pub folder: tempfile::TempDir,
+}
+
+/// An answer.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: axum::http::HeaderMap,
+    pub bytes: Vec<u8>,
+    pub json: Value,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = MemoryLog::new(2, Timestamp(1_767_225_600_000_000));
+        Self::with(folder, log).await
+    }
+
+    async fn with(folder: tempfile::TempDir, log: Arc<MemoryLog>) -> Self {
+        let clock = Arc::new(SystemClock);
+        let store = Store::open(&folder.path().join("watchfire.db"), clock.clone()).await.unwrap();
+        let fake = Arc::new(Fake {
+            log: log.clone(),
+            events: broadcast::Sender::new(16),
+            resubmitted: Mutex::default(),
+            filter: Mutex::new("info".into()),
+        });
+        let modules = Arc::new(AnyModule);
+        let snapshot = Snapshot::load(&store, log.partitions()).await.unwrap();
+        let control = ControlPlane::start(log.clone(), fake.clone(), modules, snapshot.clone()).unwrap();
+        let projector =
+            Projector::start(log.clone(), store.clone(), control.clone(), snapshot).await.unwrap();
+        let options = ApiOptions { scratch: folder.path().join("scratch"), ..ApiOptions::default() };
+        let router = router(Services {
+            control: control.clone(),
+            store: store.clone(),
+            log: log.clone(),
+            engine: fake.clone(),
+            works: fake.clone(),
+            intake: fake.clone(),
+            receivers: fake.clone(),
+            log_level: fake.clone(),
+            archiver: fake.clone(),
+            projection: projector.projection(),
+            clock,
+            options,
+        });
+        Self { router, fake, log, store, control, projector, folder }
+    }
+
+    /// Ends as on SIGTERM and starts again on the same folder, with what the log had synced.
+    pub async fn restart(self) -> Self {
+        self.projector.stop().await;
+        self.store.close().await;
+        Self::with(self.folder, self.log.copy()).await
+    }
+
+    /// Calls from this machine, without a token.
+    pub async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
+        self.send(method, path, None, Some("127.0.0.1:9"), to_bytes(&body)).await
+    }
+
+    /// Calls from elsewhere, with a token.
+    pub async fn call_as(&self, token: &str, method: &str, path: &str, body: Value) -> Answer {
+        self.send(method, path, Some(token), Some("10.0.0.1:9"), to_bytes(&body)).await
+    }
+
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        peer: Option<&str>,
+        body: Vec<u8>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost:8080");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut request = request.body(Body::from(body)).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
+        }
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let stream = parts.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        // An event stream has no end to wait for.
+        let bytes = if stream { Vec::new() } else { body.collect().await.unwrap().to_bytes().to_vec() };
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Answer { status: parts.status, headers: parts.headers, bytes, json }
+    }
+
+    /// The first events of a stream.
+    pub async fn events(&self, path: &str, last: Option<&str>, count: usize) -> Vec<String> {
+        let mut request = Request::builder().uri(path).header("host", "localhost:8080");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let mut request = request.body(Body::empty()).unwrap();
+        request.extensions_mut().insert(ConnectInfo::<SocketAddr>("127.0.0.1:9".parse().unwrap()));
+        let mut body = self.router.clone().oneshot(request).await.unwrap().into_body();
+        let read = async {
+            let mut text = String::new();
+            while text.matches("\n\n").count() < count {
+                let frame = body.frame().await.unwrap().unwrap();
+                text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
+            }
+            text.trim().split("\n\n").map(String::from).collect()
+        };
+        tokio::time::timeout(Duration::from_secs(10), read).await.expect("no events came")
+    }
+
+    /// Appends records as the engine or intake would.
+    pub async fn append(&self, records: Vec<(u16, Record)>) {
+        let records = records.into_iter().map(|(p, record)| (PartitionId(p), record)).collect();
+        let positions = self.log.append(Append::Records(records)).unwrap().durable().await.unwrap();
+        let mut projection = self.projector.projection();
+        for position in positions.iter() {
+            let reached = projection.reached(*position);
+            tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the projector stands");
+        }
+    }
+}
+
+fn to_bytes(body: &Value) -> Vec<u8> {
+    match body {
+        Value::Null => Vec::new(),
+        Value::String(text) => text.clone().into_bytes(),
+        body => body.to_string().into_bytes(),
+    }
+}
+
+/// Every digest is a module that starts, unless its parameters say otherwise.
+struct AnyModule;
+
+impl watchfire_model::call::Modules for AnyModule {
+    fn get(
+        &self,
+        _: Digest,
+    ) -> Result<Arc<dyn watchfire_model::call::Module>, watchfire_model::call::CallFailure> {
+        use watchfire_model::call::{CallFailure, FailureKind};
+        let modules = NativeModules::new();
+        let digest = modules.add(NativeModule::with_instances(
+            "threshold",
+            |parameters| match parameters.get("above").and_then(Value::as_f64) {
+                Some(above) if above < 0.0 => {
+                    Err(CallFailure::new(FailureKind::Refused, "above must not be negative"))
+                }
+                _ => Ok(Subscription::default()),
+            },
+            |_| Ok(Box::new(|_| Ok(Effects::default()))),
+        ));
+        modules.get(digest)
+    }
+}
