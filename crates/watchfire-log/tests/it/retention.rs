@@ -1,1 +1,104 @@
+//! What is removed, and what never is.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use watchfire_log::disk::Disk;
+use watchfire_log::disk::sim::SimDisk;
+use watchfire_log::embedded::{EmbeddedLog, LogOptions};
+use watchfire_log::{Log, LogError};
+use watchfire_model::PartitionId;
+
+use crate::help::*;
+
+const P0: PartitionId = PartitionId(0);
+
+/// A log of several segments, all old.
+fn filled(options: LogOptions) -> (SimDisk, Arc<EmbeddedLog>) {
+    let (disk, clock) = (SimDisk::new(1), clock());
+    let (log, _) = EmbeddedLog::open_on(Arc::new(disk.clone()), options, clock.clone()).unwrap();
+    for number in 0..400 {
+        durable(log.append(rows((number % 3) as u16, [number])).unwrap()).unwrap();
+    }
+    clock.advance(Duration::from_secs(3599));
+    clock.advance(Duration::from_secs(3599));
+    (disk, log)
+}
+
+fn segments(disk: &SimDisk) -> usize {
+    disk.list().unwrap().iter().filter(|name| name.starts_with("segment-")).count()
+}
+
+fn pass(log: &EmbeddedLog, reader: &str) {
+    (0..PARTITIONS).map(PartitionId).for_each(|p| log.set_cursor(reader, p, log.range(p).1));
+}
+
+/// The keeper had its chance to remove something.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(350));
+}
+
+fn an_hour() -> LogOptions {
+    LogOptions { retain_for: Duration::from_secs(3600), ..options() }
+}
+
+#[test]
+fn a_segment_goes_when_everybody_passed_it() {
+    let (disk, log) = filled(an_hour());
+    let before = segments(&disk);
+    assert!(before >= 4, "{before}");
+    settle();
+    assert_eq!(log.range(P0).0, 0, "without the engine's cursor nothing goes");
+    log.set_cursor("timescale", PartitionId(1), 0);
+    log.hold("snapshot", PartitionId(2), 100);
+    pass(&log, "engine");
+    settle();
+    assert_eq!(log.range(P0).0, 0, "a sink needs the first record");
+    pass(&log, "timescale");
+    until("some go", || log.range(P0).0 > 0);
+    settle();
+    let held = log.range(PartitionId(2)).0;
+    assert!(held > 0 && held <= 100, "{held}");
+    assert_eq!(read(&*log, 2, 100).len() as u64, log.range(PartitionId(2)).1 - 100);
+    log.release("snapshot");
+    until("the rest goes", || log.range(PartitionId(2)).0 > 100);
+    assert!(matches!(log.reader(P0, 0), Err(LogError::Gone { first, .. }) if first == log.range(P0).0));
+    assert!(log.detached().is_empty());
+    // What is left is a log like any other.
+    let kept = (0..PARTITIONS).map(|p| (log.range(PartitionId(p)).0, numbers(&*log, p))).collect::<Vec<_>>();
+    log.close();
+    drop(log);
+    let disk = disk.restart();
+    let (log, _) = open(&disk, an_hour()).unwrap();
+    for (partition, (first, numbers_before)) in (0..).zip(kept) {
+        assert_eq!((log.range(PartitionId(partition)).0, numbers(&*log, partition)), (first, numbers_before));
+    }
+}
+
+#[test]
+fn what_is_young_and_small_stays_and_what_is_large_goes() {
+    let (_disk, log) = filled(LogOptions { retain_for: Duration::from_secs(86_400), ..options() });
+    pass(&log, "engine");
+    settle();
+    assert_eq!(log.range(P0).0, 0);
+    drop(log);
+    let (_disk, log) = filled(LogOptions { retain_bytes: 40 << 10, ..options() });
+    pass(&log, "engine");
+    until("some go", || log.range(P0).0 > 0);
+}
+
+#[test]
+fn a_sink_that_holds_too_much_is_detached_and_the_engine_never() {
+    let (_disk, log) = filled(LogOptions { reader_bytes: 40 << 10, ..an_hour() });
+    log.set_cursor("engine", P0, 0);
+    log.set_cursor("kafka", P0, 5);
+    until("it is detached", || !log.detached().is_empty());
+    let detached = log.detached();
+    assert_eq!((detached[0].name.as_str(), detached[0].needed[0]), ("kafka", (P0, 5)));
+    assert!(detached[0].bytes > 40 << 10);
+    settle();
+    assert_eq!(log.range(P0).0, 0);
+    pass(&log, "engine");
+    until("some go", || log.range(P0).0 > 5);
+    assert_eq!(log.detached().len(), 1);
+}
