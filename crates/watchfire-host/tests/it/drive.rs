@@ -14,8 +14,6 @@ use watchfire_model::{
     BatchBuilder, DeviceHandle, DeviceSpec, KeyedState, Limits, Registry, Severity, Timestamp,
 };
 
-pub const SECOND: i64 = 1_000_000;
-
 /// One host for all tests of this process.
 pub fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
