@@ -24,7 +24,9 @@ pub enum Append {
     Records(Vec<(PartitionId, Record)>),
 }
 
-/// Why something was not appended. Nothing of it is in the log, or ever will be.
+/// Why something was not appended. Nothing of it is in the log, or ever will be; with one exception: a
+/// ticket that ends in [`AppendError::WriteFailed`] because the log was closed while its disk failed. That
+/// group may be on the disk, and then stands in the log from the next start on, once and whole.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AppendError {
     /// The queue before the disk holds as many bytes as it may.

@@ -132,7 +132,7 @@ impl SimDisk {
             kept.chain(gone).collect()
         };
         for (name, content, certain) in present {
-            if !certain && state.random() % 2 == 0 {
+            if !certain && state.random().is_multiple_of(2) {
                 continue;
             }
             let after = survive(&lock(&content), &mut state);
@@ -221,7 +221,7 @@ impl SimDisk {
 
 fn survive(content: &FileState, state: &mut State) -> FileState {
     // The length is metadata: old or new where they differ.
-    let length = if content.durable.len() == content.volatile.len() || state.random() % 2 == 0 {
+    let length = if content.durable.len() == content.volatile.len() || state.random().is_multiple_of(2) {
         content.volatile.len()
     } else {
         content.durable.len()
@@ -230,7 +230,7 @@ fn survive(content: &FileState, state: &mut State) -> FileState {
     after.resize(length, 0);
     for &sector in &content.dirty {
         // Written back by chance before the power went.
-        if state.random() % 2 == 0 {
+        if state.random().is_multiple_of(2) {
             copy_sector(&content.volatile, &mut after, sector);
         }
     }

@@ -53,7 +53,7 @@ impl Reader {
         LogError::Gone { partition: self.partition, wanted: self.next, first }
     }
 
-    fn from_disk(&mut self) -> Result<Option<Arc<Entry>>, LogError> {
+    fn read_disk(&mut self) -> Result<Option<Arc<Entry>>, LogError> {
         let mut disk = match self.disk.take() {
             Some(disk) => disk,
             None => {
@@ -103,7 +103,7 @@ impl LogReader for Reader {
                 Some(entry)
             }
             Place::Level => None,
-            Place::Earlier => self.from_disk()?,
+            Place::Earlier => self.read_disk()?,
         };
         if entry.is_some() {
             self.next += 1;

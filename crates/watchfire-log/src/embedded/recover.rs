@@ -99,7 +99,7 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Found, 
         found.void = void;
         return Ok(found);
     };
-    let Scanned { header, groups, cut } = scanned;
+    let Scanned { header, groups, cut } = *scanned;
     found.cut = cut.or(found.cut);
     let (mut previous, mut previous_end) = (header.previous, header.previous_end);
     let last = groups.last;
@@ -184,7 +184,7 @@ fn candidates(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Vec<Candidat
 enum Newest {
     /// Its first group was never synced; there may be something of it.
     Void(Option<Cut>),
-    Holds(Scanned),
+    Holds(Box<Scanned>),
 }
 
 struct Scanned {
@@ -267,7 +267,7 @@ fn read_last(candidate: &Candidate, log: u64) -> Result<Newest, LogError> {
         groups.last.bytes = bytes[start..start + groups.last.header.length()].to_vec();
     }
     Ok(match last {
-        Some(groups) => Newest::Holds(Scanned { header, groups, cut }),
+        Some(groups) => Newest::Holds(Box::new(Scanned { header, groups, cut })),
         None => Newest::Void(cut),
     })
 }

@@ -1,5 +1,8 @@
 //! The embedded log from outside: on a real folder and on simulated disks.
 
+// Helpers of tests fail as tests do; clippy knows only the functions marked as tests.
+#![allow(clippy::unwrap_used)]
+
 mod append;
 mod clock;
 mod codec;
@@ -7,4 +10,5 @@ mod crash;
 mod help;
 mod inspect;
 mod retention;
+mod speed;
 mod trouble;

@@ -50,7 +50,7 @@ fn a_segment_goes_when_everybody_passed_it() {
     settle();
     assert_eq!(log.range(P0).0, 0, "without the engine's cursor nothing goes");
     log.set_cursor("timescale", PartitionId(1), 0);
-    log.hold("snapshot", PartitionId(2), 100);
+    log.hold("snapshot", PartitionId(2), 50);
     pass(&log, "engine");
     settle();
     assert_eq!(log.range(P0).0, 0, "a sink needs the first record");
@@ -58,10 +58,10 @@ fn a_segment_goes_when_everybody_passed_it() {
     until("some go", || log.range(P0).0 > 0);
     settle();
     let held = log.range(PartitionId(2)).0;
-    assert!(held > 0 && held <= 100, "{held}");
-    assert_eq!(read(&*log, 2, 100).len() as u64, log.range(PartitionId(2)).1 - 100);
+    assert!(held > 0 && held <= 50, "{held}");
+    assert_eq!(read(&*log, 2, 50).len() as u64, log.range(PartitionId(2)).1 - 50);
     log.release("snapshot");
-    until("the rest goes", || log.range(PartitionId(2)).0 > 100);
+    until("the rest goes", || log.range(PartitionId(2)).0 > 50);
     assert!(matches!(log.reader(P0, 0), Err(LogError::Gone { first, .. }) if first == log.range(P0).0));
     assert!(log.detached().is_empty());
     // What is left is a log like any other.
