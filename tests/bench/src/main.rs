@@ -20,6 +20,9 @@ struct Arguments {
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
+    /// The binary, for benches of the whole.
+    #[arg(long)]
+    binary: Option<std::path::PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
