@@ -283,7 +283,8 @@ impl<'r> Decoder<'r> {
     fn item(&mut self, cursor: &mut Cursor<'_>, shape: &Shape<'_>, last: bool) -> Result<(), Refusal> {
         let Self { context, partitions, scratch } = self;
         scratch.path.clear();
-        match shape {
+        let start = cursor.clone();
+        let result = match shape {
             Shape::Event => item::read(cursor, None, last, context, partitions, scratch),
             Shape::Device(id) => {
                 let place = match item::find(context, id, cursor.at()) {
@@ -296,7 +297,14 @@ impl<'r> Decoder<'r> {
             Shape::Mapped { mapping, device, metric } => {
                 mapped::read(cursor, mapping, (*device, *metric), last, context, partitions, scratch)
             }
+        };
+        // Garbage that names a new device must not register it.
+        if matches!(result, Err(Refusal::Unknown(_))) {
+            let mut rest = start;
+            rest.skip(context.bounds.depth)?;
+            item::check_end(&mut rest, last)?;
         }
+        result
     }
 }
 

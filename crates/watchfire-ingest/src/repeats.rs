@@ -285,6 +285,7 @@ mod tests {
     use watchfire_model::BatchBuilder;
 
     const P: PartitionId = PartitionId(0);
+    const NONE: [u32; 0] = [];
 
     fn batch(rows: &[(u32, i64, &[(&str, f64)])]) -> Batch {
         let mut builder = BatchBuilder::new();
@@ -309,7 +310,7 @@ mod tests {
     fn a_reading_is_known_by_device_time_and_values() {
         let memory = Repeats::new(1, 4);
         let first = batch(&[(0, 10, &[("a", 1.0), ("b", 2.0)]), (1, 10, &[("a", 1.0), ("b", 2.0)])]);
-        assert_eq!(repeats_of(&memory, &first), []);
+        assert_eq!(repeats_of(&memory, &first), NONE);
         // Other order of metrics, beside rows of other shape.
         let again = batch(&[(5, 1, &[("c", 1.0)]), (0, 10, &[("b", 2.0), ("a", 1.0)])]);
         assert_eq!(repeats_of(&memory, &again), [1]);
@@ -319,10 +320,10 @@ mod tests {
             (0, 9, &[("a", 1.0), ("b", 2.0)]),
             (2, 10, &[("a", 1.0), ("b", 2.0)]),
         ]);
-        assert_eq!(repeats_of(&memory, &different), []);
+        assert_eq!(repeats_of(&memory, &different), NONE);
         // The first of device 0 was pushed out by four others? Three came: it is still known.
         assert_eq!(repeats_of(&memory, &first), [0, 1]);
-        assert_eq!(repeats_of(&memory, &batch(&[(0, 11, &[("a", 1.0)])])), []);
+        assert_eq!(repeats_of(&memory, &batch(&[(0, 11, &[("a", 1.0)])])), NONE);
         assert_eq!(repeats_of(&memory, &first), [1]);
         // Twice in one batch.
         let twice = batch(&[(7, 1, &[("a", 1.0)]), (7, 1, &[("a", 1.0)])]);
@@ -375,8 +376,8 @@ mod tests {
         for memory in [memory, rebuilt, restored] {
             let known: Vec<bool> = readings.iter().map(|r| !repeats_of(&memory, r).is_empty()).collect();
             // Device 0 had four readings: its first is pushed out, and coming again pushes out the next.
-            assert_eq!(known[1], true);
-            assert_eq!(known[0], false);
+            assert!(known[1]);
+            assert!(!known[0]);
         }
     }
 

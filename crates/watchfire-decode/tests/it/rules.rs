@@ -186,6 +186,8 @@ fn a_device_s_own_address() {
     own(r#"{"metrics":5}"#, &["1@0{metrics=5}"]);
     own("71.4", &["0 not-an-object"]);
     check_as(&Shape::Device("x"), Framing::Auto, r#"{"t":1}"#, &["0 ?x"]);
+    check_as(&Shape::Device("x"), Framing::Auto, "{\"t\":", &["0 not-json"]);
+    check(r#"{"device":"x","metrics":{"t":1}} x"#, &["0 trailing-bytes"]);
     check_as(&Shape::Device("a/b"), Framing::Auto, r#"{"t":1}"#, &["0 device-invalid"]);
 }
 

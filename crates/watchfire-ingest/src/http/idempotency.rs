@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::http::StatusCode;
 use bytes::Bytes;
 
+/// Bytes of all answers that are remembered: one may list a thousand rejected items.
+const BYTES: usize = 32 << 20;
+
 /// The answers given.
 #[derive(Debug)]
 pub(super) struct Answers {
@@ -19,6 +22,8 @@ struct Table {
     by_key: HashMap<u128, Entry>,
     /// Answered keys, oldest first.
     order: VecDeque<u128>,
+    /// Bytes of all answers.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -75,13 +80,15 @@ impl Begun {
     pub(super) fn answered(mut self, status: StatusCode, body: Bytes) {
         self.answered = true;
         let mut table = lock(&self.table);
+        table.bytes += body.len();
         if let Some(entry) = table.by_key.get_mut(&self.key) {
             entry.answer = Some((status, body));
         }
         table.order.push_back(self.key);
-        while table.order.len() > self.most {
-            if let Some(oldest) = table.order.pop_front() {
-                table.by_key.remove(&oldest);
+        while table.order.len() > self.most || table.bytes > BYTES {
+            let Some(oldest) = table.order.pop_front() else { break };
+            if let Some(Entry { answer: Some((_, body)), .. }) = table.by_key.remove(&oldest) {
+                table.bytes -= body.len();
             }
         }
     }

@@ -81,6 +81,8 @@ struct Connection<'b> {
     principal: Principal,
     key: String,
     clean: bool,
+    /// The session was there before: where it ends with this connection, the router has to forget it.
+    resumed: bool,
     link: Option<Link>,
     /// Messages of QoS 1 to the client: packet id, and whether it was acknowledged. The router wants
     /// acknowledgements in the order in which it sent; clients may give them in any.
@@ -128,6 +130,7 @@ where
         principal,
         key,
         clean: true,
+        resumed: false,
         link: None,
         sent: VecDeque::new(),
         receive_maximum: usize::from(hello.receive_maximum).min(100),
@@ -151,8 +154,9 @@ where
     }
     // What was acknowledged last may still get through; if not, it is sent again and known as a repeat.
     let _ = connection.flush(&mut stream).await;
+    // Who never subscribed has no session in the router: there is nothing to keep.
+    leaving.expiry = if connection.clean || connection.link.is_none() { 0 } else { hello.expiry };
     connection.finish(&end, hello.will.take()).await;
-    leaving.expiry = if connection.clean { 0 } else { hello.expiry };
     drop(leaving);
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await;
 }
@@ -236,10 +240,7 @@ impl Connection<'_> {
         };
         let alive = kept.is_some_and(|until| until > std::time::Instant::now()) && !hello.clean;
         if kept.is_some() && !alive {
-            self.open_link(true).await;
-            if let Some(link) = self.link.take() {
-                self.broker.fanout.close(link.id).await;
-            }
+            self.forget_session().await;
         }
         if !room {
             // As many sessions as there may be: this one ends with its connection, and the client is told.
@@ -249,8 +250,16 @@ impl Connection<'_> {
         if !alive {
             return false;
         }
-        self.open_link(self.clean).await;
+        self.open_link(false).await;
+        self.resumed = true;
         self.link.as_ref().is_some_and(|link| link.session_present)
+    }
+
+    /// A link that begins clean takes what the router kept with it.
+    async fn forget_session(&mut self) {
+        if let Some(link) = self.broker.fanout.open(router_id(&self.key), true).await {
+            self.broker.fanout.close(link.id).await;
+        }
     }
 
     async fn open_link(&mut self, clean: bool) {
@@ -341,7 +350,11 @@ impl Connection<'_> {
                     if !patience.is_zero() && reading && last_read.elapsed() >= patience {
                         return End::Ours(reason::KEEP_ALIVE, "keep-alive");
                     }
-                    let rest = patience.saturating_sub(last_read.elapsed()).max(Duration::from_secs(1));
+                    let rest = if patience.is_zero() {
+                        Duration::from_secs(86_400)
+                    } else {
+                        patience.saturating_sub(last_read.elapsed()).max(Duration::from_secs(1))
+                    };
                     alarm.as_mut().reset(Instant::now() + rest);
                 }
             }
@@ -693,6 +706,9 @@ impl Connection<'_> {
         }
         if let Some(link) = self.link.take() {
             self.broker.fanout.close(link.id).await;
+            if self.resumed && self.clean {
+                self.forget_session().await;
+            }
         }
     }
 }
