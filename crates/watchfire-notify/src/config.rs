@@ -155,7 +155,8 @@ impl NotifyConfig {
             let Some(webhook) = &receiver.webhook else {
                 return Err(error(place, "has no channel: give it a `webhook`"));
             };
-            crate::channel::webhook::check(webhook).map_err(|fault| error(format!("{place}.webhook"), fault))?;
+            crate::channel::webhook::check(webhook)
+                .map_err(|fault| error(format!("{place}.webhook"), fault))?;
         }
         if self.route.receiver.is_none() && self.receivers.len() > 1 {
             return Err(error("route", "names no receiver, and there are several"));
@@ -217,7 +218,10 @@ mod tests {
     fn what_is_wrong_is_said() {
         check("", Ok(()));
         check(HOOK, Ok(()));
-        check(&format!("{HOOK}[route]\nreceiver = \"hok\""), Err("there is no receiver \"hok\"; there is: hook"));
+        check(
+            &format!("{HOOK}[route]\nreceiver = \"hok\""),
+            Err("there is no receiver \"hok\"; there is: hook"),
+        );
         check(&format!("{HOOK}{HOOK}"), Err("the same name"));
         check("[[receiver]]\nname = \"a\"", Err("no channel"));
         check(&HOOK.replace("http:", "ftp:"), Err("http:// or https://"));

@@ -188,7 +188,12 @@ impl Lane {
             Outcome::Failed { retry: Retry::Never, status, error } => {
                 // It answers, so it is well: it only does not want this one.
                 state.failures = 0;
-                tracing::warn!(receiver = self.config.name, delivery = delivery.id, error, "a delivery was refused");
+                tracing::warn!(
+                    receiver = self.config.name,
+                    delivery = delivery.id,
+                    error,
+                    "a delivery was refused"
+                );
                 attempted.state = DeliveryState::Refused;
                 attempted.status = status;
                 attempted.error = Some(error);
@@ -209,7 +214,13 @@ impl Lane {
                         backoff("lane", state.failures - FAILING + 1, config.retry_initial, config.retry_max);
                     state.rests_until = Some(now + pause.min(watchfire_model::Duration::from_secs(15)));
                 }
-                tracing::info!(receiver = config.name, delivery = delivery.id, attempt, error, "will try again");
+                tracing::info!(
+                    receiver = config.name,
+                    delivery = delivery.id,
+                    attempt,
+                    error,
+                    "will try again"
+                );
                 attempted.status = status;
                 attempted.error = Some(error);
                 "later"
@@ -233,7 +244,11 @@ impl Lane {
                 tracing::error!(receiver = self.config.name, expired, "deliveries were given up");
             }
             Err(error) => {
-                tracing::error!(receiver = self.config.name, error = error.chain(), "cannot expire deliveries");
+                tracing::error!(
+                    receiver = self.config.name,
+                    error = error.chain(),
+                    "cannot expire deliveries"
+                );
             }
         }
     }

@@ -196,10 +196,9 @@ impl Notifier {
                 }
                 lane.run().await;
             });
-            state.lanes.insert(
-                name,
-                Running { config: receiver.clone(), webhook: webhook.clone(), stop, task },
-            );
+            state
+                .lanes
+                .insert(name, Running { config: receiver.clone(), webhook: webhook.clone(), stop, task });
         }
         for lane in old.into_values() {
             lane.stop.send_replace(true);
@@ -218,7 +217,8 @@ impl Notifier {
     /// The receivers.
     pub fn receivers(&self) -> Vec<ReceiverInfo> {
         let state = self.lock();
-        let info = |receiver: &ReceiverConfig| ReceiverInfo { name: receiver.name.clone(), channel: "webhook" };
+        let info =
+            |receiver: &ReceiverConfig| ReceiverInfo { name: receiver.name.clone(), channel: "webhook" };
         state.config.receivers.iter().map(info).collect()
     }
 

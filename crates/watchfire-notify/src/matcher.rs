@@ -39,7 +39,8 @@ impl Matcher {
 impl FromStr for Matcher {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let fault = |what: &str| format!("{text:?} is no matcher ({what}), such as severity=~\"major|critical\"");
+        let fault =
+            |what: &str| format!("{text:?} is no matcher ({what}), such as severity=~\"major|critical\"");
         let at = text.find(['=', '!']).ok_or_else(|| fault("no =, !=, =~ or !~"))?;
         let name = text[..at].trim();
         if name.is_empty() || name.contains(['"', '{', '}', ',']) {
@@ -58,10 +59,8 @@ impl FromStr for Matcher {
         } else {
             raw.to_string()
         };
-        let regex = || {
-            Regex::new(&format!("^(?:{value})$"))
-                .map_err(|_| fault("its value is no regular expression"))
-        };
+        let regex =
+            || Regex::new(&format!("^(?:{value})$")).map_err(|_| fault("its value is no regular expression"));
         let test = match operator {
             "=~" => Test::Matches(regex()?),
             "!~" => Test::MatchesNot(regex()?),

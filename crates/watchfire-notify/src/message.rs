@@ -190,9 +190,14 @@ mod tests {
 
     #[test]
     fn numbers_are_for_people() {
-        for (number, text) in
-            [(90.0, "90"), (91.5, "91.5"), (0.1 + 0.2, "0.3"), (1e-9, "1e-9"), (-3.25, "-3.25"), (1e20, "1e20")]
-        {
+        for (number, text) in [
+            (90.0, "90"),
+            (91.5, "91.5"),
+            (0.1 + 0.2, "0.3"),
+            (1e-9, "1e-9"),
+            (-3.25, "-3.25"),
+            (1e20, "1e20"),
+        ] {
             assert_eq!(value_text(&Value::Number(number)), text);
         }
     }

@@ -30,6 +30,7 @@ CREATE TABLE alerts (
 -- The invariant: at most one active alert per identity, whatever any code above does.
 CREATE UNIQUE INDEX alerts_active ON alerts (rule, device, key) WHERE state = 'active';
 CREATE UNIQUE INDEX alerts_sequence ON alerts (sequence);
+CREATE INDEX alerts_standing ON alerts (sequence) WHERE state = 'active';
 CREATE INDEX alerts_device ON alerts (device, sequence);
 
 CREATE TABLE alert_evidence (
@@ -91,7 +92,8 @@ CREATE TABLE deliveries (
     created_at BIGINT NOT NULL,
     finished_at BIGINT
 );
-CREATE INDEX deliveries_order ON deliveries (receiver, group_key, sequence) WHERE state = 'pending';
+CREATE INDEX deliveries_group ON deliveries (receiver, group_key, sequence) WHERE state = 'pending';
+CREATE INDEX deliveries_order ON deliveries (receiver, sequence) WHERE state = 'pending';
 CREATE INDEX deliveries_due ON deliveries (receiver, next_try) WHERE state = 'pending';
 
 CREATE TABLE delivery_alerts (

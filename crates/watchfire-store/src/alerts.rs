@@ -239,7 +239,11 @@ impl Store {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE sequence < ");
         query.push_bind(sequence_cursor(filter.cursor.as_deref())?);
         if let Some(state) = filter.state {
-            query.push(" AND state = ").push_bind(state.as_str());
+            // Not a parameter: only so can the index of the active ones be used.
+            query.push(match state {
+                AlertState::Active => " AND state = 'active'",
+                AlertState::Resolved => " AND state = 'resolved'",
+            });
         }
         if !filter.severity.is_empty() {
             query.push(" AND severity IN (");

@@ -274,9 +274,11 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<DueDelivery>, StoreError> {
         let failed = StoreError::sql("read due deliveries");
+        // The plus keeps the planner to the order of sequences: in a storm nearly everything is due, and
+        // the first few are wanted, not all of them sorted.
         let rows = sqlx::query(
             "SELECT sequence, id, group_key, payload, attempts, created_at FROM deliveries AS d \
-             WHERE state = 'pending' AND receiver = $1 AND next_try <= $2 AND NOT EXISTS ( \
+             WHERE state = 'pending' AND receiver = $1 AND +next_try <= $2 AND NOT EXISTS ( \
                SELECT 1 FROM deliveries AS e WHERE e.state = 'pending' AND e.receiver = d.receiver \
                AND e.group_key = d.group_key AND e.sequence < d.sequence) \
              ORDER BY sequence LIMIT $3",

@@ -268,16 +268,18 @@ async fn load(
         for row in query.build_query_as::<AlertRow>().fetch_all(&mut *connection).await? {
             rows.insert(row.id.clone(), row);
         }
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT * FROM alerts WHERE state = 'active' AND (rule, device, key) IN (",
-        );
+        // Joined this way round, so that each identity is looked up and the active ones are not all read.
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT a.* FROM (");
         query.push_values(part, |mut tuple, transition| {
             tuple
                 .push_bind(transition.rule.as_str())
                 .push_bind(transition.device.id.as_str())
                 .push_bind(transition.key.as_str());
         });
-        query.push(")");
+        query.push(
+            ") AS w CROSS JOIN alerts AS a WHERE a.state = 'active' AND a.rule = w.column1 \
+             AND a.device = w.column2 AND a.key = w.column3",
+        );
         for row in query.build_query_as::<AlertRow>().fetch_all(&mut *connection).await? {
             rows.insert(row.id.clone(), row);
         }

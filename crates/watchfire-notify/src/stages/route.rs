@@ -137,9 +137,11 @@ fn walk<'a>(route: &'a Route, labels: &LabelSet, found: &mut Vec<&'a Route>) -> 
 fn target(route: &Route, labels: &LabelSet) -> Option<Target> {
     let group_labels: LabelSet = match &route.group_by {
         GroupBy::All => labels.clone(),
-        GroupBy::Labels(names) => {
-            names.iter().filter_map(|name| labels.get_key_value(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
-        }
+        GroupBy::Labels(names) => names
+            .iter()
+            .filter_map(|name| labels.get_key_value(name))
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect(),
     };
     let shown = group_labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect::<Vec<_>>();
     Some(Target {

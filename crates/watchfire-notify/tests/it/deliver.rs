@@ -1,0 +1,261 @@
+use std::collections::{HashMap, HashSet};
+
+use watchfire_model::Severity;
+use watchfire_model::alert::TransitionKind;
+use watchfire_notify::NotifyError;
+use watchfire_store::{DeliveryFilter, DeliveryState, Store};
+
+use crate::receiver::{Behave, Place, Receiver, config, notify, raise, resolve, submit, transition, until};
+
+async fn states(store: &Store) -> Vec<(DeliveryState, u32)> {
+    let filter = DeliveryFilter { limit: 1000, ..DeliveryFilter::default() };
+    let rows = store.deliveries(&filter).await.unwrap().items;
+    rows.iter().rev().map(|row| (row.state, row.attempts)).collect()
+}
+
+async fn settled(store: &Store, count: usize) {
+    for _ in 0..2000 {
+        let states = states(store).await;
+        if states.len() >= count && states.iter().all(|(state, _)| *state != DeliveryState::Pending) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let unrouted = store.unrouted(1000).await.unwrap().len();
+    panic!("not settled, {unrouted} not routed: {:?}", states(store).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_body_is_that_of_alertmanager_version_4() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    submit(&store, vec![raise("press-1", 1)]).await;
+    receiver.wait_taken(1).await;
+    submit(&store, vec![resolve("press-1", 61)]).await;
+    let seen = receiver.wait_taken(2).await;
+    let golden: serde_json::Value = serde_json::from_str(include_str!("webhook.json")).unwrap();
+    assert_eq!(serde_json::json!([seen[0].body, seen[1].body]), golden);
+    assert_ne!(seen[0].id, seen[1].id);
+    settled(&store, 2).await;
+    let alert = &store.alerts(&Default::default()).await.unwrap().items[0].id;
+    let detail = store.alert(alert).await.unwrap();
+    assert_eq!(detail.deliveries.len(), 2);
+    let ledger = store.delivery(&seen[0].id).await.unwrap();
+    assert_eq!((ledger.payload, ledger.tries.len()), (seen[0].body.clone(), 1));
+    notifier.stop().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_severity_resolves_the_old_labels_and_fires_the_new() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    let change = TransitionKind::SeverityChanged { from: Severity::Major };
+    submit(&store, vec![raise("a", 1)]).await;
+    receiver.wait_taken(1).await;
+    submit(&store, vec![transition("a", 2, change, Severity::Critical)]).await;
+    let seen = receiver.wait_taken(2).await;
+    let alerts = &seen[1].body["alerts"];
+    let told = |i: usize| (alerts[i]["status"].as_str(), alerts[i]["labels"]["severity"].as_str());
+    assert_eq!(told(0), (Some("resolved"), Some("major")));
+    assert_eq!(told(1), (Some("firing"), Some("critical")));
+    assert_eq!(alerts[0]["fingerprint"], seen[0].body["alerts"][0]["fingerprint"]);
+    assert_ne!(alerts[0]["fingerprint"], alerts[1]["fingerprint"]);
+    submit(&store, vec![resolve("a", 3)]).await;
+    let seen = receiver.wait_taken(3).await;
+    assert_eq!(seen[2].body["alerts"][0]["fingerprint"], alerts[1]["fingerprint"]);
+    assert_eq!(seen[2].body["notification_reason"], "all alerts resolved");
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_is_tried_again_with_the_same_id_and_in_order() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    receiver.next([Behave::Answer(500), Behave::Hang, Behave::Answer(429), Behave::Answer(503)]);
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    submit(&store, vec![raise("a", 1), resolve("a", 2)]).await;
+    let taken = receiver.wait_taken(2).await;
+    let says: Vec<_> = taken.iter().map(|seen| seen.body["status"].as_str().unwrap().to_string()).collect();
+    assert_eq!(says, ["firing", "resolved"]);
+    let ids: Vec<_> = receiver.seen().iter().map(|seen| seen.id.clone()).collect();
+    assert_eq!(ids[..5].iter().collect::<HashSet<_>>().len(), 1, "every attempt of the firing has its id");
+    settled(&store, 2).await;
+    assert_eq!(states(&store).await, [(DeliveryState::Delivered, 5), (DeliveryState::Delivered, 1)]);
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_asks_for_patience_gets_it() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    receiver.next([Behave::AnswerAfter(429, 1)]);
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    let started = std::time::Instant::now();
+    submit(&store, vec![raise("a", 1)]).await;
+    receiver.wait_taken(1).await;
+    assert!(started.elapsed() >= std::time::Duration::from_secs(1));
+    assert_eq!(receiver.seen().len(), 2);
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_for_good_is_kept_and_holds_nobody_back() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    receiver.next([Behave::Answer(422)]);
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    submit(&store, vec![raise("a", 1), resolve("a", 2)]).await;
+    receiver.wait_taken(1).await;
+    settled(&store, 2).await;
+    assert_eq!(states(&store).await, [(DeliveryState::Refused, 1), (DeliveryState::Delivered, 1)]);
+    let refused = DeliveryFilter { state: Some(DeliveryState::Refused), ..DeliveryFilter::default() };
+    let row = &store.deliveries(&refused).await.unwrap().items[0];
+    assert_eq!(row.last_error.as_deref(), Some("answered 422 Unprocessable Entity"));
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_hangs_delays_nobody_else() {
+    let (place, good, bad) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    bad.usual(Behave::Hang);
+    let more = format!(
+        "[[receiver]]\nname = \"bad\"\nmax_in_flight = 2\nwebhook = {{ url = \"{}\", timeout = \"60s\" }}\n\
+         [route]\nreceiver = \"hook\"\n[[route.routes]]\nreceiver = \"bad\"\ncontinue = true\n\
+         [[route.routes]]\nreceiver = \"hook\"\n",
+        bad.url
+    );
+    let notifier = notify(&store, config(&good.url, &more)).await;
+    let raised = (0..50).map(|i| raise(&format!("d-{i}"), 1)).collect();
+    submit(&store, raised).await;
+    good.wait_taken(50).await;
+    until("as many hang as may", || bad.seen().len() == 2).await;
+    // The deadline of the test is what tells a stop that waits for a minute.
+    notifier.stop().await;
+    assert_eq!(bad.seen().len(), 2);
+    assert_eq!(store.waiting_deliveries().await.unwrap()[0].pending, 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_under_another_id_whenever_it_dies() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    receiver.usual(Behave::Answer(503));
+    let devices: Vec<String> = (0..20).map(|i| format!("d-{i}")).collect();
+    for round in 0..6_u64 {
+        let store = place.open().await;
+        // Dropped at different moments: before routing, before or during attempts, between answer and record.
+        let notifier = notify(&store, config(&receiver.url, "")).await;
+        let step = round * 10 + 1;
+        let transitions: Vec<_> = devices
+            .iter()
+            .flat_map(|device| match round {
+                0 => vec![raise(device, step)],
+                5 => vec![resolve(device, step)],
+                _ => {
+                    let from = if round % 2 == 1 { Severity::Major } else { Severity::Critical };
+                    let to = if round % 2 == 1 { Severity::Critical } else { Severity::Major };
+                    vec![transition(device, step, TransitionKind::SeverityChanged { from }, to)]
+                }
+            })
+            .collect();
+        submit(&store, transitions.clone()).await;
+        submit(&store, transitions).await;
+        if round >= 3 {
+            receiver.usual(Behave::Take);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(round * 25)).await;
+        drop(notifier);
+        store.close().await;
+    }
+    let store = place.open().await;
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    settled(&store, 120).await;
+    assert_eq!(states(&store).await.len(), 120);
+    let mut bodies = HashMap::new();
+    let mut order: HashMap<String, Vec<String>> = HashMap::new();
+    for seen in receiver.seen() {
+        let before = bodies.insert(seen.id.clone(), seen.body.clone());
+        assert!(before.is_none_or(|before| before == seen.body), "the same id says the same");
+        if seen.taken {
+            let list = order.entry(seen.says()[0].0.clone()).or_default();
+            // A repetition after a crash has the id of the one before it.
+            if list.last() != Some(&seen.id) {
+                list.push(seen.id);
+            }
+        }
+    }
+    assert_eq!(bodies.len(), 120);
+    assert!(receiver.seen().len() > 120, "no attempt was repeated: nothing was interrupted");
+    for device in devices {
+        let filter = DeliveryFilter { limit: 1000, ..DeliveryFilter::default() };
+        let rows = store.deliveries(&filter).await.unwrap().items;
+        let expected: Vec<String> = rows
+            .iter()
+            .rev()
+            .filter(|row| row.group_key.contains(&format!("{device:?}")))
+            .map(|row| row.id.clone())
+            .collect();
+        assert_eq!(order[&device], expected, "{device}: each once, in order");
+    }
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_too_long_is_given_up_and_named() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    receiver.usual(Behave::Answer(500));
+    let mut config = config(&receiver.url, "");
+    config.receivers[0].expire = watchfire_model::Duration::from_millis(300);
+    let notifier = notify(&store, config).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    settled(&store, 1).await;
+    assert_eq!(states(&store).await[0].0, DeliveryState::Expired);
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_waits_survives_a_restart_and_tells_everything_in_order() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    let route = "[route]\ngroup_by = [\"alertname\"]\ngroup_wait = \"700ms\"";
+    let notifier = notify(&store, config(&receiver.url, route)).await;
+    submit(&store, vec![raise("a", 1), raise("b", 2), resolve("a", 3)]).await;
+    while store.groups().await.unwrap().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    notifier.stop().await;
+    assert!(receiver.seen().is_empty());
+    let notifier = notify(&store, config(&receiver.url, route)).await;
+    let seen = receiver.wait_taken(2).await;
+    let pair = |device: &str, status: &str| (device.to_string(), status.to_string());
+    assert_eq!(seen[0].says(), [pair("a", "firing"), pair("b", "firing")]);
+    assert_eq!(seen[1].says(), [pair("a", "resolved"), pair("b", "firing")]);
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_over_or_leaves_everything_as_it_was() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    let notifier = notify(&store, config(&first.url, "")).await;
+    let mut broken = config(&second.url, "");
+    broken.route.receiver = Some("nobody".into());
+    assert!(notifier.reload(broken).unwrap_err().to_string().contains("nobody"));
+    submit(&store, vec![raise("a", 1)]).await;
+    first.wait_taken(1).await;
+    notifier.reload(config(&second.url, "")).unwrap();
+    submit(&store, vec![resolve("a", 2)]).await;
+    second.wait_taken(1).await;
+    assert_eq!(notifier.receivers()[0].name, "hook");
+    let test = notifier.test_receiver("hook").await.unwrap();
+    assert!(test.delivered, "{test:?}");
+    assert_eq!(second.taken()[1].body["alerts"][0]["labels"]["alertname"], "watchfire-test");
+    second.usual(Behave::Answer(401));
+    assert_eq!(notifier.test_receiver("hook").await.unwrap().status, Some(401));
+    assert!(matches!(notifier.test_receiver("x").await, Err(NotifyError::UnknownReceiver(_))));
+    notifier.stop().await;
+}
