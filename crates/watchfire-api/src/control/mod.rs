@@ -13,7 +13,7 @@ mod registrar;
 pub mod rules;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -47,6 +47,8 @@ pub struct Snapshot {
 
 /// The control plane.
 pub struct ControlPlane {
+    /// Itself, for tasks that outlive a caller.
+    me: Weak<Self>,
     log: Arc<dyn Log>,
     works: Arc<dyn ModuleWorks>,
     modules: Arc<dyn Modules>,
@@ -84,7 +86,8 @@ impl ControlPlane {
             }
         }
         let catalog = snapshot.modules.into_iter().map(|info| (info.digest, Arc::new(info))).collect();
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             log,
             works,
             modules,

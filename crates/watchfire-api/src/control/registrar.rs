@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
+use watchfire_ingest::contract::{BoxFuture, RegisterError, Registrar};
 use watchfire_model::{Actor, Control, DeviceSpec};
 
 use super::{ControlError, ControlPlane};
@@ -22,6 +23,21 @@ pub(super) struct Waiting {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registrar for ControlPlane {
+    fn register(&self, ids: Vec<String>) -> BoxFuture<'_, Result<(), RegisterError>> {
+        let control = self.me.upgrade();
+        Box::pin(async move {
+            let Some(control) = control else {
+                return Err(RegisterError::Unavailable("the engine is stopping".into()));
+            };
+            ControlPlane::register(&control, ids).await.map_err(|error| match error {
+                ControlError::Log(error) => RegisterError::Unavailable(error.to_string()),
+                error => RegisterError::Refused(error.to_string()),
+            })
+        })
+    }
 }
 
 impl ControlPlane {

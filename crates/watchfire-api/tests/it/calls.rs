@@ -221,7 +221,7 @@ async fn roles_bound_what_a_token_may_do() {
     let elsewhere = server.send("GET", "/api/v1/rules", None, Some("10.0.0.1:9"), Vec::new()).await;
     problem(&elsewhere, 401, "token-missing");
     assert!(elsewhere.headers.contains_key("www-authenticate"));
-    let mut secrets = Vec::new();
+    let mut secrets: Vec<String> = Vec::new();
     for role in ["admin", "author", "operator", "viewer"] {
         // From the second on with the first: without a token nobody is welcome any more.
         let body = json!({"name": role, "role": role});
@@ -245,7 +245,9 @@ async fn roles_bound_what_a_token_may_do() {
     ] {
         let answer = server.call_as(token, method, path, Value::Null).await;
         assert_eq!(answer.status.as_u16(), expected, "{method} {path}: {}", answer.json);
-        assert!(secrets.iter().all(|secret| !String::from_utf8_lossy(&answer.bytes).contains(secret)));
+        assert!(
+            secrets.iter().all(|secret| !String::from_utf8_lossy(&answer.bytes).contains(secret.as_str()))
+        );
     }
     let tokens = server.call_as(admin, "GET", "/api/v1/tokens", Value::Null).await;
     let id =
