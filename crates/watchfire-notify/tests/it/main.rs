@@ -1,5 +1,8 @@
 //! Notification against a real store and real HTTP receivers.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod deliver;
 mod groups;
 mod receiver;

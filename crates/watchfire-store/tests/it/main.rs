@@ -1,4 +1,7 @@
 //! The store against a real file.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod alerts;
 mod tables;
