@@ -30,8 +30,6 @@ pub fn binary(workspace: &Workspace) -> Result<()> {
 fn componentize(workspace: &Workspace, rules: &Path, into: &Path) -> Result<()> {
     let mut build = Command::new(workspace.binary("watchfire"));
     workspace.set_target(&mut build);
-    // Paths of this machine have no place in an artefact that is known by its digest.
-    build.env("RUSTFLAGS", format!("--remap-path-prefix={}=.", workspace.root.display()));
     run(build.args(["rule", "build"]).arg(rules).arg("--output").arg(into))
 }
 

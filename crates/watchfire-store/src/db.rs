@@ -39,7 +39,10 @@ impl Database {
             .statement_cache_capacity(256)
             // 32 MiB of pages; the negative sign is SQLite's way of saying KiB.
             .pragma("cache_size", "-32768")
-            .pragma("temp_store", "memory");
+            .pragma("temp_store", "memory")
+            // Fold the write-ahead log into the database every 32 MiB: at SQLite's 4 MiB a storm spends a
+            // third of its time on it.
+            .pragma("wal_autocheckpoint", "8192");
         let mut first =
             SqliteConnection::connect_with(&options).await.map_err(StoreError::sql("open the database"))?;
         migrate(&mut first, path).await?;

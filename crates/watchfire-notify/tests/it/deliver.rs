@@ -259,3 +259,39 @@ async fn a_reload_takes_over_or_leaves_everything_as_it_was() {
     assert!(matches!(notifier.test_receiver("x").await, Err(NotifyError::UnknownReceiver(_))));
     notifier.stop().await;
 }
+
+/// Not a test of time: prints how long it takes from the hand-over of a transition to the receiver.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_long_from_transition_to_receiver() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    let mut took = Vec::new();
+    for i in 0..300_usize {
+        let started = std::time::Instant::now();
+        let keeper = store.keeper();
+        let transitions = vec![raise(&format!("d-{i}"), 1)];
+        keeper.submit(watchfire_model::alert::AlertChanges { transitions, updates: Vec::new() });
+        while receiver.count() <= i {
+            tokio::time::sleep(std::time::Duration::from_micros(100)).await;
+        }
+        took.push(started.elapsed());
+        settled_one(&store).await;
+    }
+    took.sort();
+    println!("transition to receiver: p50 {:?}, p99 {:?}", took[150], took[297]);
+    let started = std::time::Instant::now();
+    submit(&store, (0..5000).map(|i| raise(&format!("s-{i}"), 1)).collect()).await;
+    while receiver.count() < 5300 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    println!("a storm of 5000 alerts, a message each: {:?}", started.elapsed());
+    notifier.stop().await;
+}
+
+async fn settled_one(store: &Store) {
+    while !store.waiting_deliveries().await.unwrap().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_micros(500)).await;
+    }
+}

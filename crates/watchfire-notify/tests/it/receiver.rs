@@ -106,6 +106,10 @@ impl Receiver {
         self.inner.lock().unwrap().seen.clone()
     }
 
+    pub fn count(&self) -> usize {
+        self.inner.lock().unwrap().seen.len()
+    }
+
     pub fn taken(&self) -> Vec<Seen> {
         self.seen().into_iter().filter(|seen| seen.taken).collect()
     }

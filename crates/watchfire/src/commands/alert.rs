@@ -71,7 +71,20 @@ pub(super) async fn run(command: AlertCommand, client: &Client, output: Output) 
                 query.extend(value.map(|value| (name, value)));
             }
             let items = client.list("/alerts", query, limit).await?;
-            output.list(&items, &["id", "severity", "state", "rule", "device", "key", "raised_at", "acknowledged_by", "summary"]);
+            output.list(
+                &items,
+                &[
+                    "id",
+                    "severity",
+                    "state",
+                    "rule",
+                    "device",
+                    "key",
+                    "raised_at",
+                    "acknowledged_by",
+                    "summary",
+                ],
+            );
         }
         AlertCommand::Show { id } => output.document(&client.get(&path(&id, ""), &[]).await?),
         AlertCommand::Ack { id, comment } => {

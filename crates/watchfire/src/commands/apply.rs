@@ -68,7 +68,10 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
     }
     let document = serde_json::json!({"changed": changes, "surplus": surplus, "dry_run": command.dry_run});
     let verb = if command.dry_run { "would change" } else { "changed" };
-    output.done(&format!("{} rules {verb}, {} as they were", changes.len(), rules.len() - changes.len()), &document);
+    output.done(
+        &format!("{} rules {verb}, {} as they were", changes.len(), rules.len() - changes.len()),
+        &document,
+    );
     Ok(())
 }
 

@@ -72,8 +72,11 @@ pub(super) fn explain(error: &dyn std::error::Error) -> String {
 
 /// Reads a file of the user's.
 pub(super) fn read_file(path: &std::path::Path) -> Result<Vec<u8>, ClientError> {
-    std::fs::read(path)
-        .map_err(|source| ClientError::File { action: "read", path: path.display().to_string(), source })
+    std::fs::read(path).map_err(|source| ClientError::File {
+        action: "read",
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// A text as one part of a path.
@@ -98,7 +101,9 @@ impl Client {
     pub(super) fn new(global: &GlobalOptions) -> Result<Self, ClientError> {
         let server = global.server.trim_end_matches('/').to_string();
         if !server.starts_with("http://") && !server.starts_with("https://") {
-            return Err(ClientError::Usage(format!("--server {server}: an address begins with http:// or https://")));
+            return Err(ClientError::Usage(format!(
+                "--server {server}: an address begins with http:// or https://"
+            )));
         }
         // The first call installs it; later ones find it there.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -221,9 +226,8 @@ impl Client {
     /// Writes the body of an answer to a file, piece by piece; gives its size.
     pub(super) async fn download(&self, path: &str, file: &std::path::Path) -> Result<u64, ClientError> {
         use tokio::io::AsyncWriteExt as _;
-        let failed = |action| {
-            move |source| ClientError::File { action, path: file.display().to_string(), source }
-        };
+        let failed =
+            |action| move |source| ClientError::File { action, path: file.display().to_string(), source };
         let response = self.send(self.request(Method::POST, path)).await?;
         let mut out = tokio::fs::OpenOptions::new()
             .write(true)
@@ -250,8 +254,7 @@ impl Client {
 }
 
 fn with_query(path: &str, query: &[(&str, String)]) -> String {
-    let parts: Vec<String> =
-        query.iter().map(|(name, value)| format!("{name}={}", segment(value))).collect();
+    let parts: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", segment(value))).collect();
     if parts.is_empty() { path.to_string() } else { format!("{path}?{}", parts.join("&")) }
 }
 

@@ -108,7 +108,11 @@ pub(super) async fn run(command: DeviceCommand, client: &Client, output: Output)
             output.done(&sentence, &answer);
             if !output.is_json() {
                 for fault in answer["errors"].as_array().into_iter().flatten() {
-                    output.line(&format!("  line {}: {}", fault["line"], fault["reason"].as_str().unwrap_or("")));
+                    output.line(&format!(
+                        "  line {}: {}",
+                        fault["line"],
+                        fault["reason"].as_str().unwrap_or("")
+                    ));
                 }
             }
             if answer["rejected"].as_u64().unwrap_or(0) > 0 {

@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-pub use client::ClientError;
 use client::Client;
+pub use client::ClientError;
 pub use rule::RuleCommand;
 use table::Output;
 

@@ -31,11 +31,22 @@ pub enum ModuleCommand {
     },
 }
 
-pub(super) async fn module(command: ModuleCommand, client: &Client, output: Output) -> Result<(), ClientError> {
+pub(super) async fn module(
+    command: ModuleCommand,
+    client: &Client,
+    output: Output,
+) -> Result<(), ClientError> {
     match command {
         ModuleCommand::Add { what } => {
             let answer = super::rule::module(&what, client, output).await?;
-            output.done(&format!("{} {}", answer["name"].as_str().unwrap_or(""), answer["digest"].as_str().unwrap_or("")), &answer);
+            output.done(
+                &format!(
+                    "{} {}",
+                    answer["name"].as_str().unwrap_or(""),
+                    answer["digest"].as_str().unwrap_or("")
+                ),
+                &answer,
+            );
         }
         ModuleCommand::Ls => {
             let items = client.list("/modules", Vec::new(), usize::MAX).await?;
@@ -100,7 +111,10 @@ pub(super) async fn dead_letter(
                 query.extend(value.map(|value| (name, value)));
             }
             let items = client.list("/dead-letters", query, limit).await?;
-            output.list(&items, &["id", "at", "kind", "source", "device", "rule", "code", "replayed_at", "reason"]);
+            output.list(
+                &items,
+                &["id", "at", "kind", "source", "device", "rule", "code", "replayed_at", "reason"],
+            );
         }
         DeadLetterCommand::Show { id } => output.document(&client.get(&path(&id), &[]).await?),
         DeadLetterCommand::Replay { id } => {
@@ -152,7 +166,10 @@ pub(super) async fn delivery(
                 query.extend(value.map(|value| (name, value)));
             }
             let items = client.list("/deliveries", query, limit).await?;
-            output.list(&items, &["id", "receiver", "status", "state", "attempts", "created_at", "finished_at", "last_error"]);
+            output.list(
+                &items,
+                &["id", "receiver", "status", "state", "attempts", "created_at", "finished_at", "last_error"],
+            );
         }
         DeliveryCommand::Show { id } => {
             output.document(&client.get(&format!("/deliveries/{}", segment(&id)), &[]).await?);
@@ -208,7 +225,10 @@ pub(super) async fn token(command: TokenCommand, client: &Client, output: Output
         }
         TokenCommand::Ls => {
             let items = client.list("/tokens", Vec::new(), usize::MAX).await?;
-            output.list(&items, &["id", "name", "role", "created_by", "created_at", "expires_at", "last_used", "revoked_at"]);
+            output.list(
+                &items,
+                &["id", "name", "role", "created_by", "created_at", "expires_at", "last_used", "revoked_at"],
+            );
         }
         TokenCommand::Revoke { id } => {
             client.call(Method::DELETE, &format!("/tokens/{}", segment(&id)), None).await?;
@@ -240,7 +260,8 @@ pub(super) async fn receiver(
             output.list(&client.list("/receivers", Vec::new(), usize::MAX).await?, &["name", "channels"]);
         }
         ReceiverCommand::Test { name } => {
-            let answer = client.call(Method::POST, &format!("/receivers/{}/test", segment(&name)), None).await?;
+            let answer =
+                client.call(Method::POST, &format!("/receivers/{}/test", segment(&name)), None).await?;
             output.done(&format!("receiver {name} took it"), &answer);
         }
     }

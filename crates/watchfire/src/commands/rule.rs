@@ -114,7 +114,19 @@ pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -
         RuleCommand::Ls { removed } => {
             let query = vec![("removed", removed.to_string())];
             let items = client.list("/rules", query, usize::MAX).await?;
-            output.list(&items, &["name", "version", "state", "module", "devices", "health.calls", "health.failures", "updated_at"]);
+            output.list(
+                &items,
+                &[
+                    "name",
+                    "version",
+                    "state",
+                    "module",
+                    "devices",
+                    "health.calls",
+                    "health.failures",
+                    "updated_at",
+                ],
+            );
         }
         RuleCommand::Show { name } => output.document(&client.get(&path(&name), &[]).await?),
         RuleCommand::Versions { name } => {
@@ -278,7 +290,8 @@ mod tests {
         );
         assert!(selector(&pairs(&["colour=red"])).is_err());
         assert_eq!(
-            parameters(&pairs(&["limit=80.5", "on=true", "metric=temp", "list=[1,2]", "a.b=1", "a.c=x=y"])).unwrap(),
+            parameters(&pairs(&["limit=80.5", "on=true", "metric=temp", "list=[1,2]", "a.b=1", "a.c=x=y"]))
+                .unwrap(),
             json!({"limit": 80.5, "on": true, "metric": "temp", "list": [1, 2], "a": {"b": 1, "c": "x=y"}})
         );
         assert!(parameters(&pairs(&["a=1", "a.b=2"])).is_err());

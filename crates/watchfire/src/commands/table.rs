@@ -36,10 +36,15 @@ impl Output {
             return;
         }
         let members = document.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        let members: Vec<(&String, String)> = members.map(|(name, value)| (name, text(value, true))).collect();
+        let members: Vec<(&String, String)> =
+            members.map(|(name, value)| (name, text(value, true))).collect();
         let width = members.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let lines: Vec<String> =
-            members.iter().map(|(name, value)| format!("{name:width$}  {}", value.replace('\n', &format!("\n{:width$}  ", "")))).collect();
+        let lines: Vec<String> = members
+            .iter()
+            .map(|(name, value)| {
+                format!("{name:width$}  {}", value.replace('\n', &format!("\n{:width$}  ", "")))
+            })
+            .collect();
         print(&lines.join("\n"));
     }
 
@@ -83,9 +88,7 @@ fn text(value: &Value, long: bool) -> String {
         Value::Array(items) if items.iter().all(|item| !item.is_object()) => {
             items.iter().map(|item| text(item, long)).collect::<Vec<_>>().join(", ")
         }
-        Value::Array(_) | Value::Object(_) if long => {
-            serde_json::to_string_pretty(value).unwrap_or_default()
-        }
+        Value::Array(_) | Value::Object(_) if long => serde_json::to_string_pretty(value).unwrap_or_default(),
         value => value.to_string(),
     }
 }
@@ -93,9 +96,7 @@ fn text(value: &Value, long: bool) -> String {
 fn align(columns: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> =
         columns.iter().map(|column| column.replace(['_', '.'], " ").to_uppercase()).collect();
-    let width = |i: usize| {
-        rows.iter().chain([&head]).map(|row| row[i].chars().count()).max().unwrap_or(0)
-    };
+    let width = |i: usize| rows.iter().chain([&head]).map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells: Vec<String> =

@@ -1,0 +1,6 @@
+//! The partition loop with native rules and a log in memory.
+
+mod determinism;
+mod engine;
+mod semantics;
+mod world;

@@ -1,0 +1,355 @@
+//! The parts of the engine as the control API sees them: its small traits over the real things.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast;
+use watchfire_api::contract::{
+    Archiver, BoxFuture, DeviceState, EngineView, ModuleInfo, ModuleRefusal, ModuleWorks, ParameterFault,
+    PartitionStatus, RawInput, ReceiverInfo, Receivers, Resubmit, ResubmitError, RuleEvent, RuleHealth,
+};
+use watchfire_engine::{Engine, EngineStatus, RuleEventKind};
+use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
+use watchfire_ingest::intake::{Content, Payload};
+use watchfire_ingest::{Intake, Principal, Source};
+use watchfire_log::{EmbeddedLog, Log as _};
+use watchfire_model::call::Manifest;
+use watchfire_model::{Digest, PartitionId, Timestamp};
+use watchfire_notify::Notifier;
+use watchfire_store::{Store, StoreError};
+
+/// How old what is said of all rules may be: lists ask once for each rule.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// The partition loop.
+pub struct EngineAdapter {
+    engine: Arc<Engine>,
+    status: Mutex<Option<(Instant, Arc<EngineStatus>)>>,
+    events: broadcast::Sender<RuleEvent>,
+}
+
+impl EngineAdapter {
+    /// Over a running engine. Must be called within a tokio runtime, which hands events on.
+    pub fn new(engine: Arc<Engine>) -> Arc<Self> {
+        let (events, _) = broadcast::channel(1024);
+        let (mut from, to) = (engine.subscribe(), events.clone());
+        tokio::spawn(async move {
+            loop {
+                match from.recv().await {
+                    // Nobody watches: that is no fault.
+                    Ok(event) => drop(to.send(convert(event))),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+        Arc::new(Self { engine, status: Mutex::default(), events })
+    }
+
+    fn status(&self) -> Arc<EngineStatus> {
+        let kept = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, status)) = kept
+            && at.elapsed() < FRESH
+        {
+            return status;
+        }
+        let status = Arc::new(wait(self.engine.status()));
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), status.clone()));
+        status
+    }
+}
+
+/// Waits for an answer of the loop, which takes microseconds, within a handler that cannot.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| Handle::current().block_on(future))
+}
+
+impl EngineView for EngineAdapter {
+    fn partitions(&self) -> Vec<PartitionStatus> {
+        let status = self.status();
+        let progress = self.engine.progress();
+        let one = |(id, next): (watchfire_model::PartitionId, u64)| {
+            let known = status.partitions.get(&id);
+            PartitionStatus {
+                partition: id.0,
+                offset: next,
+                end: known.map_or(next, |known| known.end.max(next)),
+                checkpoint: known.map(|known| known.checkpoint),
+            }
+        };
+        progress.into_iter().map(one).collect()
+    }
+
+    fn rule_health(&self, rule: &str) -> Option<RuleHealth> {
+        let status = self.status();
+        let rule = status.rules.get(rule)?;
+        Some(RuleHealth {
+            calls: rule.stats.calls,
+            rows: rule.stats.rows,
+            failures: rule.stats.failures,
+            nanoseconds: rule.stats.nanoseconds,
+            p99_nanoseconds: rule.stats.p99_nanoseconds(),
+            state_bytes: rule.state_bytes,
+            last_failure: rule.stats.last_failure.clone(),
+        })
+    }
+
+    fn device_state(&self, device: &str) -> Option<DeviceState> {
+        let state = wait(self.engine.device_state(device))?;
+        Some(DeviceState {
+            last_seen: state.last_seen?,
+            last_event_time: state.last_event_time?,
+            values: state.values,
+        })
+    }
+
+    fn rule_events(&self) -> broadcast::Receiver<RuleEvent> {
+        self.events.subscribe()
+    }
+}
+
+fn convert(event: watchfire_engine::RuleEvent) -> RuleEvent {
+    let (name, mut data) = match event.kind {
+        RuleEventKind::Message { level, text } => ("log", json!({"level": level, "text": text})),
+        RuleEventKind::Trigger { device, key, severity, summary } => {
+            ("trigger", json!({"device": device, "key": key, "severity": severity, "summary": summary}))
+        }
+        RuleEventKind::Clear { device, key } => ("clear", json!({"device": device, "key": key})),
+        RuleEventKind::Failure { callback, kind, message, rows } => {
+            ("failure", json!({"callback": callback, "kind": kind, "message": message, "rows": rows}))
+        }
+        RuleEventKind::UnknownDevice { device } => (
+            "failure",
+            json!({"kind": "unknown-device", "message": "emitted for a device that is not registered", "device": device}),
+        ),
+        RuleEventKind::Activated => ("activated", json!({})),
+        RuleEventKind::Refused { reason } => ("refused", json!({"reason": reason})),
+    };
+    data["version"] = json!(event.version);
+    data["position"] = json!(event.position);
+    data["time"] = json!(event.now);
+    RuleEvent { rule: event.rule.to_string(), event: name, data }
+}
+
+/// The rule host.
+pub struct HostAdapter(pub Host);
+
+impl ModuleWorks for HostAdapter {
+    fn add(&self, bytes: Arc<[u8]>) -> BoxFuture<'_, Result<ModuleInfo, ModuleRefusal>> {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let added = tokio::task::spawn_blocking(move || host.add(&bytes)).await;
+            match added {
+                Ok(Ok(report)) => Ok(info(report)),
+                Ok(Err(error)) => Err(ModuleRefusal { code: code(&error).into(), detail: error.to_string() }),
+                Err(error) => Err(ModuleRefusal { code: "compile".into(), detail: error.to_string() }),
+            }
+        })
+    }
+
+    fn remove(&self, digest: Digest) {
+        self.0.remove(digest);
+    }
+
+    fn validate_parameters(
+        &self,
+        manifest: &Manifest,
+        parameters: &serde_json::Value,
+    ) -> Result<serde_json::Value, Vec<ParameterFault>> {
+        watchfire_host::validate_parameters(manifest, parameters).map_err(|problems| {
+            problems
+                .into_iter()
+                .map(|problem| ParameterFault { pointer: problem.path, detail: problem.message })
+                .collect()
+        })
+    }
+}
+
+fn info(report: ModuleReport) -> ModuleInfo {
+    ModuleInfo {
+        digest: report.digest,
+        name: report.name,
+        version: report.version,
+        description: report.manifest.description,
+        language: Some(report.language).filter(|language| !language.is_empty()),
+        size: report.size,
+        imports: report.imports,
+        migrates: report.exports.iter().any(|export| export.contains("state-migration")),
+        exports: report.exports,
+        metrics: report.metrics,
+        parameters: report.parameters,
+        state_version: report.manifest.state_version,
+        uploaded_at: Timestamp(0),
+    }
+}
+
+fn code(error: &RefusalError) -> &'static str {
+    match error {
+        RefusalError::TooLarge { .. } => "too-large",
+        RefusalError::NotWasm => "not-wasm",
+        RefusalError::CoreModule => "core-module",
+        RefusalError::Malformed(_) => "malformed",
+        RefusalError::Imports { .. } => "import-outside-contract",
+        RefusalError::Function { .. } => "function-outside-contract",
+        RefusalError::ContractVersion { .. } => "contract-version",
+        RefusalError::NoHandler => "no-handler",
+        RefusalError::Compile(_) => "compile",
+        RefusalError::Describe(_) => "describe",
+        RefusalError::Manifest(_) => "manifest",
+        RefusalError::Busy(_) => "busy",
+        RefusalError::Unknown(_) => "unknown",
+        RefusalError::Unreadable(_) => "unreadable",
+    }
+}
+
+/// Where the host finds modules again after a restart.
+pub struct StoredModules(pub Store);
+
+impl ModuleBytes for StoredModules {
+    fn bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, String> {
+        match self.0.module_bytes(&digest) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Dead letters on their way back in.
+pub struct IntakeAdapter {
+    /// The way in.
+    pub intake: Arc<Intake>,
+    /// The sources, by name.
+    pub sources: Vec<Source>,
+}
+
+impl Resubmit for IntakeAdapter {
+    fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>> {
+        Box::pin(async move {
+            let source =
+                self.sources.iter().find(|source| source.name == input.source).or(self.sources.first());
+            let Some(source) = source else {
+                return Err(ResubmitError::Unavailable("there is no source".into()));
+            };
+            // Both forms of address name the device in the same place.
+            let device =
+                input.address.split_once("devices/").and_then(|(_, rest)| rest.strip_suffix("/telemetry"));
+            let shape = device.map_or(watchfire_decode::Shape::Event, watchfire_decode::Shape::Device);
+            let payload = Payload {
+                address: &input.address,
+                bytes: &input.payload,
+                content: Content::Items(shape, watchfire_decode::Framing::Auto),
+            };
+            let unavailable = |error: &dyn std::error::Error| ResubmitError::Unavailable(error.to_string());
+            let submitted = self
+                .intake
+                .submit(source, &Principal::Anonymous, &[payload])
+                .await
+                .map_err(|error| unavailable(&error))?;
+            submitted.durable().await.map_err(|error| unavailable(&error))?;
+            let verdict = submitted.verdicts.into_iter().next().unwrap_or_default();
+            match verdict.rejected.into_iter().next() {
+                Some(rejected) if verdict.accepted == 0 => {
+                    Err(ResubmitError::Rejected { code: rejected.code.into(), reason: rejected.reason })
+                }
+                _ => Ok(u64::from(verdict.accepted)),
+            }
+        })
+    }
+}
+
+/// Who is notified.
+pub struct NotifierAdapter(pub Arc<Notifier>);
+
+impl Receivers for NotifierAdapter {
+    fn list(&self) -> Vec<ReceiverInfo> {
+        let one = |receiver: watchfire_notify::ReceiverInfo| ReceiverInfo {
+            name: receiver.name,
+            channels: vec![receiver.channel.to_string()],
+        };
+        self.0.receivers().into_iter().map(one).collect()
+    }
+
+    fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>> {
+        let name = name.to_string();
+        Box::pin(async move {
+            let result = self.0.test_receiver(&name).await.map_err(|error| error.to_string())?;
+            let status = result.status.map_or("no answer".to_string(), |status| format!("status {status}"));
+            match result.error {
+                None => Ok(format!("{status} after {}", result.took)),
+                Some(error) => Err(format!("{status}: {error}")),
+            }
+        })
+    }
+}
+
+/// Makes backups: the store first and the log last, so that the log has everything that the store knows.
+///
+/// Checkpoints are not part of it: a restore replays the log from its beginning. So a backup needs a log of
+/// which nothing was removed yet; of any other it says so.
+pub struct Backups {
+    /// The store; modules lie beside it.
+    pub store: Store,
+    /// The log.
+    pub log: Arc<EmbeddedLog>,
+    /// Its folder.
+    pub log_folder: PathBuf,
+}
+
+impl Archiver for Backups {
+    fn snapshot(&self, into: PathBuf) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let partitions = (0..self.log.partitions()).map(PartitionId);
+            for partition in partitions.clone() {
+                self.log.hold("backup", partition, 0);
+            }
+            let whole = partitions.clone().all(|partition| self.log.range(partition).0 == 0);
+            let copied = if whole {
+                self.copy(&into).await
+            } else {
+                Err("older parts of the log were removed already: stop the engine and copy the data folder"
+                    .into())
+            };
+            self.log.release("backup");
+            copied
+        })
+    }
+}
+
+impl Backups {
+    async fn copy(&self, into: &Path) -> Result<(), String> {
+        self.store.backup(&into.join("watchfire.db")).await.map_err(|error| error.to_string())?;
+        let folders = [
+            (self.store.modules_folder(), into.join("modules")),
+            (self.log_folder.clone(), into.join("log")),
+        ];
+        let copied = tokio::task::spawn_blocking(move || {
+            folders.iter().try_for_each(|(from, to)| copy_files(from, to))
+        });
+        match copied.await {
+            Ok(copied) => copied.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Copies the files of a folder in the order of their names: of the log, older segments first, so that what is
+/// appended meanwhile can only be missing at the end.
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    if !from.is_dir() {
+        return Ok(());
+    }
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    files.sort();
+    for file in files.iter().filter(|file| file.is_file()) {
+        if let Some(name) = file.file_name() {
+            std::fs::copy(file, to.join(name))?;
+        }
+    }
+    Ok(())
+}

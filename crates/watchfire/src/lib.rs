@@ -1,0 +1,16 @@
+//! The wiring: one binary that assembles every step of the life of a reading. [`serve`] does so on one page:
+//! begin there.
+
+pub mod adapters;
+pub mod authenticator;
+pub mod commands;
+pub mod config;
+pub mod demo;
+pub mod logs;
+pub mod project;
+pub mod restore;
+pub mod scenario;
+pub mod serve;
+pub mod shipped;
+pub mod simulate;
+pub mod telemetry;

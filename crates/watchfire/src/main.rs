@@ -1,0 +1,157 @@
+//! The command line: a table of contents. Everything is in the library.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use watchfire::commands::{self, GlobalOptions};
+use watchfire::config::Config;
+use watchfire::{demo, logs, project, restore, scenario, serve, simulate, telemetry};
+use watchfire_log::SystemClock;
+
+/// Rules and alerts for device fleets.
+#[derive(Parser)]
+#[command(name = "watchfire", version)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the engine
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The data folder, in place of what the configuration says
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// A folder of components that are there as modules from the start
+        #[arg(long)]
+        rules: Option<PathBuf>,
+    },
+    /// Show the engine at work with a simulated fleet
+    Demo(demo::Options),
+    /// Connect a fleet of simulated devices over MQTT
+    Simulate(simulate::Options),
+    /// Say what is wrong with a configuration, if anything is
+    CheckConfig {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Rules: write, build, test, deploy
+    #[command(subcommand)]
+    Rule(Rule),
+    /// Look into the log of an engine that does not run
+    #[command(subcommand)]
+    Log(logs::LogCommand),
+    /// Make a data folder of a backup
+    Restore(restore::Options),
+    #[command(flatten)]
+    Remote(commands::Command),
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration; without one the defaults hold
+    #[arg(long, env = "WATCHFIRE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Rule {
+    /// Make a rule project in a folder of its name
+    New {
+        /// Its name
+        name: String,
+        /// The language that it is written in
+        #[arg(long, default_value = "rust")]
+        language: String,
+    },
+    /// Compile a rule project to a component
+    Build {
+        /// The project, or a workspace of them
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+        /// The folder that components are put into; the project's where it is not given
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
+    /// Run the scenarios of a rule project
+    Test(scenario::Options),
+    #[command(flatten)]
+    Remote(commands::RuleCommand),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The only error is that a provider is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("watchfire: threads cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(arguments));
+    // What still blocks a thread then is a guest of the process, not the other way round.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    code
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    let global = arguments.global;
+    let done = match arguments.command {
+        Command::Serve { config, data, rules } => run_server(config, data, rules).await,
+        Command::Demo(options) => demo::run(options).await,
+        Command::Simulate(options) => simulate::run(options).await,
+        Command::CheckConfig { config } => check_config(config),
+        Command::Rule(Rule::New { name, language }) => new_rule(&name, &language),
+        Command::Rule(Rule::Build { folder, output }) => build_rules(folder, output),
+        Command::Rule(Rule::Test(options)) => scenario::run(options),
+        Command::Rule(Rule::Remote(command)) => return commands::run_rule(command, &global).await,
+        Command::Log(command) => logs::run(command),
+        Command::Restore(options) => restore::run(options),
+        Command::Remote(command) => return commands::run(command, &global).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("watchfire: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_server(file: ConfigFile, data: Option<PathBuf>, rules: Option<PathBuf>) -> anyhow::Result<()> {
+    let mut config = Config::load(file.config.as_deref())?;
+    if let Some(data) = data {
+        config.data = data;
+    }
+    config.rules = rules.or(config.rules);
+    telemetry::init(&config.telemetry);
+    serve::run(config, Arc::new(SystemClock)).await
+}
+
+fn check_config(file: ConfigFile) -> anyhow::Result<()> {
+    let config = Config::load(file.config.as_deref())?;
+    println!("the configuration can be used: http {}, mqtt {}", config.http.listen, config.mqtt.listen);
+    Ok(())
+}
+
+fn new_rule(name: &str, language: &str) -> anyhow::Result<()> {
+    let folder = project::new(name, language, &std::env::current_dir()?)?;
+    println!("{} is made. Next: cd {name} && watchfire rule build && watchfire rule test", folder.display());
+    Ok(())
+}
+
+fn build_rules(folder: PathBuf, output: Option<PathBuf>) -> anyhow::Result<()> {
+    for file in project::build(&folder, output.as_deref())? {
+        println!("{} ({} bytes)", file.display(), std::fs::metadata(&file)?.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Everything, assembled on one page, in the order in which data flows; and taken down in the other order.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use watchfire_api::control::{ControlPlane, Snapshot};
+use watchfire_api::projector::Projector;
+use watchfire_api::{ApiOptions, Services};
+use watchfire_engine::{Engine, EngineOptions};
+use watchfire_host::{Host, HostOptions};
+use watchfire_ingest::intake::{IntakeOptions, Source};
+use watchfire_ingest::mqtt::Broker;
+use watchfire_ingest::tls::ServerTls;
+use watchfire_ingest::{Intake, listen};
+use watchfire_log::{Clock, EmbeddedLog, Log};
+use watchfire_notify::Notifier;
+use watchfire_store::Store;
+
+use crate::adapters::{Backups, EngineAdapter, HostAdapter, IntakeAdapter, NotifierAdapter, StoredModules};
+use crate::authenticator::StoreAuthenticator;
+use crate::config::Config;
+use crate::{shipped, telemetry};
+
+/// Records of each partition that a start reads to know repeats again. A resend after a crash is of what was
+/// on its way, which is at most some hundred groups.
+const REPEATS_LOOK_BACK: u64 = 20_000;
+
+/// Where a server can be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// API and telemetry.
+    pub http: SocketAddr,
+    /// MQTT.
+    pub mqtt: Option<SocketAddr>,
+    /// MQTT over TLS.
+    pub mqtt_tls: Option<SocketAddr>,
+}
+
+/// The running engine.
+pub struct Server {
+    /// Where it can be reached.
+    pub addresses: Addresses,
+    log: Arc<EmbeddedLog>,
+    store: Store,
+    projector: Projector,
+    engine: Arc<Engine>,
+    notifier: Arc<Notifier>,
+    broker: Option<Arc<Broker>>,
+    stop: CancellationToken,
+    listeners: Vec<JoinHandle<()>>,
+    /// Of the data folder; held until everything else is gone.
+    _lock: File,
+}
+
+impl Server {
+    /// Starts everything. Returns once readings are taken; what the log holds from before is evaluated
+    /// meanwhile (`/-/ready` says when that is done).
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        config.check()?;
+        let data = &config.data;
+        let lock = lock_folder(data)?;
+
+        // The log: nothing else decides what happened.
+        let restored = data.join(crate::restore::MARK);
+        let (log, report) = {
+            let (folder, clock) = (data.join("log"), clock.clone());
+            let mut options = config.log.options();
+            if let Some(partitions) = existing_partitions(&folder, config.log.partitions)? {
+                options.partitions = partitions;
+            }
+            // A restored folder begins a new epoch, so that no id is used twice.
+            options.new_epoch = restored.is_file();
+            blocking(move || EmbeddedLog::open(&folder, options, clock)).await?.context("the log")?
+        };
+        tracing::info!(?report, "the log is open");
+        if restored.is_file() {
+            std::fs::remove_file(&restored).context("the mark of a restore")?;
+        }
+        let spine: Arc<dyn Log> = log.clone();
+
+        // The store, and the host with the modules that lie there.
+        let store = Store::open(&data.join("watchfire.db"), clock.clone()).await.context("the store")?;
+        let host = Host::new(HostOptions {
+            cache_folder: Some(data.join("cache")),
+            bytes: Some(Arc::new(StoredModules(store.clone()))),
+            ..HostOptions::default()
+        })?;
+        let works = Arc::new(HostAdapter(host.clone()));
+
+        // The control plane: what all control records add up to, and the tables that people look at.
+        let snapshot = Snapshot::load(&store, spine.partitions()).await.context("registry and rules")?;
+        let control = {
+            let (log, works, host, snapshot) = (spine.clone(), works.clone(), host.clone(), snapshot.clone());
+            blocking(move || ControlPlane::start(log, works, Arc::new(host), snapshot)).await??
+        };
+        let projector = Projector::start(spine.clone(), store.clone(), control.clone(), snapshot).await?;
+        if let Some(folder) = shipped::folder(config.rules.as_deref()) {
+            shipped::register(&folder, &*works, &store, &control, clock.wall()).await?;
+        }
+
+        // The partition loop, which hands alerts to the store, from where people are told.
+        let engine = {
+            let (log, host, keeper) = (spine.clone(), Arc::new(host.clone()), store.keeper());
+            let mut options = EngineOptions::new(data.join("state"));
+            options.shards = config.engine.shards;
+            Arc::new(blocking(move || Engine::start(log, host, keeper, options)).await??)
+        };
+        let notifier = Arc::new(Notifier::start(store.clone(), config.notify(), clock.clone()).await?);
+
+        // The way in, opened last: what comes is acknowledged from here on.
+        let options = IntakeOptions { repeats_per_device: config.ingest.repeats, ..IntakeOptions::default() };
+        let intake = Intake::new(spine.clone(), control.directory(), control.clone(), options);
+        {
+            let intake = intake.clone();
+            blocking(move || intake.rebuild_repeats(REPEATS_LOOK_BACK))
+                .await?
+                .context("the last readings")?;
+        }
+        let source = |name: &str, unknown| {
+            let mut source = Source::new(name, unknown);
+            (source.window.back, source.window.ahead) =
+                (config.ingest.window_back, config.ingest.window_ahead);
+            source
+        };
+        let mqtt_source = source("mqtt", config.mqtt_unknown());
+        let http_source = source("http", config.http_unknown());
+        let stop = CancellationToken::new();
+        let mut listeners = Vec::new();
+        let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
+        let mut broker = None;
+        if config.mqtt.enabled {
+            let authenticator =
+                Arc::new(StoreAuthenticator::new(store.clone(), !config.mqtt_authenticates()));
+            let started = Broker::start(
+                config.mqtt.limits.clone(),
+                mqtt_source.clone(),
+                config.mappings()?,
+                intake.clone(),
+                authenticator,
+            )
+            .context("the MQTT broker")?;
+            let (listener, address) = bind("mqtt", config.mqtt.listen).await?;
+            addresses.mqtt = Some(address);
+            listeners.push(tokio::spawn(started.clone().serve(listener, None)));
+            if let (Some(listen), Some(tls)) = (config.mqtt.listen_tls, &config.mqtt.tls) {
+                let tls = ServerTls::load(tls.clone(), &[]).context("the certificate of MQTT")?;
+                let (listener, address) = bind("mqtt over TLS", listen).await?;
+                addresses.mqtt_tls = Some(address);
+                listeners.push(tokio::spawn(started.clone().serve(listener, Some(tls))));
+            }
+            broker = Some(started);
+        }
+        let authenticator = Arc::new(StoreAuthenticator::new(store.clone(), !config.http_authenticates()));
+        let ingest = watchfire_ingest::http::router(
+            config.http.limits.clone(),
+            http_source.clone(),
+            intake.clone(),
+            authenticator,
+        );
+        let api = watchfire_api::router(Services {
+            control,
+            store: store.clone(),
+            log: spine,
+            engine: EngineAdapter::new(engine.clone()),
+            works,
+            intake: Arc::new(IntakeAdapter { intake, sources: vec![mqtt_source, http_source] }),
+            receivers: Arc::new(NotifierAdapter(notifier.clone())),
+            log_level: telemetry::level(),
+            archiver: Arc::new(Backups {
+                store: store.clone(),
+                log: log.clone(),
+                log_folder: data.join("log"),
+            }),
+            projection: projector.projection(),
+            clock,
+            options: ApiOptions {
+                anonymous: config.http.anonymous,
+                scratch: data.join("scratch"),
+                ready_lag: if config.engine.ready_lag == 0 { 10_000 } else { config.engine.ready_lag },
+            },
+        });
+        let tls = config.http.tls.clone().map(|tls| ServerTls::load(tls, &["h2", "http/1.1"])).transpose();
+        let tls = tls.context("the certificate of HTTP")?;
+        let (listener, address) = bind("http", config.http.listen).await?;
+        addresses.http = address;
+        // Both routers have fallbacks of their own: addresses of telemetry are told apart before.
+        let router = axum::Router::new().merge(ingest).fallback_service(api);
+        let serving = listen::serve(listener, router, tls, config.http.connections.clone(), stop.clone());
+        listeners.push(tokio::spawn(serving));
+        tracing::info!(http = %addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, "watchfire runs");
+        Ok(Self { addresses, log, store, projector, engine, notifier, broker, stop, listeners, _lock: lock })
+    }
+
+    /// The partition loop.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Takes everything down: each step ends once the one before it sends nothing more.
+    pub async fn stop(self) -> Result<()> {
+        tracing::info!("stopping: no more readings are taken");
+        if let Some(broker) = &self.broker {
+            broker.stop().await;
+        }
+        self.stop.cancel();
+        for listener in self.listeners {
+            let _ = listener.await;
+        }
+        // Everything that was taken is durable now: it was acknowledged. The loop evaluates it.
+        let engine = self.engine.clone();
+        blocking(move || engine.stop()).await?;
+        self.projector.stop().await;
+        self.notifier.stop().await;
+        let log = self.log.clone();
+        blocking(move || log.close()).await?;
+        self.store.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// `watchfire serve`: runs until SIGTERM or SIGINT, then drains; a second signal ends at once.
+pub async fn run(config: Config, clock: Arc<dyn Clock>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::start(config, clock).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::select! {
+        stopped = server.stop() => stopped,
+        _ = terminate.recv() => bail!("ended by a second signal, without a checkpoint"),
+        _ = interrupt.recv() => bail!("ended by a second signal, without a checkpoint"),
+    }
+}
+
+/// Makes the data folder, closed to others, and takes it for this process.
+fn lock_folder(folder: &Path) -> Result<File> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
+    let path = folder.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be written", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("the data folder {} is in use by another process", folder.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} cannot be locked", path.display()))
+        }
+    }
+}
+
+/// The partitions of a log that is there: it keeps them when it moves to a machine with other cores.
+fn existing_partitions(folder: &Path, wanted: u16) -> Result<Option<u16>> {
+    let path = folder.join("FORMAT");
+    if wanted != 0 || !path.is_file() {
+        return Ok(None);
+    }
+    // What else is wrong with it the log says itself.
+    let format: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?).unwrap_or_default();
+    Ok(format["partitions"].as_u64().and_then(|count| u16::try_from(count).ok()))
+}
+
+async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("{what} cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    Ok(tokio::task::spawn_blocking(work).await?)
+}

@@ -1,0 +1,61 @@
+//! An MQTT 3.1.1 client of a few lines, so that what is tested is not tested with itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A connection.
+pub struct Client {
+    stream: TcpStream,
+    next: u16,
+}
+
+impl Client {
+    /// Connects; gives the return code where it is not 0.
+    pub async fn connect(address: SocketAddr, id: &str, login: Option<(&str, &str)>) -> Result<Self, u8> {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut body = text("MQTT");
+        body.extend([4, if login.is_some() { 0xc2 } else { 2 }, 0, 60]);
+        body.extend(text(id));
+        if let Some((user, password)) = login {
+            body.extend(text(user));
+            body.extend(text(password));
+        }
+        stream.write_all(&[&[0x10, body.len() as u8], &body[..]].concat()).await.unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer[..2], [0x20, 2]);
+        if answer[3] == 0 { Ok(Self { stream, next: 1 }) } else { Err(answer[3]) }
+    }
+
+    /// Publishes with QoS 1 and waits for the acknowledgement. `false`: the connection broke.
+    pub async fn publish(&mut self, topic: &str, payload: &str) -> bool {
+        let id = self.next;
+        self.next += 1;
+        let body = [text(topic), id.to_be_bytes().to_vec(), payload.as_bytes().to_vec()].concat();
+        assert!(body.len() < 16_384);
+        let length = [(body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8];
+        if self.stream.write_all(&[&[0x32], &length[..], &body[..]].concat()).await.is_err() {
+            return false;
+        }
+        let mut answer = [0; 4];
+        let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_exact(&mut answer)).await;
+        match read.expect("an acknowledgement, or an end, within 30 s") {
+            Ok(_) => answer == [0x40, 2, id.to_be_bytes()[0], id.to_be_bytes()[1]],
+            Err(_) => false,
+        }
+    }
+
+    /// Publishes a temperature of a device.
+    pub async fn temperature(&mut self, device: &str, value: f64) -> bool {
+        let payload = format!(r#"{{"metrics":{{"temperature":{value}}}}}"#);
+        self.publish(&format!("devices/{device}/telemetry"), &payload).await
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
+}
