@@ -29,6 +29,10 @@ pub(crate) struct Link {
     pub(crate) session_present: bool,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a box for each packet costs more than the queue's empty places"
+)]
 enum Command {
     Open { client: String, clean: bool, answer: oneshot::Sender<Option<Link>> },
     Send { link: u64, packet: Packet },
@@ -216,6 +220,7 @@ fn start_router(links: usize) -> (Connect, Option<(LinkTx, LinkRx)>) {
     };
     let router = Router::new(0, config).spawn();
     let connect: Connect =
+        #[allow(clippy::result_large_err, reason = "the error is the router's own type")]
         Box::new(move |client, clean| LinkBuilder::new(client, router.clone()).clean_session(clean).build());
     // A random name: nobody outside can take it over.
     let name = format!("watchfire-{:016x}", rand::random::<u64>());
