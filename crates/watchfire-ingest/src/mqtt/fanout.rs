@@ -219,8 +219,8 @@ fn start_router(links: usize) -> (Connect, Option<(LinkTx, LinkRx)>) {
         ..RouterConfig::default()
     };
     let router = Router::new(0, config).spawn();
+    #[allow(clippy::result_large_err, reason = "the error is the router's own type")]
     let connect: Connect =
-        #[allow(clippy::result_large_err, reason = "the error is the router's own type")]
         Box::new(move |client, clean| LinkBuilder::new(client, router.clone()).clean_session(clean).build());
     // A random name: nobody outside can take it over.
     let name = format!("watchfire-{:016x}", rand::random::<u64>());
