@@ -17,6 +17,7 @@ pub enum LogCommand {
     Verify(Folder),
     /// Prints records, a JSON object a line.
     Dump {
+        /// Which log.
         #[command(flatten)]
         folder: Folder,
         /// Of this partition only.

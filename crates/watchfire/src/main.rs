@@ -112,7 +112,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::CheckConfig { config } => check_config(config),
         Command::Rule(Rule::New { name, language }) => new_rule(&name, &language),
         Command::Rule(Rule::Build { folder, output }) => build_rules(folder, output),
-        Command::Rule(Rule::Test(options)) => scenario::run(options),
+        Command::Rule(Rule::Test(options)) => scenario::run(options, global.json),
         Command::Rule(Rule::Remote(command)) => return commands::run_rule(command, &global).await,
         Command::Log(command) => logs::run(command),
         Command::Restore(options) => restore::run(options),
