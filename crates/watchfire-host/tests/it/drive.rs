@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use watchfire_host::{Host, HostOptions, build, validate_parameters};
 use watchfire_model::call::{
     AlertEffect, Callback, Context, DeviceSet, Effects, Instance, Module, Modules, Outcome, Rows, Setup,
-    Silence, SilentDevice,
+    SilentDevice,
 };
 use watchfire_model::{
     BatchBuilder, DeviceHandle, DeviceSpec, KeyedState, Limits, Registry, Severity, Timestamp,
@@ -64,7 +64,6 @@ pub struct Bench {
     pub state: KeyedState,
     pub instance: Box<dyn Instance>,
     pub metrics: Arc<[String]>,
-    pub silence: Silence,
     pub now: Timestamp,
 }
 
@@ -90,7 +89,6 @@ impl Bench {
             state: KeyedState::new(),
             instance,
             metrics: subscription.metrics.into(),
-            silence: subscription.silence,
             now: Timestamp(0),
         }
     }

@@ -3,7 +3,6 @@
 // All of this is a test; clippy sees that of functions with the attribute only.
 #![allow(clippy::unwrap_used)]
 
-mod cases;
 mod drive;
 mod limits;
 mod measure;
