@@ -32,7 +32,7 @@ impl RuleStats {
     pub(crate) fn note(&mut self, rows: usize, nanoseconds: u64) {
         self.calls += 1;
         self.rows += rows as u64;
-        self.nanoseconds += nanoseconds;
+        self.nanoseconds = self.nanoseconds.saturating_add(nanoseconds);
         self.times.note(nanoseconds);
     }
 
@@ -43,7 +43,7 @@ impl RuleStats {
         self.failures += other.failures;
         self.triggers += other.triggers;
         self.clears += other.clears;
-        self.nanoseconds += other.nanoseconds;
+        self.nanoseconds = self.nanoseconds.saturating_add(other.nanoseconds);
         if self.last_failure.is_none() {
             self.last_failure.clone_from(&other.last_failure);
         }

@@ -29,24 +29,36 @@ pub struct EngineAdapter {
     engine: Arc<Engine>,
     status: Mutex<Option<(Instant, Arc<EngineStatus>)>>,
     events: broadcast::Sender<RuleEvent>,
+    /// Whether a task hands events on: only while somebody watches, since the loop makes none for nobody.
+    handing_on: Arc<Mutex<bool>>,
 }
 
 impl EngineAdapter {
-    /// Over a running engine. Must be called within a tokio runtime, which hands events on.
+    /// Over a running engine.
     pub fn new(engine: Arc<Engine>) -> Arc<Self> {
         let (events, _) = broadcast::channel(1024);
-        let (mut from, to) = (engine.subscribe(), events.clone());
-        tokio::spawn(async move {
-            loop {
-                match from.recv().await {
-                    // Nobody watches: that is no fault.
-                    Ok(event) => drop(to.send(convert(event))),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return,
-                }
+        Arc::new(Self { engine, status: Mutex::default(), events, handing_on: Arc::default() })
+    }
+
+    async fn hand_on(
+        mut from: broadcast::Receiver<watchfire_engine::RuleEvent>,
+        to: broadcast::Sender<RuleEvent>,
+        handing_on: Arc<Mutex<bool>>,
+    ) {
+        loop {
+            let received = from.recv().await;
+            // Under the lock, so that nobody who begins to watch now relies on a task that ends.
+            let mut going_on = handing_on.lock().unwrap_or_else(PoisonError::into_inner);
+            *going_on =
+                to.receiver_count() > 0 && !matches!(received, Err(broadcast::error::RecvError::Closed));
+            if !*going_on {
+                return;
             }
-        });
-        Arc::new(Self { engine, status: Mutex::default(), events })
+            drop(going_on);
+            if let Ok(event) = received {
+                let _ = to.send(convert(event));
+            }
+        }
     }
 
     fn status(&self) -> Arc<EngineStatus> {
@@ -107,7 +119,13 @@ impl EngineView for EngineAdapter {
     }
 
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent> {
-        self.events.subscribe()
+        let mut handing_on = self.handing_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = self.events.subscribe();
+        if !std::mem::replace(&mut *handing_on, true) {
+            let (from, to) = (self.engine.subscribe(), self.events.clone());
+            tokio::spawn(Self::hand_on(from, to, self.handing_on.clone()));
+        }
+        receiver
     }
 }
 

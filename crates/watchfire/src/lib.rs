@@ -6,6 +6,7 @@ pub mod authenticator;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod limits;
 pub mod logs;
 pub mod project;
 pub mod restore;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use watchfire::commands::{self, GlobalOptions};
 use watchfire::config::Config;
-use watchfire::{demo, logs, project, restore, scenario, serve, simulate, telemetry};
+use watchfire::{demo, limits, logs, project, restore, scenario, serve, simulate, telemetry};
 use watchfire_log::SystemClock;
 
 /// Rules and alerts for device fleets.
@@ -90,6 +90,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // The only error is that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    limits::raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -128,13 +129,17 @@ async fn run(arguments: Arguments) -> ExitCode {
 }
 
 async fn run_server(file: ConfigFile, data: Option<PathBuf>, rules: Option<PathBuf>) -> anyhow::Result<()> {
-    let mut config = Config::load(file.config.as_deref())?;
-    if let Some(data) = data {
-        config.data = data;
-    }
-    config.rules = rules.or(config.rules);
-    telemetry::init(&config.telemetry);
-    serve::run(config, Arc::new(SystemClock)).await
+    // Called again at each reload.
+    let load = move || {
+        let mut config = Config::load(file.config.as_deref())?;
+        if let Some(data) = &data {
+            config.data = data.clone();
+        }
+        config.rules = rules.clone().or(config.rules);
+        Ok(config)
+    };
+    telemetry::init(&load()?.telemetry);
+    serve::run(load, Arc::new(SystemClock)).await
 }
 
 fn check_config(file: ConfigFile) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use watchfire_ingest::mqtt::Broker;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
-use watchfire_notify::Notifier;
+use watchfire_notify::{Notifier, Prepared};
 use watchfire_store::Store;
 
 use crate::adapters::{Backups, EngineAdapter, HostAdapter, IntakeAdapter, NotifierAdapter, StoredModules};
@@ -52,6 +52,7 @@ pub struct Server {
     engine: Arc<Engine>,
     notifier: Arc<Notifier>,
     broker: Option<Arc<Broker>>,
+    certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
     /// Of the data folder; held until everything else is gone.
@@ -131,7 +132,7 @@ impl Server {
         let mqtt_source = source("mqtt", config.mqtt_unknown());
         let http_source = source("http", config.http_unknown());
         let stop = CancellationToken::new();
-        let mut listeners = Vec::new();
+        let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
         let mut broker = None;
         if config.mqtt.enabled {
@@ -152,6 +153,7 @@ impl Server {
                 let tls = ServerTls::load(tls.clone(), &[]).context("the certificate of MQTT")?;
                 let (listener, address) = bind("mqtt over TLS", listen).await?;
                 addresses.mqtt_tls = Some(address);
+                certificates.push(tls.clone());
                 listeners.push(tokio::spawn(started.clone().serve(listener, Some(tls))));
             }
             broker = Some(started);
@@ -187,6 +189,7 @@ impl Server {
         });
         let tls = config.http.tls.clone().map(|tls| ServerTls::load(tls, &["h2", "http/1.1"])).transpose();
         let tls = tls.context("the certificate of HTTP")?;
+        certificates.extend(tls.clone());
         let (listener, address) = bind("http", config.http.listen).await?;
         addresses.http = address;
         // Both routers have fallbacks of their own: addresses of telemetry are told apart before.
@@ -194,7 +197,19 @@ impl Server {
         let serving = listen::serve(listener, router, tls, config.http.connections.clone(), stop.clone());
         listeners.push(tokio::spawn(serving));
         tracing::info!(http = %addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, "watchfire runs");
-        Ok(Self { addresses, log, store, projector, engine, notifier, broker, stop, listeners, _lock: lock })
+        Ok(Self {
+            addresses,
+            log,
+            store,
+            projector,
+            engine,
+            notifier,
+            broker,
+            certificates,
+            stop,
+            listeners,
+            _lock: lock,
+        })
     }
 
     /// The partition loop.
@@ -205,6 +220,20 @@ impl Server {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Takes over receivers, routes, certificates and the level of the log from a configuration; the rest of it
+    /// counts from the next start. A certificate that cannot be used is left as it was, and so is everything after it.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        config.check()?;
+        let prepared = Prepared::new(config.notify())?;
+        for tls in &self.certificates {
+            tls.reload()?;
+        }
+        self.notifier.apply(prepared);
+        // Where somebody else holds the subscriber of the process there is no level to set.
+        let _ = telemetry::level().set(&config.telemetry.level);
+        Ok(())
     }
 
     /// Takes everything down: each step ends once the one before it sends nothing more.
@@ -230,15 +259,23 @@ impl Server {
     }
 }
 
-/// `watchfire serve`: runs until SIGTERM or SIGINT, then drains; a second signal ends at once.
-pub async fn run(config: Config, clock: Arc<dyn Clock>) -> Result<()> {
+/// `watchfire serve`: runs until SIGTERM or SIGINT, then drains; a second signal ends at once. SIGHUP reads
+/// the configuration again, for what can change while running.
+pub async fn run(load: impl Fn() -> Result<Config>, clock: Arc<dyn Clock>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::start(config, clock).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let server = Server::start(load()?, clock).await?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => match load().and_then(|config| server.reload(&config)) {
+                Ok(()) => tracing::info!("receivers, routes, certificates and the level of the log are as configured now"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
+            },
+        }
     }
     tokio::select! {
         stopped = server.stop() => stopped,

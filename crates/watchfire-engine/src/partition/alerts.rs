@@ -33,6 +33,9 @@ impl Partition {
         for (ordinal, effect) in alerts.into_iter().enumerate() {
             let cause = Cause::Callback { callback: call.number, ordinal: ordinal as u32 };
             let (AlertEffect::Trigger { device, row, .. } | AlertEffect::Clear { device, row, .. }) = effect;
+            if self.deleted.contains(device) {
+                continue;
+            }
             let Some((moment, row)) = self.moment(here, rule, call, device, row) else { continue };
             touched.push(device);
             match effect {

@@ -6,7 +6,7 @@ use watchfire_log::Record;
 use watchfire_log::record::Skipped;
 use watchfire_model::Timestamp;
 use watchfire_model::call::{
-    CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, TimerEffect,
+    CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, Timer, TimerEffect,
 };
 use watchfire_telemetry::metrics;
 
@@ -192,10 +192,21 @@ impl Partition {
             self.publish(here, rule, call, &effects, out);
         }
         for (slot, devices, blobs) in &effects.stores {
-            rule.state.set_many(*slot, devices, blobs);
+            if self.deleted.is_empty() {
+                rule.state.set_many(*slot, devices, blobs);
+                continue;
+            }
+            for (device, blob) in devices.iter().zip(blobs.iter()) {
+                if !self.deleted.contains(*device) {
+                    rule.state.set(*slot, *device, blob);
+                }
+            }
         }
         for timer in effects.timers {
-            self.timer_effect(here, rule, timer);
+            let (TimerEffect::Set(Timer { device, .. }) | TimerEffect::Cancel(Timer { device, .. })) = timer;
+            if !self.deleted.contains(device) {
+                self.timer_effect(here, rule, timer);
+            }
         }
     }
 

@@ -108,6 +108,7 @@ impl Partition {
         }
         Arc::make_mut(&mut self.registry).delete(id);
         self.dirty_devices.set(handle, true);
+        self.deleted.set(handle, true);
         self.values.remove(handle);
         self.reselect(here, handle, None, out);
     }

@@ -82,6 +82,8 @@ pub struct Partition {
     /// Devices whose registration has changed since the last checkpoint.
     dirty_devices: DeviceSet,
     foreign_dirty: bool,
+    /// What a rule still does to them comes to nothing.
+    deleted: DeviceSet,
     removed_rules: Vec<RuleId>,
     rows_since_checkpoint: u64,
     /// For the length of one record.
@@ -125,7 +127,9 @@ impl Partition {
             values: LastValues::default(),
             updates: Vec::new(),
             dirty_devices: DeviceSet::default(),
-            foreign_dirty: false,
+            // A first checkpoint holds everything.
+            foreign_dirty: true,
+            deleted: DeviceSet::default(),
             removed_rules: Vec::new(),
             rows_since_checkpoint: 0,
             clocks: Vec::new(),
@@ -257,11 +261,13 @@ impl Partition {
             rule.instance = None;
             let stream = &self.streams[rule.stream];
             let devices: Vec<_> = rule.conditions.keys().copied().collect();
+            let before: usize = rule.conditions.values().map(Vec::len).sum();
             for device in devices {
                 if let Some(track) = stream.tracks.get(device.0 as usize) {
                     rule.tidy(device, track.clock);
                 }
             }
+            rule.dirty.conditions |= rule.conditions.values().map(Vec::len).sum::<usize>() != before;
         }
     }
 

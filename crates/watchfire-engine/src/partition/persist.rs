@@ -458,9 +458,13 @@ impl Image {
             return None;
         }
         let mut partition = self.partition;
+        // What was read is not to be written again.
+        partition.foreign_dirty = false;
+        for (i, device) in partition.registry.devices().iter().enumerate() {
+            partition.deleted.set(DeviceHandle(i as u32), device.deleted);
+        }
         for id in partition.rule_ids() {
             partition.with_rule(id, |partition, rule| {
-                // What was read is not to be written again.
                 rule.state.take_dirty();
                 rule.group = partition.streams[rule.stream].selections.add(
                     rule.id,

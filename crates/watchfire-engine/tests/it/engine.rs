@@ -1,1 +1,233 @@
+//! The engine with its threads: releases, ticks, checkpoints, crashes.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tempfile::TempDir;
+use watchfire_engine::{CheckpointPolicy, Engine, EngineOptions, RuleEventKind};
+use watchfire_log::{Append, Log, Record};
+use watchfire_model::call::{Callback, Effects, Silence, Subscription};
+use watchfire_model::{Actor, Control, PartitionId, Position, Severity};
+use watchfire_testkit::{MemoryLog, NativeModule, NativeModules, RecordingKeeper};
+
+use crate::world::*;
+
+struct Site {
+    log: Arc<MemoryLog>,
+    modules: Arc<NativeModules>,
+    keeper: Arc<RecordingKeeper>,
+    folder: TempDir,
+}
+
+impl Site {
+    fn new(partitions: u16) -> Self {
+        Self {
+            log: MemoryLog::new(partitions, T0),
+            modules: Arc::default(),
+            keeper: Arc::default(),
+            folder: TempDir::new().unwrap(),
+        }
+    }
+
+    fn start(&self) -> Engine {
+        self.start_with(CheckpointPolicy::default())
+    }
+
+    fn start_with(&self, checkpoint: CheckpointPolicy) -> Engine {
+        let options = EngineOptions { checkpoint, ..EngineOptions::new(self.folder.path()) };
+        Engine::start(self.log.clone(), self.modules.clone(), self.keeper.clone(), options).unwrap()
+    }
+
+    fn control(&self, control: Control) {
+        let record = Record::Control(Box::new(control));
+        let records = (0..self.log.partitions()).map(|id| (PartitionId(id), record.clone())).collect();
+        drop(self.log.append(Append::Records(records)).unwrap());
+    }
+
+    fn devices(&self, ids: &[&str]) {
+        let devices = ids.iter().map(|id| device(id, "press")).collect();
+        self.control(Control::DevicesPut { devices, by: Actor::default() });
+    }
+
+    fn put(&self, record: Record) -> Position {
+        self.log.put(PartitionId(0), [record])[0]
+    }
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !condition().await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn readings_become_alerts_and_questions_are_answered() {
+    let site = Site::new(1);
+    let module = site.modules.add(NativeModule::new("t", Subscription::default(), threshold));
+    let engine = site.start();
+    let mut events = engine.subscribe();
+    site.devices(&["a", "b"]);
+    site.control(deployed(rule("r", module, json!({})), 1));
+    site.log.set_now(at(9));
+    let position = site.put(readings(&[(0, 5, 20.0), (1, 6, 3.0)]));
+    engine.wait_for(position).await.unwrap();
+    until("it is raised", async || site.keeper.transitions().len() == 1).await;
+    let state = engine.device_state("a").await.unwrap();
+    assert_eq!((state.last_event_time, state.values.len()), (Some(at(5)), 1));
+    assert_eq!(engine.device_state("nobody").await, None);
+    let status = engine.status().await;
+    let rule = &status.rules["r"];
+    assert_eq!((rule.stats.calls, rule.stats.rows, rule.active, rule.devices), (1, 2, 1, 2));
+    assert_eq!(rule.versions[&PartitionId(0)], 1);
+    let mut kinds = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        kinds.push(event.kind);
+    }
+    assert!(matches!(
+        &kinds[..],
+        [RuleEventKind::Activated, RuleEventKind::Trigger { .. }, RuleEventKind::Clear { .. }]
+    ));
+    engine.stop();
+    assert!(engine.wait_for(Position { offset: 9999, ..position }).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stop_leaves_a_checkpoint_and_a_crash_none_and_neither_changes_anything() {
+    let site = Site::new(2);
+    let subscription = Subscription { silence: Silence::After(secs(600)), ..Default::default() };
+    let module = site.modules.add(
+        NativeModule::new("t", subscription, |guest| {
+            let mut effects = threshold(guest)?;
+            if let Callback::Batch(rows) = guest.callback {
+                let device = rows.devices()[0];
+                let mut state = guest.state().get(0, device).to_vec();
+                state.push(state.len() as u8);
+                effects.stores.push(one_state(0, device, &state));
+                effects.timers.push(set(device, 1, at(50_000)));
+            }
+            Ok(effects)
+        })
+        .state_version(1),
+    );
+    let ids: Vec<String> = (0..40).map(|i| format!("d{i}")).collect();
+    site.devices(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let condition = json!({"condition": {"on_delay": 3, "off_delay": 2}});
+    site.control(deployed(rule("r", module, condition), 1));
+    for round in 0..6_i64 {
+        let engine = site.start();
+        for i in 0..20 {
+            let time = round * 20 + i;
+            site.log.set_now(at(time));
+            for partition in [PartitionId(0), PartitionId(1)] {
+                let x = f64::from(i as i32 * 7 % 23);
+                site.log.put(partition, [readings(&[(i as u32 % 9, time, x), (3, time - 1, x)])]);
+            }
+        }
+        engine.wait_level().await.unwrap();
+        if round % 2 == 0 { engine.abort() } else { engine.stop() }
+    }
+    let cursor = site.log.cursor("engine", PartitionId(1)).unwrap();
+    assert!(cursor > 100, "{cursor}");
+    let engine = site.start();
+    engine.wait_level().await.unwrap();
+    let dump = engine.dump().await;
+    let count = site.keeper.transitions().len();
+    assert!(count > 20);
+    drop(engine);
+    // One that was never interrupted says the same.
+    let folder = TempDir::new().unwrap();
+    let options = EngineOptions::new(folder.path());
+    let keeper = Arc::new(RecordingKeeper::new());
+    let log = site.log.copy();
+    let whole = Engine::start(log, site.modules.clone(), keeper.clone(), options).unwrap();
+    whole.wait_level().await.unwrap();
+    assert!(whole.dump().await == dump);
+    until("everything is released", async || keeper.transitions().len() == count).await;
+}
+
+#[tokio::test]
+async fn a_tick_comes_where_something_is_due_and_nothing_arrives() {
+    let site = Site::new(1);
+    let subscription = Subscription { silence: Silence::After(secs(60)), ..Default::default() };
+    let module = site.modules.add(NativeModule::new("s", subscription, |guest| {
+        let Callback::Silence(devices) = guest.callback else { return Ok(Effects::default()) };
+        let alerts = devices.iter().map(|s| trigger(s.device, "silent", Severity::Major, None)).collect();
+        Ok(Effects { alerts, ..Effects::default() })
+    }));
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({})), 1));
+    let engine = site.start();
+    engine.wait_level().await.unwrap();
+    site.log.set_now(at(3600));
+    until("silence is told", async || site.keeper.transitions().len() == 1).await;
+    assert_eq!(told(&site.keeper.transitions()[0]), "60 a/silent raised");
+    assert_eq!(site.log.records().iter().filter(|entry| entry.record == Record::Tick).count(), 1);
+}
+
+#[tokio::test]
+async fn what_follows_a_failed_call_is_held_back_until_the_failure_is_durable() {
+    let site = Site::new(1);
+    let log = site.log.clone();
+    let module = site.modules.add(NativeModule::new("m", Subscription::default(), move |guest| {
+        let Callback::Batch(rows) = guest.callback else { return Ok(Effects::default()) };
+        if rows.numbers("x")[0] == 13.0 {
+            // From here on the disk is slow.
+            log.hold();
+            return trap("unlucky");
+        }
+        threshold(guest)
+    }));
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({})), 1));
+    let engine = site.start();
+    engine.wait_level().await.unwrap();
+    let last = site.log.put(PartitionId(0), [readings(&[(0, 0, 13.0)]), readings(&[(0, 0, 20.0)])])[1];
+    engine.wait_for(last).await.unwrap();
+    until("the failure is on its way", async || site.log.held() > 0).await;
+    assert_eq!(site.keeper.transitions().len(), 0);
+    // The group fails: it is tried again, and still nothing is released.
+    site.log.fail("the disk is gone");
+    until("it is tried again", async || site.log.held() > 0).await;
+    assert_eq!(site.keeper.transitions().len(), 0);
+    site.log.release();
+    until("it is raised", async || site.keeper.transitions().len() == 1).await;
+    let skipped = |record: &Record| matches!(record, Record::Skipped(_));
+    assert_eq!(site.log.records().iter().filter(|entry| skipped(&entry.record)).count(), 1);
+}
+
+#[tokio::test]
+async fn a_checkpoint_waits_until_what_it_covers_is_committed() {
+    let site = Site::new(1);
+    let module = site.modules.add(NativeModule::new("t", Subscription::default(), threshold));
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({})), 1));
+    let policy = CheckpointPolicy { rows: 50, ..CheckpointPolicy::default() };
+    let engine = site.start_with(policy);
+    site.keeper.hold();
+    site.put(readings(&[(0, 0, 20.0)]));
+    (0..60).for_each(|i| drop(site.put(readings(&[(0, i, 20.0)]))));
+    let marked = || site.log.records().iter().any(|entry| entry.record == Record::CheckpointMark);
+    until("a mark is there", async || marked()).await;
+    engine.wait_level().await.unwrap();
+    until("the transition is handed over", async || site.keeper.transitions().len() == 1).await;
+    assert_eq!(site.log.cursor("engine", PartitionId(0)), Some(0));
+    site.keeper.release();
+    until("it is written", async || site.log.cursor("engine", PartitionId(0)) > Some(0)).await;
+    // Repeated triggers were handed over as updates, not as transitions.
+    until("updates came", async || !site.keeper.updates().is_empty()).await;
+    assert_eq!(site.keeper.transitions().len(), 1);
+}
+
+#[test]
+fn a_log_that_begins_behind_the_checkpoint_is_refused() {
+    let site = Site::new(1);
+    (0..5).for_each(|_| drop(site.put(Record::Tick)));
+    site.log.drop_before(PartitionId(0), 3);
+    let options = EngineOptions::new(site.folder.path());
+    let started = Engine::start(site.log.clone(), site.modules.clone(), site.keeper.clone(), options);
+    let error = started.err().unwrap().to_string();
+    assert_eq!(error, "partition 0 needs the log from offset 0 on, which begins at 3");
+}

@@ -222,7 +222,7 @@ fn delays_run_on_the_clock_of_the_device() {
     assert_eq!(quiet.told(), [""; 0]);
     quiet.tick(1030);
     assert_eq!(quiet.told(), ["160 a/hot raised"]);
-    assert_eq!(quiet.keeper.transitions()[0].id, "1/0/5/r/delay/0/hot/0");
+    assert_eq!(quiet.keeper.transitions()[0].id, "1/0/6/r/delay/0/hot/0");
     // A late row counts at once and moves nothing; a row from the future is bounded by its receipt.
     let mut late = world();
     late.log.set_now(at(1000));
@@ -439,7 +439,7 @@ fn evidence_holds_what_the_verdict_rests_on() {
     let transitions = world.keeper.transitions();
     let raised = transitions.iter().find(|transition| transition.device.id == "a").unwrap();
     let evidence = raised.evidence.as_ref().unwrap();
-    assert_eq!((raised.at, raised.position.offset, evidence.position.offset), (at(8), 4, 3));
+    assert_eq!((raised.at, raised.position.offset, evidence.position.offset), (at(8), 5, 4));
     assert_eq!((evidence.callback.as_str(), evidence.state_before[&3].as_str()), ("batch", "ab00"));
     assert_eq!(
         (evidence.parameters["limit"].as_i64(), evidence.rows.len(), evidence.row),

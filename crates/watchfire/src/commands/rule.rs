@@ -230,7 +230,7 @@ pub(super) fn differences(answer: &Value, output: Output) {
 
 fn selector(pairs: &[(String, String)]) -> Result<Value, ClientError> {
     let mut selector = Map::new();
-    let mut add = |object: &mut Map<String, Value>, key: &str, value: &str| {
+    let add = |object: &mut Map<String, Value>, key: &str, value: &str| {
         if let Value::Array(values) = object.entry(key).or_insert_with(|| json!([])) {
             values.push(json!(value));
         }

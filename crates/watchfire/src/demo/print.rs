@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use watchfire_model::Timestamp;
-use watchfire_store::Store;
+use watchfire_store::{EventRow, Store};
 
 /// Prints, within bounds.
 #[derive(Clone)]
@@ -53,8 +53,14 @@ impl Printer {
         time.0 <= self.0.until.load(Ordering::Relaxed)
     }
 
-    /// Prints a line, or counts it.
-    pub fn line(&self, text: &str) {
+    /// Prints a line, or counts it. The text is made only where it is printed.
+    pub async fn line(&self, text: impl Future<Output = String>) {
+        if self.room() {
+            println!("{}", text.await);
+        }
+    }
+
+    fn room(&self) -> bool {
         self.0.moves.fetch_add(1, Ordering::Relaxed);
         let mut window = self.0.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.began.elapsed() >= Duration::from_secs(1) {
@@ -63,12 +69,13 @@ impl Printer {
             }
             *window = Window { began: Instant::now(), printed: 0, held: 0 };
         }
-        if window.printed < self.0.limit {
-            window.printed += 1;
-            println!("{text}");
+        let room = window.printed < self.0.limit;
+        if room {
+            window.printed += 1
         } else {
-            window.held += 1;
+            window.held += 1
         }
+        room
     }
 
     /// Says how many lines were held back at the end.
@@ -114,25 +121,7 @@ pub fn follow(store: Store, printer: Printer) -> JoinHandle<()> {
                         }
                         _ => continue,
                     };
-                    let details: Vec<String> = event
-                        .details
-                        .iter()
-                        .map(|detail| {
-                            format!(
-                                "{} {}",
-                                detail.name,
-                                watchfire_notify::message::value_text(&detail.value)
-                            )
-                        })
-                        .collect();
-                    printer.line(&format!(
-                        "{word:<10} {}  {:<8} {}  {} {}",
-                        event.at,
-                        event.severity,
-                        event.alert,
-                        event.summary,
-                        details.join(", ")
-                    ));
+                    printer.line(describe(&store, word, event)).await;
                 }
             }
             if changes.changed().await.is_err() {
@@ -140,4 +129,18 @@ pub fn follow(store: Store, printer: Printer) -> JoinHandle<()> {
             }
         }
     })
+}
+
+async fn describe(store: &Store, word: &str, event: &EventRow) -> String {
+    let details: Vec<String> = event
+        .details
+        .iter()
+        .map(|detail| format!("{} {}", detail.name, watchfire_notify::message::value_text(&detail.value)))
+        .collect();
+    let about = match store.alert(&event.alert).await {
+        Ok(found) => format!("{}  {}", found.alert.device, found.alert.rule),
+        Err(_) => event.alert.clone(),
+    };
+    let details = if details.is_empty() { String::new() } else { format!(" ({})", details.join(", ")) };
+    format!("{word:<10} {}  {:<8} {about}: {}{details}", event.at, event.severity.as_str(), event.summary)
 }

@@ -71,7 +71,7 @@ impl Receiver {
         tokio::spawn(async move {
             let Some(mut lines) = lines else { return };
             while let Some(line) = lines.recv().await {
-                printer.line(&line);
+                printer.line(async { line }).await;
             }
         })
     }
