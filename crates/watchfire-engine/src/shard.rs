@@ -51,6 +51,8 @@ pub(crate) struct Lane {
     pub reader: Box<dyn LogReader>,
     pub releaser: Releaser,
     pub live_from: Offset,
+    /// Whether the keeper was told, after the start, what is raised.
+    pub compared: bool,
     pub progress: watch::Sender<Offset>,
     /// The offset that the last checkpoint on disk goes on from.
     pub saved: Arc<AtomicU64>,
@@ -103,6 +105,7 @@ impl Lane {
             reader,
             releaser,
             live_from,
+            compared: false,
             progress: watch::Sender::new(next),
             saved: Arc::new(AtomicU64::new(next)),
             save_failed: Arc::default(),
@@ -329,6 +332,12 @@ impl Lane {
             }
         }
         self.releaser.pump()?;
+        // Once, and only where everything that was decided so far is with the keeper: it compares what it has.
+        if !self.compared && self.partition.next_offset() >= self.live_from && self.releaser.is_done() {
+            self.compared = true;
+            let recovered = Some(self.partition.recovered());
+            self.releaser.submit(AlertChanges { recovered, ..AlertChanges::default() });
+        }
         if count > 0 {
             self.progress.send_replace(self.partition.next_offset());
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceSpec;
-use crate::id::{DeviceHandle, Digest, Position, RuleVersion};
+use crate::id::{DeviceHandle, Digest, PartitionId, Position, RuleVersion};
 use crate::time::{Duration, Timestamp};
 use crate::value::Value;
 
@@ -294,6 +294,21 @@ pub struct AlertChanges {
     pub transitions: Vec<Transition>,
     /// Of alerts that go on unchanged: kept when there is time for it, newest only.
     pub updates: Vec<AlertUpdate>,
+    /// Once for each partition, when it is level after a start: what the keeper must agree with.
+    pub recovered: Option<Recovered>,
+}
+
+/// Every alert that a partition holds as raised, after everything handed over before it. The keeper compares: what
+/// it does not have is added, what nobody would ever resolve is resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recovered {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The time of its log.
+    pub at: Timestamp,
+    /// A transition for each, to be used where the keeper lacks the alert: `Raised`, or `Cleared` of one that is
+    /// latched, whose severity need not be the one that was told.
+    pub active: Vec<Transition>,
 }
 
 /// A repeated trigger of an alert that is active already.

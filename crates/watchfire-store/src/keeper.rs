@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use tokio::sync::Notify;
-use watchfire_model::alert::{AlertChanges, AlertKeeper, AlertUpdate, Transition};
+use watchfire_model::alert::{AlertChanges, AlertKeeper, AlertUpdate, Recovered, Transition};
 use watchfire_telemetry::metrics;
 
 use crate::alerts::AlertRow;
+use crate::compare;
 use crate::db::{Database, chunk, commit, to_json};
 use crate::error::StoreError;
 use crate::fold::{Fold, Recorded};
@@ -111,11 +112,12 @@ struct Taken {
     up_to: u64,
     transitions: Vec<Transition>,
     updates: Vec<AlertUpdate>,
+    recovered: Option<Recovered>,
 }
 
 fn take(shared: &Shared) -> (Option<Taken>, bool) {
     let mut state = shared.lock();
-    let mut taken = Taken { up_to: 0, transitions: Vec::new(), updates: Vec::new() };
+    let mut taken = Taken { up_to: 0, transitions: Vec::new(), updates: Vec::new(), recovered: None };
     while let Some((_, changes)) = state.waiting.front() {
         if taken.up_to > 0 && taken.transitions.len() + changes.transitions.len() > BATCH {
             break;
@@ -125,6 +127,11 @@ fn take(shared: &Shared) -> (Option<Taken>, bool) {
         taken.up_to = number;
         taken.transitions.extend(changes.transitions);
         taken.updates.extend(changes.updates);
+        // A comparison is of what came before it, not of what comes after.
+        taken.recovered = changes.recovered;
+        if taken.recovered.is_some() {
+            break;
+        }
     }
     let closed = state.closed;
     drop(state);
@@ -139,12 +146,12 @@ pub(crate) async fn run(shared: Arc<Shared>, database: Database, announce: impl 
     loop {
         let (taken, closed) = take(&shared);
         if let Some(taken) = taken {
-            for update in taken.updates {
-                updates.insert(update.alert.0.clone(), update);
+            for update in &taken.updates {
+                updates.insert(update.alert.0.clone(), update.clone());
             }
             let mut wait = Duration::from_millis(50);
             loop {
-                match write(&database, &taken.transitions, &updates).await {
+                match write_taken(&database, &taken, &updates).await {
                     Ok(written) => {
                         for transition in &taken.transitions {
                             updates.remove(&transition.alert.0);
@@ -191,8 +198,21 @@ pub(crate) async fn run(shared: Arc<Shared>, database: Database, announce: impl 
     }
 }
 
+/// Writes what was taken, and compares where that is asked for: both change nothing when they are done again.
+async fn write_taken(
+    database: &Database,
+    taken: &Taken,
+    updates: &HashMap<String, AlertUpdate>,
+) -> Result<Option<i64>, StoreError> {
+    let written = write(database, &taken.transitions, updates).await?;
+    match &taken.recovered {
+        Some(recovered) => Ok(compare::recover(database, recovered).await?.or(written)),
+        None => Ok(written),
+    }
+}
+
 /// Writes a batch in one transaction; gives the sequence of the last transition, if any was new.
-async fn write(
+pub(crate) async fn write(
     database: &Database,
     transitions: &[Transition],
     updates: &HashMap<String, AlertUpdate>,

@@ -19,7 +19,7 @@ use watchfire_model::alert::AlertKeeper;
 pub mod alerts;
 pub mod audit;
 mod backup;
-pub mod compare;
+mod compare;
 mod credentials;
 mod db;
 pub mod dead_letters;

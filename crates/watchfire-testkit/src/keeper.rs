@@ -94,6 +94,17 @@ impl AlertKeeper for RecordingKeeper {
         for update in changes.updates {
             state.updates.insert(update.alert.clone(), update);
         }
+        if let Some(recovered) = changes.recovered {
+            let mine = |alert: &&AlertId| {
+                let raise = state.transitions.iter().find(|transition| transition.alert == **alert);
+                raise.is_some_and(|raise| raise.position.partition == recovered.partition)
+            };
+            let mut kept: Vec<_> = state.active.values().filter(mine).cloned().collect();
+            let mut machine: Vec<_> = recovered.active.into_iter().map(|told| told.alert).collect();
+            kept.sort();
+            machine.sort();
+            assert_eq!(machine, kept, "what the loop holds as raised, and what was told");
+        }
         state.submitted += 1;
         if !state.held {
             state.committed = state.submitted;

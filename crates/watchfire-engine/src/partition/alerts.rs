@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use watchfire_alert::{Condition, Moment, Step, Trigger};
+use watchfire_alert::{Condition, Moment, Phase, Step, Trigger};
 use watchfire_model::alert::{
-    AlertId, Cause, Detail, EffectId, Evidence, EvidenceRow, ResolveReason, TransitionKind,
+    AlertId, Cause, Detail, EffectId, Evidence, EvidenceRow, Recovered, ResolveReason, TransitionKind,
 };
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::{AlertEffect, Rows};
@@ -293,6 +293,44 @@ impl Partition {
             here, id, &name, version, spec, device, key, condition, step,
         ))));
         rule.dirty.conditions = true;
+    }
+
+    /// Every alert that is raised, for the keeper to compare with what it has. A transition each, of which only the
+    /// kind is not as it once was told: when exactly it was raised nobody remembers but the keeper.
+    pub fn recovered(&self) -> Recovered {
+        let position = Position {
+            epoch: self.setup.epoch,
+            partition: self.setup.id,
+            offset: self.next.saturating_sub(1),
+        };
+        let mut active = Vec::new();
+        for rule in self.rules.iter().flatten() {
+            for (&handle, conditions) in &rule.conditions {
+                let Some(device) = self.registry.get(handle) else { continue };
+                for (key, condition) in conditions {
+                    let Some(alert) = condition.alert().filter(|_| condition.is_raised()) else { continue };
+                    let latched = matches!(condition.phase(), Phase::Latched { .. });
+                    active.push(Transition {
+                        id: format!("recovered/{position}/{alert}"),
+                        alert: alert.clone(),
+                        kind: if latched { TransitionKind::Cleared } else { TransitionKind::Raised },
+                        rule: rule.name.to_string(),
+                        rule_version: rule.version,
+                        device: device.spec.clone(),
+                        handle,
+                        key: key.to_string(),
+                        severity: condition.severity(),
+                        summary: condition.summary().to_string(),
+                        details: condition.details().to_vec(),
+                        at: condition.last_seen(),
+                        logged_at: self.time,
+                        position,
+                        evidence: None,
+                    });
+                }
+            }
+        }
+        Recovered { partition: self.setup.id, at: self.time, active }
     }
 
     /// Ends everything that is raised of a rule: for one device or (`None`) for all.

@@ -281,7 +281,7 @@ fn a_replay_from_anywhere_gives_the_same_byte_for_byte() {
             let log = world.log.copy();
             let mut again = World::over(log.clone(), modules.all.clone(), &saved);
             // The keeper has what the first run gave it: each transition must be the same again.
-            again.keeper.submit(AlertChanges { transitions: transitions.clone(), updates: Vec::new() });
+            again.keeper.submit(AlertChanges { transitions: transitions.clone(), ..AlertChanges::default() });
             again.run();
             assert_eq!(again.keeper.transitions().len(), transitions.len());
             assert_eq!(log.records().len(), records.len(), "a replay has appended something");
@@ -308,7 +308,7 @@ fn a_crash_anywhere_loses_nothing_and_does_nothing_twice() {
         first.run();
         let mut again = World::over(log, modules.all.clone(), &[]);
         let transitions = first.keeper.transitions();
-        again.keeper.submit(AlertChanges { transitions: transitions.clone(), updates: Vec::new() });
+        again.keeper.submit(AlertChanges { transitions: transitions.clone(), ..AlertChanges::default() });
         again.run();
         assert_eq!(again.keeper.transitions().len(), transitions.len());
         assert_eq!(again.dumps(), first.dumps());

@@ -652,7 +652,9 @@ fn state_is_migrated_and_a_rollback_restores_what_was_before_the_swap() {
     for saved in [&saved[..], &[]] {
         let mut again = World::over(world.log.copy(), world.modules.clone(), saved);
         // The keeper has what came before the checkpoint: a resolve must find its raise.
-        again.keeper.submit(AlertChanges { transitions: world.keeper.transitions(), updates: Vec::new() });
+        again
+            .keeper
+            .submit(AlertChanges { transitions: world.keeper.transitions(), ..AlertChanges::default() });
         again.run();
         assert_eq!(again.dumps(), world.dumps());
     }

@@ -107,7 +107,7 @@ impl World {
             match output {
                 Output::Transition(transition) => {
                     let transitions = vec![*transition];
-                    self.keeper.submit(AlertChanges { transitions, updates: Vec::new() });
+                    self.keeper.submit(AlertChanges { transitions, ..AlertChanges::default() });
                 }
                 Output::Own(record) => drop(self.log.put(entry.position.partition, [record])),
                 Output::Derived(records) => drop(self.log.append(Append::Records(records)).unwrap()),

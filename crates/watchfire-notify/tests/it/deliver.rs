@@ -272,7 +272,7 @@ async fn how_long_from_transition_to_receiver() {
         let started = std::time::Instant::now();
         let keeper = store.keeper();
         let transitions = vec![raise(&format!("d-{i}"), 1)];
-        keeper.submit(watchfire_model::alert::AlertChanges { transitions, updates: Vec::new() });
+        keeper.submit(watchfire_model::alert::AlertChanges { transitions, ..Default::default() });
         while receiver.count() <= i {
             tokio::time::sleep(std::time::Duration::from_micros(100)).await;
         }

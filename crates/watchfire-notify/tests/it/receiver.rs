@@ -202,7 +202,7 @@ pub fn resolve(device: &str, step: u64) -> Transition {
 pub async fn submit(store: &Store, transitions: Vec<Transition>) {
     let keeper = store.keeper();
     tokio::task::spawn_blocking(move || {
-        let number = keeper.submit(AlertChanges { transitions, updates: Vec::new() });
+        let number = keeper.submit(AlertChanges { transitions, ..AlertChanges::default() });
         assert!(keeper.wait_committed(number, Duration::from_secs(10)) >= number);
     })
     .await

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use watchfire_log::ManualClock;
 use watchfire_model::alert::{
-    AlertChanges, AlertKeeper, AlertUpdate, Detail, Evidence, ResolveReason, Transition, TransitionKind,
+    AlertChanges, AlertKeeper, AlertUpdate, Detail, Evidence, Recovered, ResolveReason, Transition,
+    TransitionKind,
 };
 use watchfire_model::{
     AlertId, DeviceHandle, DeviceSpec, Digest, Epoch, PartitionId, Position, Severity, Timestamp, Value,
 };
-use watchfire_store::compare::ActiveCondition;
 use watchfire_store::{AlertFilter, AlertState, Store, StoreError};
 
 const START: Timestamp = Timestamp(1_767_225_600_000_000);
@@ -76,8 +76,11 @@ impl Life {
 }
 
 async fn submit(store: &Store, transitions: Vec<Transition>) {
+    hand_over(store, AlertChanges { transitions, ..AlertChanges::default() }).await;
+}
+
+async fn hand_over(store: &Store, changes: AlertChanges) {
     let keeper = store.keeper();
-    let changes = AlertChanges { transitions, updates: Vec::new() };
     tokio::task::spawn_blocking(move || {
         let number = keeper.submit(changes);
         assert!(keeper.wait_committed(number, Duration::from_secs(10)) >= number);
@@ -166,7 +169,7 @@ async fn one_alert_is_active_per_identity_whoever_races() {
                     if i % 2 == 0 {
                         transitions.push(life.resolve());
                     }
-                    last = keeper.submit(AlertChanges { transitions, updates: Vec::new() });
+                    last = keeper.submit(AlertChanges { transitions, ..AlertChanges::default() });
                 }
                 assert!(keeper.wait_committed(last, Duration::from_secs(20)) >= last);
             })
@@ -201,7 +204,7 @@ async fn repeated_triggers_are_written_in_the_background() {
             summary: format!("seen {count} times"),
             details: Vec::new(),
         };
-        keeper.submit(AlertChanges { transitions: Vec::new(), updates: vec![update] });
+        keeper.submit(AlertChanges { updates: vec![update], ..AlertChanges::default() });
     }
     let deadline = Instant::now() + Duration::from_secs(10);
     while all(&store).await[0].count != 9 {
@@ -271,18 +274,39 @@ async fn alerts_are_listed_by_filter_and_page() {
 async fn machine_and_store_are_compared_after_a_recovery() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
-    let (mut known, mut orphan) = (Life::new("hot", "press-1", 0), Life::new("hot", "press-2", 10));
-    submit(&store, vec![known.raise(), orphan.raise()]).await;
-    let condition = |alert: &str, severity| ActiveCondition { alert: alert.into(), severity };
-    let machine = [condition(&known.alert.0, Severity::Critical), condition("not-there", Severity::Info)];
-    let found = store.compare_active(PartitionId(0), &machine).await.unwrap();
-    assert_eq!(found.orphans[0].id, orphan.alert.0);
-    assert_eq!(found.missing, ["not-there"]);
-    assert_eq!(found.severities[0].1, Severity::Critical);
-    assert_eq!(store.resolve_orphans(&found.orphans, START).await.unwrap(), 1);
-    assert_eq!(store.resolve_orphans(&found.orphans, START).await.unwrap(), 0);
-    assert_eq!(store.active_alerts(PartitionId(0), Some("hot")).await.unwrap().len(), 1);
-    assert!(store.compare_active(PartitionId(1), &[]).await.unwrap().is_empty());
+    let lives = ["known", "worse", "orphan", "lacking", "latched"];
+    let mut lives: Vec<Life> = (0..).zip(lives).map(|(i, device)| Life::new("hot", device, i * 10)).collect();
+    let raises: Vec<Transition> = lives.iter_mut().map(Life::raise).collect();
+    submit(&store, raises[..3].to_vec()).await;
+    // As the loop tells it: under ids of its own.
+    let told = |raise: &Transition| Transition { id: format!("recovered/{}", raise.alert), ..raise.clone() };
+    let mut active: Vec<Transition> = raises.iter().map(told).collect();
+    active[1].severity = Severity::Critical;
+    active.remove(2);
+    active[3].kind = TransitionKind::Cleared;
+    let recovered = |partition, active: &[Transition]| {
+        Some(Recovered { partition: PartitionId(partition), at: START, active: active.to_vec() })
+    };
+    for again in [false, true] {
+        let changes = AlertChanges { recovered: recovered(0, &active), ..AlertChanges::default() };
+        hand_over(&store, changes).await;
+        let rows = store.active_alerts(PartitionId(0)).await.unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.device.as_str(), row.severity)).collect();
+        let usual = raises[0].severity;
+        let expected =
+            [("known", usual), ("worse", Severity::Critical), ("lacking", usual), ("latched", usual)];
+        assert_eq!(found, expected, "again: {again}");
+        assert!(rows[3].cleared_at.is_some() && rows[2].cleared_at.is_none());
+    }
+    let orphan = store.alert(&raises[2].alert.0).await.unwrap().alert;
+    assert_eq!(orphan.resolve_reason.as_deref(), Some("orphaned"));
+    // Other partitions are not concerned; what comes behind a comparison in the queue is no part of it.
+    let late = Life::new("hot", "late", 100).raise();
+    let keeper = store.keeper();
+    keeper.submit(AlertChanges { recovered: recovered(0, &active), ..AlertChanges::default() });
+    keeper.submit(AlertChanges { transitions: vec![late], ..AlertChanges::default() });
+    hand_over(&store, AlertChanges { recovered: recovered(1, &[]), ..AlertChanges::default() }).await;
+    assert_eq!(store.active_alerts(PartitionId(0)).await.unwrap().len(), 5);
     store.close().await;
 }
 
@@ -308,7 +332,7 @@ async fn how_many_transitions_a_second() {
         let started = Instant::now();
         let mut last = 0;
         for transitions in batches {
-            last = keeper.submit(AlertChanges { transitions, updates: Vec::new() });
+            last = keeper.submit(AlertChanges { transitions, ..AlertChanges::default() });
         }
         keeper.wait_committed(last, Duration::from_secs(120));
         started.elapsed()
