@@ -71,7 +71,7 @@ fn add_wasm_target(workspace: &Workspace) -> Result<()> {
             "{WASM} could not be added. With rustup and a network: `rustup target add {WASM}` in this folder. \
              Without rustup: install your distribution's package for it (Debian: libstd-rust-dev-wasm32; \
              Fedora: rust-std-static-{WASM}), or copy the folder lib/rustlib/{WASM} of the same version's \
-             rust-std archive from https://static.rust-lang.org/dist/ into `rustc --print sysroot`"
+             rust-std archive into `rustc --print sysroot`"
         )
     })
 }
