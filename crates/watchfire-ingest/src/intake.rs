@@ -7,13 +7,15 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
-use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Window, code};
-use watchfire_log::{Append, AppendError, Log, LogError, Record, Reject, Ticket};
+use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Window};
+use watchfire_log::{Append, AppendError, Log, LogError, Record, Ticket};
 use watchfire_model::device::Registries;
 use watchfire_model::{PartitionId, READINGS};
 use watchfire_telemetry::metrics;
 
 use crate::contract::{Principal, RegisterError, Registrar};
+use crate::draft::{Draft, UnknownAnswer};
+pub use crate::draft::{QUARANTINED, REJECTED_LISTED};
 use crate::flight::Flight;
 use crate::repeats::{self, Repeats};
 
@@ -86,7 +88,9 @@ pub struct Verdict {
     pub accepted: u32,
     /// Of these: kept aside until their devices are registered.
     pub quarantined: u32,
-    /// Items that could not be used.
+    /// Items that could not be used: how many.
+    pub rejected_in_all: usize,
+    /// The first of them, [`REJECTED_LISTED`] at most.
     pub rejected: Vec<RejectedItem>,
 }
 
@@ -163,7 +167,8 @@ struct Settling {
     partitions: Vec<PartitionId>,
     readings: u64,
     repeats: u64,
-    rejects: Vec<&'static str>,
+    /// Codes of dead letters, and how many items each took.
+    rejects: Vec<(&'static str, u64)>,
 }
 
 impl std::fmt::Debug for Intake {
@@ -225,9 +230,37 @@ impl Intake {
         principal: &Principal,
         payloads: &[Payload<'_>],
     ) -> Result<Submitted, SubmitError> {
+        self.take(source, principal, payloads, &UnknownAnswer::of(source.unknown), false).await
+    }
+
+    /// Takes a dead letter once more, as whoever sent it: all of it or nothing. Where an item is refused again, or its
+    /// device is still not registered, nothing is taken and no further letter is written: the one that there is stays.
+    pub async fn resubmit(
+        &self,
+        source: &Source,
+        principal: &Principal,
+        payload: Payload<'_>,
+    ) -> Result<Submitted, SubmitError> {
+        let unknown = match source.unknown {
+            // It waits aside already.
+            UnknownDevices::Quarantine => UnknownAnswer::Refuse(String::new()),
+            policy => UnknownAnswer::of(policy),
+        };
+        self.take(source, principal, &[payload], &unknown, true).await
+    }
+
+    /// `whole`: all of it or nothing, and no dead letters.
+    async fn take(
+        &self,
+        source: &Source,
+        principal: &Principal,
+        payloads: &[Payload<'_>],
+        unknown: &UnknownAnswer,
+        whole: bool,
+    ) -> Result<Submitted, SubmitError> {
         // Waits while too many appends are on their way: who reads from a socket stops reading then.
         let permit = self.settling.reserve().await.map_err(|_| AppendError::Closed)?;
-        let mut draft = self.draft(source, principal, payloads, &UnknownAnswer::of(source.unknown));
+        let mut draft = self.draft(source, principal, payloads, unknown);
         if !draft.unknown.is_empty() {
             let ids: Vec<String> = std::mem::take(&mut draft.unknown).into_iter().collect();
             let answer = match self.register(ids).await {
@@ -238,6 +271,9 @@ impl Intake {
             draft = self.draft(source, principal, payloads, &answer);
         }
         let Draft { verdicts, rows, rejects, .. } = draft;
+        if whole && !rejects.is_empty() {
+            return Ok(Submitted { verdicts, flights: Vec::new() });
+        }
 
         let flight = Flight::begin();
         let mut flights = Vec::with_capacity(1);
@@ -263,13 +299,13 @@ impl Intake {
                 fresh.push((partition, batch));
             }
         }
-        let codes: Vec<&'static str> = rejects.iter().map(|(_, code, _)| *code).collect();
+        let codes = rejects.iter().map(|letter| (letter.code, letter.items)).collect();
         if fresh.is_empty() && rejects.is_empty() {
             partitions.iter().for_each(|p| self.repeats.settle(*p, &flight, true));
             metrics().intake.repeats.inc_by(repeats);
             return Ok(Submitted { verdicts, flights });
         }
-        let rejects = rejects.into_iter().map(|(partition, _, reject)| (partition, reject)).collect();
+        let rejects = rejects.into_iter().map(|letter| (letter.partition, letter.reject)).collect();
         match self.log.append(Append::Intake { rows: fresh, rejects }) {
             Ok(ticket) => {
                 let flight = flight.clone();
@@ -316,109 +352,13 @@ impl Intake {
             let verdict = draft.payload(payload, source, &registries, &mut decoder, unknown);
             draft.verdicts.push(verdict);
         }
+        if *principal != Principal::Anonymous {
+            let sender = principal.name();
+            draft.rejects.iter_mut().for_each(|letter| letter.reject.sender = Some(sender.clone()));
+        }
         draft.rows = decoder.finish().collect();
         metrics().intake.decode_seconds.observe(started.elapsed().as_secs_f64());
         draft
-    }
-}
-
-/// What is said of items of unknown devices.
-enum UnknownAnswer {
-    Collect,
-    Quarantine,
-    Refuse(String),
-}
-
-impl UnknownAnswer {
-    fn of(policy: UnknownDevices) -> Self {
-        match policy {
-            UnknownDevices::Register => Self::Collect,
-            UnknownDevices::Quarantine => Self::Quarantine,
-            UnknownDevices::Refuse => Self::Refuse(String::new()),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Draft {
-    verdicts: Vec<Verdict>,
-    rows: Vec<(PartitionId, watchfire_model::Batch, Vec<u32>)>,
-    rejects: Vec<(PartitionId, &'static str, Reject)>,
-    unknown: BTreeSet<String>,
-}
-
-/// The code of dead letters that wait for their device to be registered.
-pub const QUARANTINED: &str = "quarantined";
-
-impl Draft {
-    fn payload(
-        &mut self,
-        payload: &Payload<'_>,
-        source: &Source,
-        registries: &Registries,
-        decoder: &mut Decoder<'_>,
-        answer: &UnknownAnswer,
-    ) -> Verdict {
-        let mut verdict = Verdict::default();
-        let addressed = match &payload.content {
-            Content::Items(Shape::Device(device), _) => Some(*device),
-            Content::Items(Shape::Mapped { device, .. }, _) => *device,
-            _ => None,
-        };
-        let mut letter = |index, code: &'static str, reason: String, device: Option<String>, bytes: &[u8]| {
-            let device = device.or_else(|| addressed.map(Into::into));
-            let partition =
-                device.as_deref().map_or(PartitionId(0), |device| registries.partition_of(device));
-            let reject = Reject {
-                source: source.name.clone(),
-                address: payload.address.into(),
-                device,
-                index,
-                code: code.into(),
-                reason,
-                payload: bytes.to_vec(),
-            };
-            self.rejects.push((partition, code, reject));
-        };
-        let (shape, framing) = match &payload.content {
-            Content::Items(shape, framing) => (shape, *framing),
-            Content::Refused { code, reason } => {
-                letter(None, code, reason.clone(), None, payload.bytes);
-                verdict.rejected.push(RejectedItem { index: None, reason: reason.clone(), code });
-                return verdict;
-            }
-        };
-        let summary = decoder.decode(payload.bytes, shape, framing);
-        verdict.accepted = summary.accepted;
-        for item in summary.rejected {
-            letter(item.index, item.code, item.reason.clone(), None, &payload.bytes[item.bytes]);
-            verdict.rejected.push(RejectedItem { index: item.index, reason: item.reason, code: item.code });
-        }
-        for item in summary.unknown {
-            match answer {
-                UnknownAnswer::Collect => {
-                    self.unknown.insert(item.device);
-                }
-                UnknownAnswer::Quarantine => {
-                    let reason = format!("device {:?} is not registered", item.device);
-                    letter(item.index, QUARANTINED, reason, Some(item.device), &payload.bytes[item.bytes]);
-                    verdict.accepted += 1;
-                    verdict.quarantined += 1;
-                }
-                UnknownAnswer::Refuse(why) => {
-                    let mut reason = format!("device {:?} is not registered", item.device);
-                    if !why.is_empty() {
-                        reason.push_str(": ");
-                        reason.push_str(why);
-                    }
-                    let bytes = &payload.bytes[item.bytes];
-                    letter(item.index, code::UNKNOWN_DEVICE, reason.clone(), Some(item.device), bytes);
-                    let code = code::UNKNOWN_DEVICE;
-                    verdict.rejected.push(RejectedItem { index: item.index, reason, code });
-                }
-            }
-        }
-        verdict
     }
 }
 
@@ -435,8 +375,8 @@ async fn settle(mut queue: mpsc::Receiver<Settling>, repeats: Arc<Repeats>) {
         if outcome.is_ok() {
             intake.readings.inc_by(readings);
             intake.repeats.inc_by(seen);
-            for code in rejects {
-                intake.rejects.get_or_create(&[("code", code.into())]).inc();
+            for (code, items) in rejects {
+                intake.rejects.get_or_create(&[("code", code.into())]).inc_by(items);
             }
             intake.ack_seconds.observe(flight.started().elapsed().as_secs_f64());
         }

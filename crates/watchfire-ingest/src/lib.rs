@@ -6,6 +6,7 @@
 //! [`tls`] holds certificates.
 
 pub mod contract;
+mod draft;
 pub mod flight;
 pub mod http;
 pub mod intake;

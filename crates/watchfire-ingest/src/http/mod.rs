@@ -40,7 +40,7 @@ pub struct HttpOptions {
     pub body_seconds: u64,
     /// Uploads whose `Idempotency-Key` is remembered.
     pub idempotency_keys: usize,
-    /// Rejected items that an answer lists; all are counted, and all are dead letters.
+    /// Rejected items that an answer lists, 1000 at most; all are counted, and all are dead letters.
     pub rejected_listed: usize,
 }
 
@@ -184,8 +184,8 @@ async fn submit(
     let verdict = submitted.verdicts.pop().unwrap_or_default();
     let status = if verdict.accepted == 0 { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     let (mut rejected, most) = (verdict.rejected, shared.options.rejected_listed);
-    let rejected_in_all = (rejected.len() > most).then_some(rejected.len());
     rejected.truncate(most);
+    let rejected_in_all = (rejected.len() < verdict.rejected_in_all).then_some(verdict.rejected_in_all);
     let answer =
         Answer { accepted: verdict.accepted, quarantined: verdict.quarantined, rejected, rejected_in_all };
     // Numbers and texts: writing them to memory does not fail.

@@ -35,3 +35,71 @@ async fn repeats_are_known_after_a_restart() {
         .sum();
     assert_eq!(rows, 4, "only the one without a time of its own is appended again");
 }
+
+/// What the queue before the disk counts for a dead letter beside its payload.
+const LETTER: usize = 250;
+
+fn letters(log: &MemoryLog) -> Vec<watchfire_log::Reject> {
+    let rejects = |entry: &std::sync::Arc<watchfire_log::Entry>| match &entry.record {
+        watchfire_log::Record::Rejects(rejects) => rejects.clone(),
+        _ => Vec::new(),
+    };
+    log.records().iter().flat_map(rejects).collect()
+}
+
+#[tokio::test]
+async fn many_bad_items_are_few_dead_letters_and_none_is_lost() {
+    let log = MemoryLog::new(2, NOW);
+    let intake = intake(&log);
+    let source = Source::new("test", UnknownDevices::Register);
+    let count = 50_000;
+    let bytes = format!("[{}{{\"t\":1}}]", "1,".repeat(count));
+    let shape = Shape::Device("a");
+    let payloads =
+        [Payload { address: "x", bytes: bytes.as_bytes(), content: Content::Items(shape, Framing::Auto) }];
+    let submitted = intake.submit(&source, &Principal::Anonymous, &payloads).await.unwrap();
+    submitted.durable().await.unwrap();
+    let verdict = &submitted.verdicts[0];
+    assert_eq!((verdict.accepted, verdict.rejected_in_all, verdict.rejected.len()), (1, count, 1000));
+
+    let letters = letters(&log);
+    let size: usize = letters.iter().map(|letter| letter.payload.len() + LETTER).sum();
+    assert!(size < 2 * bytes.len(), "{size} bytes of dead letters for {} bytes", bytes.len());
+    let items: usize = letters.iter().map(|l| l.payload.iter().filter(|byte| **byte == b'1').count()).sum();
+    assert_eq!(items, count);
+    assert!(
+        letters.last().unwrap().reason.starts_with("49900 items"),
+        "{:?}",
+        letters.last().unwrap().reason
+    );
+}
+
+#[tokio::test]
+async fn what_shares_a_letter_is_read_again_as_the_same_items() {
+    for separator in [",", ",\n  "] {
+        let log = MemoryLog::new(2, NOW);
+        let before = intake(&log);
+        let refusing = Source::new("test", UnknownDevices::Quarantine);
+        let item = |i: usize| {
+            format!("{{\"device\":\"d{}\",\"time\":{i},{}\"metrics\":{{\"t\":{i}}}}}", i % 7, &separator[1..])
+        };
+        let items: Vec<String> = (1_767_225_600_000..1_767_225_600_150).map(item).collect();
+        let bytes = format!("[{}]", items.join(separator));
+        let content = Content::Items(Shape::Event, Framing::Auto);
+        let payload = Payload { address: "x", bytes: bytes.as_bytes(), content: content.clone() };
+        let submitted = before.submit(&refusing, &Principal::Anonymous, &[payload]).await.unwrap();
+        assert_eq!(submitted.verdicts[0].quarantined, 150);
+        let letters = letters(&log);
+        assert_eq!(letters.len(), 101);
+
+        let source = Source::new("test", UnknownDevices::Register);
+        let mut accepted = 0;
+        for letter in &letters {
+            let payload = Payload { address: "x", bytes: &letter.payload, content: content.clone() };
+            let again = before.submit(&source, &Principal::Anonymous, &[payload]).await.unwrap();
+            again.durable().await.unwrap();
+            accepted += again.verdicts[0].accepted;
+        }
+        assert_eq!(accepted, 150);
+    }
+}
