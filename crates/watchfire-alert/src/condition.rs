@@ -67,7 +67,8 @@ pub enum Step {
     },
     /// The condition cleared, the alert is latched.
     Cleared(Timestamp),
-    /// The alert stands for so long, or stands again while it was latched, that people are told again.
+    /// The alert stands for so long that people are told again, or stands again, as bad as it was told, after it
+    /// was latched. (Where it comes back worse or milder, that is a [`Step::SeverityChanged`].)
     Realarmed(Timestamp),
     /// The alert ended.
     Resolved {
@@ -94,6 +95,10 @@ pub struct Condition {
     phase: Phase,
     /// Of the latest trigger.
     severity: Severity,
+    /// What people were told, once they were: a trigger of a latched alert counts only when it stands again, and
+    /// must not make anybody believe meanwhile that the new severity was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told_severity: Option<Severity>,
     summary: String,
     details: Vec<Detail>,
     /// The alert that is raised.
@@ -123,6 +128,7 @@ impl Default for Condition {
         Self {
             phase: Phase::Inactive,
             severity: Severity::Info,
+            told_severity: None,
             summary: String::new(),
             details: Vec::new(),
             alert: None,
@@ -172,9 +178,9 @@ impl Condition {
         self.evidence.take()
     }
 
-    /// Of the latest trigger.
+    /// As it was told; before anything was told, of the latest trigger.
     pub fn severity(&self) -> Severity {
-        self.severity
+        self.told_severity.unwrap_or(self.severity)
     }
 
     /// Of the latest trigger.
@@ -200,13 +206,14 @@ impl Condition {
     /// The rule says that the condition stands. Delays that are due by then must have been taken with
     /// [`Condition::advance`] before.
     pub fn trigger(&mut self, options: &ConditionOptions, now: Moment, trigger: Trigger) -> Option<Step> {
-        let before = std::mem::replace(&mut self.severity, trigger.severity);
+        self.severity = trigger.severity;
         (self.summary, self.details) = (trigger.summary, trigger.details);
         self.count += 1;
         self.last_seen = self.last_seen.max(now.at);
         match self.phase {
             Phase::Inactive => {
                 (self.count, self.last_seen) = (1, now.at);
+                self.told_severity = None;
                 if options.on_delay > Duration::ZERO {
                     self.phase = Phase::Pending { since: now };
                     return None;
@@ -224,10 +231,7 @@ impl Condition {
             Phase::Latched { again: Some(_) } => None,
             Phase::Active | Phase::Clearing { .. } => {
                 self.phase = Phase::Active;
-                (before != self.severity).then(|| {
-                    self.announced = now.clock;
-                    Step::SeverityChanged { from: before, at: self.tell(now.at) }
-                })
+                self.change_severity(now)
             }
         }
     }
@@ -280,6 +284,17 @@ impl Condition {
         Some(Step::Realarmed(self.tell(self.announced)))
     }
 
+    /// Nobody looked for a while, until `clock`: a delay that was under way begins again.
+    pub fn begin_delay_anew(&mut self, clock: Timestamp) {
+        if let Phase::Pending { since }
+        | Phase::Clearing { since }
+        | Phase::Latched { again: Some(since) } = &mut self.phase
+        {
+            since.at = since.at + clock.since(since.clock);
+            since.clock = since.clock.max(clock);
+        }
+    }
+
     /// When [`Condition::advance`] has something to do next, by the clock of the device.
     pub fn due(&self, options: &ConditionOptions) -> Option<Timestamp> {
         let realarm = options.realarm.filter(|span| *span > Duration::ZERO);
@@ -324,6 +339,7 @@ impl Condition {
     fn raise(&mut self, options: &ConditionOptions, now: Moment) -> Step {
         self.phase = Phase::Active;
         (self.announced, self.told) = (now.clock, now.at);
+        self.told_severity = Some(self.severity);
         match &options.chatter {
             Some(chatter) => {
                 let keep = (chatter.count.clamp(1, 1000) - 1) as usize;
@@ -339,7 +355,16 @@ impl Condition {
     fn stand_again(&mut self, now: Moment) -> Step {
         self.phase = Phase::Active;
         self.announced = now.clock;
-        Step::Realarmed(self.tell(now.at))
+        self.change_severity(now).unwrap_or_else(|| Step::Realarmed(self.tell(now.at)))
+    }
+
+    fn change_severity(&mut self, now: Moment) -> Option<Step> {
+        let from = self.severity();
+        self.told_severity = Some(self.severity);
+        (from != self.severity).then(|| {
+            self.announced = now.clock;
+            Step::SeverityChanged { from, at: self.tell(now.at) }
+        })
     }
 
     fn end(&mut self, options: &ConditionOptions, now: Moment) -> Step {

@@ -102,6 +102,37 @@ proptest! {
     }
 
     #[test]
+    fn the_severity_of_what_is_raised_is_the_one_that_was_told(options in options(), story in story()) {
+        let (mut condition, mut told, mut latest) = (Condition::default(), None, None);
+        for &(now, event) in &story {
+            // What is due first, apart: each step tells the severity that the condition has right behind it.
+            for event in [Event::Nothing, event] {
+                if let Event::Trigger(severity) = event {
+                    latest = Some(trigger(severity).severity);
+                }
+                let mut steps = Vec::new();
+                apply(&mut condition, &options, now, event, &mut steps);
+                for step in steps {
+                    match step {
+                        Step::Raised(_) => told = Some(condition.severity()),
+                        Step::SeverityChanged { from, .. } => {
+                            prop_assert_eq!(Some(from), told);
+                            told = Some(condition.severity());
+                            prop_assert_ne!(Some(from), told);
+                        }
+                        Step::Resolved { .. } => told = None,
+                        Step::Cleared(_) | Step::Realarmed(_) => {}
+                    }
+                }
+                prop_assert_eq!(told, condition.is_raised().then(|| condition.severity()));
+                if condition.phase() == Phase::Active {
+                    prop_assert_eq!(told, latest, "who is told knows how bad it is");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn pieces_with_serialisation_between_give_the_same(options in options(), story in story()) {
         let (whole, steps) = run(&options, &story);
         let (mut condition, mut pieces) = (Condition::default(), Vec::new());
@@ -219,6 +250,13 @@ fn stories() {
     check(off(), "1 t0, 5 c, 9 t0, 20 c, 29 c, 40 -", "1 raised, 30 resolved");
     let latched = || ConditionOptions { latched: true, ..plain() };
     check(latched(), "1 t0, 2 r, 3 c, 4 t0, 5 c, 6 r", "1 raised, 3 cleared, 4 again, 5 cleared, 6 resolved");
+    check(latched(), "1 t1, 2 c, 3 t2, 4 t2, 5 t1", "1 raised, 2 cleared, 3 severity, 5 severity");
+    let both = || ConditionOptions { on_delay: Duration(10), ..latched() };
+    check(
+        both(),
+        "1 t1, 20 c, 21 t2, 40 t2, 41 c, 42 t2, 60 -",
+        "11 raised, 20 cleared, 31 severity, 41 cleared, 52 again",
+    );
     check(latched(), "1 t0, 2 f, 3 t0, 4 x", "1 raised, 2 resolved, 3 raised, 4 resolved");
     let realarm = || ConditionOptions { realarm: Some(Duration(10)), ..plain() };
     check(realarm(), "1 t0, 12 -, 35 -, 36 c, 90 -", "1 raised, 11 again, 31 again, 36 resolved");
