@@ -1,30 +1,11 @@
 //! JSON to columns, with the time read and the device looked up, against serde_json into a struct.
 
 use anyhow::{Result, ensure};
-use serde::Deserialize;
 use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Window};
 use watchfire_model::Duration;
 
-use crate::event::{self, BEGIN};
+use crate::event::{self, BEGIN, Event};
 use crate::figure::{Figure, alternate, cpu};
-
-#[derive(Deserialize)]
-#[allow(dead_code, reason = "what is measured is filling them")]
-struct Event<'a> {
-    device: &'a str,
-    time: &'a str,
-    metrics: Metrics,
-}
-
-#[derive(Deserialize)]
-#[allow(dead_code, reason = "what is measured is filling them")]
-struct Metrics {
-    temperature: f64,
-    pressure: f64,
-    vibration: f64,
-    current: f64,
-    humidity: f64,
-}
 
 const EVENTS: usize = 200_000;
 /// Events that one record has at a good load.

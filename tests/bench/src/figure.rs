@@ -73,7 +73,8 @@ pub fn alternate(
     (median(&mut values), median(&mut references))
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle one.
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -2,12 +2,22 @@
 //! alternate with it: machines are shared and noisy, ratios are what lasts. Nothing here is a test.
 
 mod decode;
+mod disk;
 mod event;
 mod figure;
+mod footprint;
+mod idle;
+mod latency;
+mod load;
 mod log;
+mod mqtt;
+mod pipeline;
 mod rules;
+mod server;
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
 use figure::Figure;
@@ -20,9 +30,34 @@ struct Arguments {
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What benches of the whole need.
+#[derive(clap::Args)]
+struct Options {
     /// The binary, for benches of the whole.
     #[arg(long)]
-    binary: Option<std::path::PathBuf>,
+    binary: Option<PathBuf>,
+    /// The folder of shipped rules as components.
+    #[arg(long, env = "WATCHFIRE_RULES")]
+    rules: Option<PathBuf>,
+}
+
+impl Options {
+    /// The folder of shipped rules, which has to be there.
+    fn rules(&self) -> Result<PathBuf> {
+        match &self.rules {
+            Some(folder) if folder.is_dir() => Ok(folder.clone()),
+            _ => bail!("there are no shipped rules: `cargo xtask bench` builds them, or give --rules FOLDER"),
+        }
+    }
+
+    /// A shipped rule.
+    fn component(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.rules()?.join(format!("{name}.wasm")))
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -33,18 +68,39 @@ enum Bench {
     Decode,
     /// Durable appends.
     Log,
+    /// Bytes to committed alerts, without the network.
+    Pipeline,
+    /// Durable readings over MQTT.
+    Mqtt,
+    /// From a reading to its webhook.
+    Latency,
+    /// Resident memory of a thousand rules.
+    Footprint,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    // The only error is that a provider is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if std::env::var_os("RUST_BACKTRACE").is_some() {
+        eprintln!("RUST_BACKTRACE is set: calls of rules that fail cost more, and some others too");
+    }
+    let options = &arguments.options;
     let benches =
         if arguments.benches.is_empty() { Bench::value_variants().to_vec() } else { arguments.benches };
     let mut figures: Vec<Figure> = Vec::new();
     for bench in benches {
         match bench {
-            Bench::Rules => rules::run(&mut figures)?,
+            Bench::Rules => {
+                rules::run(options, &mut figures)?;
+                idle::run(options, &mut figures)?;
+            }
             Bench::Decode => decode::run(&mut figures)?,
             Bench::Log => log::run(&mut figures)?,
+            Bench::Pipeline => pipeline::run(options, &mut figures)?,
+            Bench::Mqtt => mqtt::run(options, &mut figures)?,
+            Bench::Latency => latency::run(options, &mut figures)?,
+            Bench::Footprint => footprint::run(options, &mut figures)?,
         }
     }
     if arguments.json {

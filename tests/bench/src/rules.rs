@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::json;
-use watchfire_host::{Host, HostOptions, build, validate_parameters};
+use watchfire_host::{Host, HostOptions, validate_parameters};
 use watchfire_model::call::{Callback, Context, DeviceSet, Instance, Module, Modules, Rows, Setup};
 use watchfire_model::state::Blobs;
 use watchfire_model::{Batch, DeviceHandle, Digest, KeyedState, Limits, READINGS, Registry};
 
+use crate::Options;
 use crate::event::{self, BEGIN, DEVICES, METRICS};
 use crate::figure::{Figure, alternate, cpu};
 
@@ -50,8 +51,8 @@ impl Fleet {
     }
 }
 
-fn load(host: &Host, name: &str) -> Result<Arc<dyn Module>> {
-    let bytes = std::fs::read(build::shipped(name)?)?;
+fn load(options: &Options, host: &Host, name: &str) -> Result<Arc<dyn Module>> {
+    let bytes = std::fs::read(options.component(name)?)?;
     host.add(&bytes).with_context(|| format!("add {name}"))?;
     host.get(Digest::of(&bytes)).map_err(|failure| anyhow!("{failure}"))
 }
@@ -74,11 +75,11 @@ fn rows(batch: &Arc<Batch>, metrics: &[&str]) -> Arc<Rows> {
     Arc::new(Rows::new(READINGS.into(), batch.clone(), None, metrics))
 }
 
-pub fn run(figures: &mut Vec<Figure>) -> Result<()> {
+pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let host = Host::new(HostOptions::default())?;
     let fleet = Fleet::new();
-    let threshold = load(&host, "threshold")?;
-    let ewma = load(&host, "ewma-anomaly")?;
+    let threshold = load(options, &host, "threshold")?;
+    let ewma = load(options, &host, "ewma-anomaly")?;
     further_threshold(&fleet, &threshold, figures)?;
     stateful(&fleet, &ewma, figures)?;
     for size in [1, 10] {
