@@ -3,7 +3,7 @@
 //! `wit/rule.wit`, whose comments say what each thing means to a rule.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -318,7 +318,7 @@ pub enum FailureKind {
     Memory,
     /// It recursed too deep.
     Stack,
-    /// It asked for more effects, output or host calls than its limit.
+    /// It asked for more effects, output or host calls than its limit, or to keep more than its limit.
     Output,
     /// It cannot be loaded: no such module, an import outside the contract, a broken component.
     Load,
@@ -400,9 +400,37 @@ pub struct Rows {
     metrics: Arc<[String]>,
     devices: Option<Arc<Vec<DeviceHandle>>>,
     times: Option<Arc<Vec<Timestamp>>>,
-    numbers: Mutex<HashMap<Box<str>, Arc<Vec<f64>>>>,
-    texts: Mutex<HashMap<Box<str>, Arc<TextValues>>>,
-    booleans: Mutex<HashMap<Box<str>, Arc<Vec<u8>>>>,
+    numbers: Dense<Vec<f64>>,
+    texts: Dense<TextValues>,
+    booleans: Dense<Vec<u8>>,
+}
+
+/// Columns of one kind, made dense when they were asked for.
+#[derive(Debug)]
+struct Dense<T> {
+    /// Those that the batch has: a guest may ask for any number of names, and only these are kept.
+    present: Mutex<HashMap<Box<str>, Arc<T>>>,
+    /// The column of no values, one for all names that the batch lacks.
+    absent: OnceLock<Arc<T>>,
+}
+
+impl<T> Default for Dense<T> {
+    fn default() -> Self {
+        Self { present: Mutex::default(), absent: OnceLock::new() }
+    }
+}
+
+impl<T> Dense<T> {
+    fn of(&self, metric: &str, make: impl FnOnce() -> Option<T>, absent: impl FnOnce() -> T) -> Arc<T> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(column) = present.get(metric) {
+            return column.clone();
+        }
+        let Some(column) = make() else { return self.absent.get_or_init(|| Arc::new(absent())).clone() };
+        let column = Arc::new(column);
+        present.insert(metric.into(), column.clone());
+        column
+    }
 }
 
 impl Rows {
@@ -422,9 +450,9 @@ impl Rows {
             batch,
             selected,
             metrics,
-            numbers: Mutex::default(),
-            texts: Mutex::default(),
-            booleans: Mutex::default(),
+            numbers: Dense::default(),
+            texts: Dense::default(),
+            booleans: Dense::default(),
         }
     }
 
@@ -491,29 +519,33 @@ impl Rows {
 
     /// A numeric column, dense. NaN: no value.
     pub fn numbers(&self, metric: &str) -> Arc<Vec<f64>> {
-        cached(&self.numbers, metric, || match self.column(metric, Kind::Number) {
-            Some((Values::Numbers(values), rows)) => self.spread(values, rows, f64::NAN),
-            _ => vec![f64::NAN; self.len()],
-        })
+        let make = || match self.column(metric, Kind::Number)? {
+            (Values::Numbers(values), rows) => Some(self.spread(values, rows, f64::NAN)),
+            _ => None,
+        };
+        self.numbers.of(metric, make, || vec![f64::NAN; self.len()])
     }
 
     /// A text column, dense.
     pub fn texts(&self, metric: &str) -> Arc<TextValues> {
-        cached(&self.texts, metric, || match self.column(metric, Kind::Text) {
-            Some((Values::Texts(texts), rows)) => TextValues {
+        let make = || match self.column(metric, Kind::Text)? {
+            (Values::Texts(texts), rows) => Some(TextValues {
                 dictionary: texts.dictionary.clone(),
                 codes: self.spread(&texts.codes, rows, NO_TEXT),
-            },
-            _ => TextValues { dictionary: Vec::new(), codes: vec![NO_TEXT; self.len()] },
-        })
+            }),
+            _ => None,
+        };
+        let absent = || TextValues { dictionary: Vec::new(), codes: vec![NO_TEXT; self.len()] };
+        self.texts.of(metric, make, absent)
     }
 
     /// A column of flags, dense: 0 false, 1 true, 255 no value.
     pub fn booleans(&self, metric: &str) -> Arc<Vec<u8>> {
-        cached(&self.booleans, metric, || match self.column(metric, Kind::Boolean) {
-            Some((Values::Booleans(flags), rows)) => self.spread(flags, rows, NO_BOOLEAN),
-            _ => vec![NO_BOOLEAN; self.len()],
-        })
+        let make = || match self.column(metric, Kind::Boolean)? {
+            (Values::Booleans(flags), rows) => Some(self.spread(flags, rows, NO_BOOLEAN)),
+            _ => None,
+        };
+        self.booleans.of(metric, make, || vec![NO_BOOLEAN; self.len()])
     }
 
     fn column(&self, metric: &str, kind: Kind) -> Option<(&Values, Option<&[u32]>)> {
@@ -547,16 +579,6 @@ impl Rows {
             }
         }
     }
-}
-
-fn cached<T>(cache: &Mutex<HashMap<Box<str>, Arc<T>>>, metric: &str, make: impl FnOnce() -> T) -> Arc<T> {
-    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(column) = cache.get(metric) {
-        return column.clone();
-    }
-    let column = Arc::new(make());
-    cache.insert(metric.into(), column.clone());
-    column
 }
 
 #[cfg(test)]
@@ -607,6 +629,23 @@ mod tests {
         let narrow = of(None, &["sp*"]);
         assert_eq!(narrow.columns(), [("sparse".into(), Kind::Number)]);
         assert!(narrow.numbers("dense").iter().all(|x| x.is_nan()));
+    }
+
+    #[test]
+    fn names_that_the_batch_lacks_cost_one_column() {
+        let mut b = BatchBuilder::new();
+        b.begin(DeviceHandle(0), Timestamp(0));
+        b.number("x", 1.0).unwrap();
+        b.commit();
+        let rows = Rows::new("readings".into(), Arc::new(b.finish()), None, Arc::new([]));
+        let first = rows.numbers("absent");
+        for i in 0..1000 {
+            assert!(Arc::ptr_eq(&first, &rows.numbers(&format!("absent {i}"))));
+            assert!(Arc::ptr_eq(&rows.texts("x"), &rows.texts(&format!("absent {i}"))));
+            assert!(Arc::ptr_eq(&rows.booleans("x"), &rows.booleans(&format!("absent {i}"))));
+        }
+        assert_eq!(*rows.numbers("x"), [1.0]);
+        assert_eq!(rows.numbers.present.lock().unwrap().len(), 1);
     }
 
     #[test]
