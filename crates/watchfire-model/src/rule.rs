@@ -86,7 +86,9 @@ impl ConditionSet {
     }
 }
 
-/// What one call of a rule, and one instance of it, may cost. Each limit names itself when it is met.
+/// What one call of a rule, and one instance of it, may cost, and what the rule may keep from call to call
+/// (in one partition each). Each limit names itself when it is met. A call that meets one fails and leaves
+/// nothing behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -100,8 +102,8 @@ pub struct Limits {
     /// Linear memory of one instance, in bytes. Default 64 MiB: what the largest runtime needs
     /// (SpiderMonkey) with nothing kept.
     pub memory: u64,
-    /// Effects of one call, counted: triggers, clears, emitted readings, timers. Default 100 000: every
-    /// device of a large partition at once, and still less than a loop that forgot to end.
+    /// Effects of one call, counted: triggers, clears, emitted readings, derived columns, timers. Default
+    /// 100 000: every device of a large partition at once, and still less than a loop that forgot to end.
     pub effects: u32,
     /// Bytes of one call: derived and emitted values, state stored, summaries and details. Default 32 MiB.
     pub output: u64,
@@ -109,6 +111,54 @@ pub struct Limits {
     pub host_calls: u32,
     /// Bytes of log messages of one call; what is over is cut and counted. Default 16 KiB.
     pub log: u32,
+    /// Bytes of state that the rule keeps, of all devices and slots; each blob counts
+    /// [`BLOB_OVERHEAD`](crate::state::BLOB_OVERHEAD) bytes beyond its own. Default 256 MiB: a window of a
+    /// thousand values for each of 30 000 devices. All of it is in memory, up to some three times over.
+    pub state: u64,
+    /// Slots of state in use. Default 4096: a slot for each of some hundred metrics, or a long window in
+    /// pieces; more of them are keys made of data, which never end.
+    pub slots: u32,
+    /// Timers that are set. Default 200 000: two for each device of a large partition.
+    pub timers: u32,
+    /// Conditions that stand or wait, of one device. Default 1000: two sides of some hundred metrics; more of
+    /// them are keys made of data. A condition that is over does not count.
+    pub keys: u32,
+    /// Conditions that stand or wait, of all devices. Default 200 000: two for each device of a large
+    /// partition. Each of them is an alert that somebody is told of.
+    pub conditions: u32,
+}
+
+impl Limits {
+    /// Refuses what a rule would keep as state: bytes ([`KeyedState::size`](crate::KeyedState::size)) and
+    /// slots in use, before a call and after it. A rule that is over a limit, since that was lowered, may
+    /// keep less and as much as before.
+    pub fn check_state(&self, before: (u64, usize), after: (u64, usize)) -> Result<(), String> {
+        check("bytes of state", "state", self.state, before.0, after.0)?;
+        check("slots of state", "slots", self.slots.into(), before.1 as u64, after.1 as u64)
+    }
+
+    /// Refuses timers, as [`Limits::check_state`] does state.
+    pub fn check_timers(&self, before: usize, after: usize) -> Result<(), String> {
+        check("timers", "timers", self.timers.into(), before as u64, after as u64)
+    }
+
+    /// Refuses conditions of one device, as [`Limits::check_state`] does state.
+    pub fn check_keys(&self, device: &str, before: usize, after: usize) -> Result<(), String> {
+        check("conditions", "keys", self.keys.into(), before as u64, after as u64)
+            .map_err(|text| format!("{text} a device ({device})"))
+    }
+
+    /// Refuses conditions of all devices, as [`Limits::check_state`] does state.
+    pub fn check_conditions(&self, before: usize, after: usize) -> Result<(), String> {
+        check("conditions", "conditions", self.conditions.into(), before as u64, after as u64)
+    }
+}
+
+fn check(what: &str, name: &str, limit: u64, before: u64, after: u64) -> Result<(), String> {
+    if after > limit && after > before {
+        return Err(format!("it would keep {after} {what}, its limit ({name}) is {limit}"));
+    }
+    Ok(())
 }
 
 impl Default for Limits {
@@ -121,6 +171,11 @@ impl Default for Limits {
             output: 32 << 20,
             host_calls: 1_000_000,
             log: 16 << 10,
+            state: 256 << 20,
+            slots: 4096,
+            timers: 200_000,
+            keys: 1000,
+            conditions: 200_000,
         }
     }
 }
@@ -149,6 +204,22 @@ mod tests {
                 && metric_matches("*", "x")
                 && !metric_matches("temp", "temperature")
         );
+    }
+
+    #[test]
+    fn what_a_rule_keeps_is_bounded_and_may_always_become_less() {
+        let limits = Limits { state: 100, slots: 2, timers: 5, keys: 1, conditions: 3, ..Limits::default() };
+        assert_eq!(limits.check_state((0, 0), (100, 2)), Ok(()));
+        let text = "it would keep 101 bytes of state, its limit (state) is 100";
+        assert_eq!(limits.check_state((100, 2), (101, 2)), Err(text.into()));
+        let text = "it would keep 3 slots of state, its limit (slots) is 2";
+        assert_eq!(limits.check_state((100, 2), (99, 3)), Err(text.into()));
+        assert_eq!(limits.check_state((300, 30), (200, 30)), Ok(()));
+        assert!(limits.check_timers(5, 6).unwrap_err().contains("6 timers"));
+        assert_eq!(limits.check_timers(9, 9), Ok(()));
+        let text = "it would keep 2 conditions, its limit (keys) is 1 a device (d7)";
+        assert_eq!(limits.check_keys("d7", 0, 2), Err(text.into()));
+        assert!(limits.check_conditions(3, 4).is_err());
     }
 
     #[test]
