@@ -7,6 +7,7 @@ use wasmtime::{ResourceLimiter, Result};
 use watchfire_model::DeviceHandle;
 use watchfire_model::call::{Context, Effects, FailureKind, Level, Message, Rows};
 use watchfire_model::rule::Limits;
+use watchfire_model::state::BLOB_OVERHEAD;
 
 use crate::failure::{over, trap};
 
@@ -77,7 +78,7 @@ pub(crate) struct Data {
 impl Data {
     pub(crate) fn new(phase: Phase, limits: Limits, parameters: Arc<serde_json::Value>) -> Self {
         Self {
-            memory: Memory { used: 0, limit: limits.memory },
+            memory: Memory::new(limits.memory),
             limits,
             parameters,
             hears_timers: false,
@@ -261,6 +262,38 @@ impl Data {
         self.effects.stores.iter().any(|store| store.0 == slot)
     }
 
+    /// Refuses state beyond what the rule may keep, once the callback has stored what it wanted. Timers and
+    /// conditions are counted by the loop, which has them.
+    pub(crate) fn check_kept(&mut self) -> std::result::Result<(), String> {
+        let (stores, limit) = (&self.effects.stores, self.limits.state);
+        let Some(Context { state, .. }) = self.context.as_ref().filter(|_| !stores.is_empty()) else {
+            return Ok(());
+        };
+        // Nearly always there is room for all of it, in slots that are in use: then nothing has to be looked
+        // up.
+        let most: u64 = stores
+            .iter()
+            .map(|(_, devices, blobs)| blobs.data.len() as u64 + devices.len() as u64 * BLOB_OVERHEAD)
+            .sum();
+        if state.size() + most <= limit && stores.iter().all(|(slot, ..)| state.used(*slot) > 0) {
+            return Ok(());
+        }
+        self.index_stores(0);
+        let Some(Context { state, .. }) = &self.context else { return Ok(()) };
+        let size = |bytes: usize| if bytes == 0 { 0 } else { bytes as u64 + BLOB_OVERHEAD };
+        let (mut used, mut after) = (HashMap::<u32, usize>::new(), state.size());
+        for (&(slot, device), &(_, from, to)) in &self.stored {
+            let (old, new) = (state.get(slot, DeviceHandle(device)).len(), to - from);
+            after = after + size(new) - size(old);
+            let used = used.entry(slot).or_insert_with(|| state.used(slot));
+            *used = *used + usize::from(new > 0) - usize::from(old > 0);
+        }
+        let slots = state.slots().count();
+        let begun = used.iter().filter(|(slot, used)| **used > 0 && state.used(**slot) == 0).count();
+        let ended = used.iter().filter(|(slot, used)| **used == 0 && state.used(**slot) > 0).count();
+        self.limits.check_state((state.size(), slots), (after, slots + begun - ended))
+    }
+
     /// Keeps a log message as long as the limit allows.
     pub(crate) fn log(&mut self, level: Level, mut text: String) {
         let left = u64::from(self.limits.log).saturating_sub(self.logged);
@@ -277,19 +310,66 @@ impl Data {
     }
 }
 
-/// Counts linear memory. Growth beyond the limit traps: a guest that is told "no" would only answer with a
-/// bare `unreachable`.
+/// Counts the bytes of an answer while it is made. A guest may ask for one thing a million times over; what
+/// would not fit its memory cannot be handed over, and the host does not gather it either.
+pub(crate) struct Answer {
+    function: &'static str,
+    bytes: u64,
+    limit: u64,
+}
+
+impl Answer {
+    pub(crate) fn new(function: &'static str, limits: &Limits) -> Self {
+        Self { function, bytes: 0, limit: limits.memory }
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes as u64;
+        if self.bytes > self.limit {
+            let (function, limit) = (self.function, self.limit);
+            let text =
+                format!("{function}: it asked for more at once than the {limit} bytes of its memory limit");
+            return Err(over(FailureKind::Memory, text));
+        }
+        Ok(())
+    }
+}
+
+/// Counts linear memory and tables. Growth beyond the limit traps: a guest that is told "no" would only
+/// answer with a bare `unreachable`.
 pub(crate) struct Memory {
     pub(crate) used: u64,
     pub(crate) limit: u64,
+    /// Entries of all tables.
+    entries: usize,
 }
 
-/// Entries of all tables of a guest. They hold the functions that are called through pointers: the largest
-/// interpreters have some ten thousand.
-const TABLE: usize = 1 << 20;
+impl Memory {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { used: 0, limit, entries: 0 }
+    }
+}
+
+/// Entries of all tables of a guest, 8 bytes each beside its memory. They hold the functions that are called
+/// through pointers: the largest interpreters have some ten thousand.
+const ENTRIES: usize = 1 << 20;
+
+/// Tables of a guest. A component has one for its functions and some for the glue between its parts.
+const TABLES: usize = 64;
+
+/// Linear memories of a guest, each of which takes some GiB of address space. A component has one, and one
+/// for each component in it.
+const MEMORIES: usize = 16;
+
+/// Core instances of a guest: Python with its libraries has about thirty.
+const INSTANCES: usize = 256;
 
 impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        // What the guest itself ruled out fails as it expects, and is not counted.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let used = self.used.saturating_add(desired.saturating_sub(current) as u64);
         if used > self.limit {
             let (limit, wanted) = (self.limit, used);
@@ -300,11 +380,50 @@ impl ResourceLimiter for Memory {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > TABLE {
-            let text = format!("it wanted a table of {desired} entries, the limit is {TABLE}");
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let entries = self.entries.saturating_add(desired.saturating_sub(current));
+        if entries > ENTRIES {
+            let text =
+                format!("it wanted tables of {entries} entries, the limit is {ENTRIES} for all of them");
             return Err(over(FailureKind::Memory, text));
         }
+        self.entries = entries;
         Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_count_in_sum() {
+        let mut memory = Memory::new(100);
+        assert!(memory.memory_growing(0, 60, None).unwrap());
+        assert!(!memory.memory_growing(0, 60, Some(50)).unwrap(), "beyond its own maximum: not counted");
+        assert!(memory.memory_growing(0, 40, Some(40)).unwrap());
+        let error = memory.memory_growing(40, 41, None).unwrap_err().to_string();
+        assert_eq!(error, "it wanted 101 bytes of memory, its limit is 100");
+        assert!(memory.table_growing(0, ENTRIES / 2, None).unwrap());
+        assert!(!memory.table_growing(0, ENTRIES, Some(1)).unwrap());
+        assert!(memory.table_growing(0, ENTRIES / 2, None).unwrap());
+        let error = memory.table_growing(ENTRIES / 2, ENTRIES / 2 + 1, None).unwrap_err().to_string();
+        assert_eq!(error, "it wanted tables of 1048577 entries, the limit is 1048576 for all of them");
+        assert_eq!((memory.tables(), memory.memories(), memory.instances()), (64, 16, 256));
     }
 }

@@ -122,19 +122,27 @@ impl Instance for RunningInstance {
         let begun = Instant::now();
         let answer = self.run(callback, context);
         let nanoseconds = begun.elapsed().as_nanos() as u64;
-        let left = self.store.get_fuel().unwrap_or(0);
+        // Asked only where it is counted: elsewhere the answer is an error, which costs more than the call.
+        let spent = self
+            .store
+            .data()
+            .limits
+            .fuel
+            .map_or(0, |fuel| fuel.saturating_sub(self.store.get_fuel().unwrap_or(0)));
         let data = self.store.data_mut();
+        // Looked at when everything has been asked for: what a call stores may replace what it stored before.
+        let kept = if matches!(answer, Ok(Ok(()))) { data.check_kept() } else { Ok(()) };
         let effects = std::mem::take(&mut data.effects);
         let messages = if data.messages.is_empty() { Vec::new() } else { data.take_messages() };
         data.rows = None;
         let state = data.context.take().map_or_else(KeyedState::new, |context| context.state);
-        let cost = Cost {
-            nanoseconds,
-            fuel: data.limits.fuel.map_or(0, |fuel| fuel.saturating_sub(left)),
-            host_calls: data.host_calls,
-        };
+        let cost = Cost { nanoseconds, fuel: spent, host_calls: data.host_calls };
         let result = match answer {
-            Ok(Ok(())) => Ok(effects),
+            Ok(Ok(())) => kept.map(|()| effects).map_err(|text| {
+                // What the guest remembers is not what was stored.
+                self.dead = true;
+                CallFailure::new(FailureKind::Output, format!("rule {}, {what}: {text}", self.rule))
+            }),
             Ok(Err(text)) => {
                 let text = failure::cut(format!("rule {}, {what}: {text}", self.rule));
                 Err(CallFailure::new(FailureKind::Refused, text))

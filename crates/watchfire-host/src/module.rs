@@ -91,7 +91,10 @@ impl Module for LoadedModule {
             Err(CallFailure::new(kind, failure::cut(format!("rule {}, start: {text}", setup.rule))))
         };
         let subscription = match answer {
-            Ok(subscription) => subscription_from(subscription),
+            Ok(subscription) => match subscription_from(subscription) {
+                Ok(subscription) => subscription,
+                Err(text) => return refused(FailureKind::Output, text),
+            },
             Err(text) => return refused(FailureKind::Refused, text),
         };
         if subscription.silence != Silence::Off && compiled.silence.is_none() {
@@ -186,6 +189,9 @@ pub(crate) fn ticks(limits: &Limits, replay: bool) -> u64 {
     limits.time.0.saturating_mul(factor).div_ceil(tick.0).saturating_add(1).min(u64::MAX / 4)
 }
 
+/// Bytes of the schema of parameters, which is parsed and kept for each module.
+const LARGEST_SCHEMA: usize = 256 << 10;
+
 fn check_manifest(manifest: handler::Manifest) -> Result<Manifest, String> {
     watchfire_model::RuleSpec::check_name(&manifest.name)?;
     if manifest.version.is_empty() || manifest.version.len() > 64 {
@@ -194,7 +200,12 @@ fn check_manifest(manifest: handler::Manifest) -> Result<Manifest, String> {
     if manifest.description.len() > 4096 {
         return Err("its description is longer than 4096 bytes".into());
     }
-    let parameters = if manifest.parameters.trim().is_empty() {
+    let parameters = if manifest.parameters.len() > LARGEST_SCHEMA {
+        let length = manifest.parameters.len();
+        return Err(format!(
+            "the schema of its parameters has {length} bytes, the limit is {LARGEST_SCHEMA}"
+        ));
+    } else if manifest.parameters.trim().is_empty() {
         serde_json::Value::Null
     } else {
         let schema = serde_json::from_str(&manifest.parameters)
@@ -211,18 +222,41 @@ fn check_manifest(manifest: handler::Manifest) -> Result<Manifest, String> {
     })
 }
 
-fn subscription_from(subscription: handler::Subscription) -> Subscription {
-    Subscription {
-        metrics: subscription.metrics,
-        silence: match subscription.silence {
+/// Patterns of metrics in a subscription: each column of each batch is compared with all of them.
+const PATTERNS: usize = 1024;
+
+/// Schedules of a subscription: each of them is kept in every partition.
+const SCHEDULES: usize = 64;
+
+/// The longest name, pattern or schedule in a subscription, in bytes.
+const LONGEST: usize = 256;
+
+fn subscription_from(subscription: handler::Subscription) -> Result<Subscription, String> {
+    let handler::Subscription { metrics, schedules, silence, .. } = subscription;
+    for (what, count, limit) in
+        [("metrics", metrics.len(), PATTERNS), ("schedules", schedules.len(), SCHEDULES)]
+    {
+        if count > limit {
+            return Err(format!("it subscribes to {count} {what}, the limit is {limit}"));
+        }
+    }
+    let texts = schedules
+        .iter()
+        .flat_map(|schedule| [&schedule.name, &schedule.cron].into_iter().chain(&schedule.zone));
+    if let Some(text) = metrics.iter().chain(texts).find(|text| text.len() > LONGEST) {
+        let length = text.len();
+        return Err(format!("its subscription has a text of {length} bytes, the limit is {LONGEST}"));
+    }
+    Ok(Subscription {
+        metrics,
+        silence: match silence {
             handler::Silence::Off => Silence::Off,
             handler::Silence::Registry => Silence::Registry,
             handler::Silence::After(span) => Silence::After(Duration(span)),
         },
-        schedules: subscription
-            .schedules
+        schedules: schedules
             .into_iter()
             .map(|schedule| Schedule { name: schedule.name, cron: schedule.cron, zone: schedule.zone })
             .collect(),
-    }
+    })
 }

@@ -40,7 +40,8 @@ impl alerts::Host for Data {
             .into_iter()
             .map(|detail| Detail { name: detail.name, value: finite(from_guest(detail.value)) })
             .collect();
-        let bytes = details.iter().map(|detail| detail.name.len() + size(&detail.value)).sum::<usize>();
+        // An empty detail takes its place in the list all the same.
+        let bytes = details.iter().map(|detail| 48 + detail.name.len() + size(&detail.value)).sum::<usize>();
         self.count_effects(1)?;
         self.count_output(alert.key.len() + alert.summary.len() + bytes)?;
         let severity = match alert.severity {

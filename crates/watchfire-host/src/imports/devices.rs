@@ -3,10 +3,13 @@
 use wasmtime::Result;
 use watchfire_model::DeviceHandle;
 
-use super::to_guest;
+use super::{size, to_guest};
 use crate::bindings::{devices, types};
-use crate::data::{Data, Need};
+use crate::data::{Answer, Data, Need};
 use crate::failure::trap;
+
+/// Bytes of an optional value in the memory of a guest, beyond its text.
+const ENTRY: usize = 24;
 
 impl devices::Host for Data {
     fn name(&mut self, device: u32) -> Result<String> {
@@ -20,8 +23,14 @@ impl devices::Host for Data {
         self.enter("devices.attribute", Need::Callback)?;
         self.check_devices("devices.attribute", &devices)?;
         let registry = &self.context()?.devices;
-        let of = |device: &u32| registry.get(DeviceHandle(*device))?.spec.attribute(&name).map(to_guest);
-        Ok(devices.iter().map(of).collect())
+        let mut answer = Answer::new("devices.attribute", &self.limits);
+        let mut values = Vec::new();
+        for device in devices {
+            let value = registry.get(DeviceHandle(device)).and_then(|device| device.spec.attribute(&name));
+            answer.add(ENTRY + value.as_ref().map_or(0, size))?;
+            values.push(value.map(to_guest));
+        }
+        Ok(values)
     }
 
     fn find(&mut self, name: String) -> Result<Option<u32>> {

@@ -31,7 +31,14 @@ impl output::Host for Data {
             return Err(trap(format!("output.derive: {metric} has an infinite value")));
         }
         self.count_output(metric.len() + values.len() * 8)?;
-        self.effects.derived.push((metric, values));
+        match self.effects.derived.iter_mut().find(|(derived, _)| *derived == metric) {
+            Some((_, before)) => *before = values,
+            None => {
+                // Counted, as each further name is compared with all before it.
+                self.count_effects(1)?;
+                self.effects.derived.push((metric, values));
+            }
+        }
         Ok(())
     }
 

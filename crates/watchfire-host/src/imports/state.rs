@@ -5,7 +5,7 @@ use watchfire_model::DeviceHandle;
 use watchfire_model::state::Blobs;
 
 use crate::bindings::{state, types};
-use crate::data::{Data, Need};
+use crate::data::{Answer, Data, Need};
 use crate::failure::trap;
 
 impl state::Host for Data {
@@ -15,10 +15,12 @@ impl state::Host for Data {
         self.check_devices(NAME, &devices)?;
         let stored = !self.effects.stores.is_empty() && self.index_stores(slot);
         let state = &self.context()?.state;
+        let mut answer = Answer::new(NAME, &self.limits);
         let mut blobs = types::Blobs { lengths: Vec::with_capacity(devices.len()), data: Vec::new() };
         for &device in &devices {
             let own = if stored { self.stored(slot, device) } else { None };
             let blob = own.unwrap_or_else(|| state.get(slot, DeviceHandle(device)));
+            answer.add(4 + blob.len())?;
             // A blob came out of a list of the Component Model: its length fits.
             blobs.lengths.push(blob.len() as u32);
             blobs.data.extend_from_slice(blob);
@@ -38,8 +40,8 @@ impl state::Host for Data {
             )));
         }
         self.check_once(NAME, &devices)?;
-        // What a device costs beyond its bytes: its handle and its length.
-        self.count_output(blobs.data.len() + devices.len() * 8)?;
+        // What a device costs beyond its bytes: its handle and its length; and what a call without any does.
+        self.count_output(64 + blobs.data.len() + devices.len() * 8)?;
         self.effects.stores.push((slot, devices.into_iter().map(DeviceHandle).collect(), blobs));
         Ok(())
     }

@@ -97,6 +97,66 @@ fn every_limit_stops_and_names_itself() {
 }
 
 #[test]
+fn one_thing_asked_for_many_times_is_not_gathered() {
+    let mut bench = bench("load-many", Limits::default());
+    bench.state.set(0, DeviceHandle(0), &vec![1; 1 << 20]);
+    let failure = batch(&mut bench).result.unwrap_err();
+    let text = "rule test, batch of 2 rows: state.load: it asked for more at once than the 67108864 bytes of its \
+                memory limit";
+    assert!(failure.message.starts_with(text), "{failure}");
+    assert_eq!(failure.kind, FailureKind::Memory);
+    // A device has no type here; each answer still takes its place.
+    let limits = Limits { memory: 20 << 20, ..Limits::default() };
+    check("attribute-many", limits, FailureKind::Memory, "devices.attribute: it asked for more at once");
+    let limits = Limits { effects: 1000, ..Limits::default() };
+    check("derive-names", limits, FailureKind::Output, "more than 1000 effects");
+    check("details", Limits::default(), FailureKind::Output, "33554432 bytes");
+}
+
+#[test]
+fn what_a_rule_keeps_is_bounded_over_calls() {
+    let stored = |limits: Limits| {
+        let mut bench = bench("hoard", limits);
+        for call in 0.. {
+            let outcome = batch(&mut bench);
+            let size = bench.state.size();
+            match outcome.result {
+                Ok(effects) => {
+                    for (slot, devices, blobs) in &effects.stores {
+                        bench.state.set_many(*slot, devices, blobs);
+                    }
+                }
+                Err(failure) => {
+                    assert_eq!(bench.state.size(), size, "it leaves nothing behind");
+                    assert_eq!(failure.kind, FailureKind::Output);
+                    assert!(batch(&mut bench).result.unwrap_err().message.contains("dead"));
+                    return (call, failure.message);
+                }
+            }
+        }
+        unreachable!()
+    };
+    // A call keeps 500 and 100 bytes, and twice 64.
+    let (calls, text) = stored(Limits { state: 8000, ..Limits::default() });
+    let expected = "rule test, batch of 2 rows: it would keep 8008 bytes of state, its limit (state) is 8000";
+    assert_eq!((calls, text.as_str()), (10, expected));
+    let (calls, text) = stored(Limits { slots: 20, ..Limits::default() });
+    let expected = "rule test, batch of 2 rows: it would keep 21 slots of state, its limit (slots) is 20";
+    assert_eq!((calls, text.as_str()), (20, expected));
+    // A rule over a limit that was lowered may still keep less.
+    let mut bench = bench("shrink", Limits { state: 100, ..Limits::default() });
+    bench.state.set(1, DeviceHandle(0), &[0; 500]);
+    bench.state.set(1, DeviceHandle(1), &[0; 500]);
+    batch(&mut bench).result.unwrap();
+}
+
+#[test]
+fn a_column_that_is_derived_again_is_replaced() {
+    let effects = batch(&mut bench("derive-twice", Limits::default())).result.unwrap();
+    assert_eq!(effects.derived, [("x".to_string(), vec![3.0, 3.0]), ("y".to_string(), vec![2.0, 2.0])]);
+}
+
+#[test]
 fn fuel_is_counted_and_always_the_same() {
     let spent = || {
         let mut bench = bench("capabilities", Limits { fuel: Some(10_000_000), ..Limits::default() });
@@ -183,6 +243,10 @@ fn start_may_refuse_and_may_not_look_around() {
     assert!(failed("start-state").message.contains("state.load must not be called in start"));
     assert!(failed("start-clock").message.contains("clock.now must not be called in start"));
     assert_eq!(failed("start-loop").kind, FailureKind::Time);
+    let text = "rule test, start: it subscribes to 2000 metrics, the limit is 1024";
+    assert_eq!(failed("start-patterns").message, text);
+    let text = "rule test, start: its subscription has a text of 300 bytes, the limit is 256";
+    assert_eq!(failed("start-pattern").message, text);
     assert!(start("start-config").is_ok());
 }
 

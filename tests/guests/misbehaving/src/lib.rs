@@ -63,6 +63,14 @@ impl Rule for Misbehaving {
             "start-panic" => panic!("no start"),
             "start-state" => drop(state::load(0, &[0])),
             "start-clock" => drop(clock::now()),
+            "start-patterns" => {
+                let patterns = (0..2000).map(|i| i.to_string());
+                return Ok((Self { mode: String::new(), calls: 0 }, Subscription::metrics(patterns)));
+            }
+            "start-pattern" => {
+                let pattern = "x".repeat(300);
+                return Ok((Self { mode: String::new(), calls: 0 }, Subscription::metrics([pattern])));
+            }
             "start-config" => drop(config::get("mode")),
             "start-loop" => loop {
                 std::hint::black_box(());
@@ -98,6 +106,37 @@ impl Rule for Misbehaving {
             "big-state" => loop {
                 state::store(0, &[0], &blobs(&[1 << 20], 1 << 20));
             },
+            // One thing, asked for again and again in one call.
+            "load-many" => drop(state::load(0, &[0; 200])),
+            "attribute-many" => drop(devices::attribute("type", &vec![0; 1 << 20])),
+            "derive-twice" => {
+                output::derive("x", &vec![1.0; rows]);
+                output::derive("y", &vec![2.0; rows]);
+                output::derive("x", &vec![3.0; rows]);
+            }
+            "derive-names" => {
+                for i in 0_u64.. {
+                    output::derive(&i.to_string(), &vec![0.0; rows]);
+                }
+            }
+            "details" => {
+                let detail = watchfire_rule::Detail { name: String::new(), value: Value::Boolean(true) };
+                let mut alert = alert(0, None);
+                alert.details = vec![detail; 100_000];
+                loop {
+                    alerts::trigger(&alert);
+                }
+            }
+            // A little more with each call.
+            "hoard" => {
+                let slot = self.calls;
+                state::store(slot, &[0, 1], &blobs(&[500, 500], 1000));
+                // What is replaced within a call, and what is removed, does not count.
+                state::store(slot, &[1], &blobs(&[100], 100));
+                state::store(slot + 1000, &[0], &blobs(&[500], 500));
+                state::store(slot + 1000, &[0], &blobs(&[0], 0));
+            }
+            "shrink" => state::store(self.calls, &[0, 1], &blobs(&[1, 0], 1)),
             "effects" => loop {
                 alerts::clear(0, "k", None);
             },
