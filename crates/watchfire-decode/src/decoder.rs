@@ -8,7 +8,7 @@ use watchfire_model::device::Registries;
 
 use crate::code;
 use crate::item::{self, Refusal, Scope, Scratch};
-use crate::json::{Cursor, Fault};
+use crate::json::{self, Cursor, Fault};
 use crate::mapped::{self, Mapping};
 
 /// Which times are accepted, around the receive time.
@@ -206,8 +206,9 @@ impl<'r> Decoder<'r> {
             match result {
                 Ok(()) => summary.accepted += 1,
                 Err(refusal) => {
-                    let trimmed = payload[from..line.end].trim_ascii_end().len();
-                    refuse(summary, refusal, Some(index), from..from + trimmed);
+                    // Only what is white space in JSON: a form feed is part of the item, and of its dead letter.
+                    let last = payload[from..line.end].iter().rposition(|&byte| !json::is_space(byte));
+                    refuse(summary, refusal, Some(index), from..from + last.map_or(0, |last| last + 1));
                 }
             }
             index += 1;

@@ -64,6 +64,11 @@ const POWERS: [f64; 23] = [
     1e19, 1e20, 1e21, 1e22,
 ];
 
+/// White space between tokens (RFC 8259, section 2): less than what ASCII has.
+pub(crate) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
 impl<'a> Cursor<'a> {
     /// A cursor at the start.
     pub fn new(bytes: &'a [u8]) -> Self {

@@ -2,6 +2,7 @@
 
 mod differential;
 mod mutation;
+mod oracle;
 mod rules;
 
 use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Summary, Window};

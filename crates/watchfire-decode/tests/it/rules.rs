@@ -125,6 +125,9 @@ fn a_reject_says_where() {
     let reject = &summary.rejected[0];
     assert_eq!((reject.index, reject.reason.as_str()), (Some(1), "motor.t: an array is no metric (byte 72)"));
     assert_eq!(&payload[reject.bytes.clone()], r#"{"device":"a","metrics":{"motor":{"t":[1,2]}}}"#);
+    // White space of JSON around a line is none of its item; a form feed is no white space there.
+    let (_, summary) = decode(b"7\n \x0c[]\x0c \r\n", &Shape::Event, Framing::Ndjson);
+    assert_eq!(summary.rejected.iter().map(|r| r.bytes.clone()).collect::<Vec<_>>(), [0..1, 3..7]);
 }
 
 #[test]
