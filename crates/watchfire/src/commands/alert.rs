@@ -27,6 +27,9 @@ pub enum AlertCommand {
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
+        /// Only their ids, a line each, for the next command
+        #[arg(long)]
+        ids: bool,
     },
     /// Show an alert with its history, evidence and deliveries
     Show {
@@ -64,13 +67,17 @@ pub enum AlertCommand {
 pub(super) async fn run(command: AlertCommand, client: &Client, output: Output) -> Result<(), ClientError> {
     let path = |id: &str, action: &str| format!("/alerts/{}{action}", segment(id));
     match command {
-        AlertCommand::Ls { all, severity, rule, device, limit } => {
+        AlertCommand::Ls { all, severity, rule, device, limit, ids } => {
             let mut query = Vec::new();
             query.extend((!all).then(|| ("state", "active".to_string())));
             for (name, value) in [("severity", severity), ("rule", rule), ("device", device)] {
                 query.extend(value.map(|value| (name, value)));
             }
             let items = client.list("/alerts", query, limit).await?;
+            if ids && !output.is_json() {
+                items.iter().filter_map(|item| item["id"].as_str()).for_each(|id| output.line(id));
+                return Ok(());
+            }
             output.list(
                 &items,
                 &[

@@ -21,6 +21,10 @@ use super::print::Printer;
 /// Lines that wait to be printed; more are not worth waiting for.
 const LINES: usize = 1024;
 
+/// The longest latency that is told apart, in microseconds: an hour. A histogram without such a bound grows only with
+/// what it may refuse, and takes everything for the shortest where it must not.
+const LATENCY: u64 = 3_600_000_000;
+
 /// Takes messages and remembers what came.
 pub struct Receiver {
     address: SocketAddr,
@@ -40,6 +44,8 @@ struct Shared {
 struct Seen {
     ids: HashSet<String>,
     repeated: u64,
+    /// Alerts that were told already, by fingerprint and begin: what is told again says nothing about latency.
+    told: HashSet<(String, String)>,
     /// Microseconds from a reading to its alert here.
     latency: Histogram<u64>,
 }
@@ -50,7 +56,8 @@ impl Receiver {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("the webhook receiver")?;
         let address = listener.local_addr()?;
         let (lines, printed) = mpsc::channel(LINES);
-        let seen = Seen { ids: HashSet::new(), repeated: 0, latency: Histogram::new(3)? };
+        let latency = Histogram::new_with_max(LATENCY, 3)?;
+        let seen = Seen { ids: HashSet::new(), repeated: 0, told: HashSet::new(), latency };
         let shared = Arc::new(Shared { clock, speed, seen: Mutex::new(seen), lines, printer });
         let router = Router::new().route("/alerts", post(take)).with_state(shared.clone());
         let serving = tokio::spawn(async move {
@@ -115,9 +122,14 @@ async fn take(
         let status = alert["status"].as_str().unwrap_or_default();
         let label = |name: &str| alert["labels"][name].as_str().unwrap_or_default().to_string();
         let since: Option<Timestamp> = of(alert, "startsAt");
+        let text = |name: &str| alert[name].as_str().unwrap_or_default().to_string();
+        let first = status == "firing" && seen.told.insert((text("fingerprint"), text("startsAt")));
         let mut after = String::new();
+        if status == "firing" && !first {
+            after = "  again: it goes on".into();
+        }
         // An alert that a timer or silence raised has no reading that it could be counted from.
-        if let (Some(since), "firing", false) = (since, status, label("key").starts_with("silen")) {
+        if let (Some(since), true, false) = (since, first, label("key").starts_with("silen")) {
             let real = now.since(since).as_secs_f64() / shared.speed;
             let passed = Duration::try_from_secs_f64(real).unwrap_or_default();
             seen.latency.saturating_record(passed.as_micros() as u64);
