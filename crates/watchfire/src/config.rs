@@ -488,7 +488,26 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_a_configuration() {
-        read(include_str!("../../../docs/watchfire.example.toml"), &[]).unwrap();
+    fn the_example_names_every_key_with_its_default() {
+        let text = include_str!("../../../docs/watchfire.example.toml");
+        let shown = |config: &Config| {
+            let Config { data, rules, public_url, http, mqtt, ingest, log, engine, telemetry, .. } = config;
+            format!(
+                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {ingest:?} {log:?} {engine:?} {telemetry:?}"
+            )
+        };
+        let example = read(text, &[]).unwrap();
+        assert_eq!(shown(&example), shown(&Config::default()));
+        let receiver =
+            "[[receiver]]\nname = \"operations\"\nwebhook = { url = \"http://127.0.0.1:9000/alerts\" }";
+        let plain = read(receiver, &[]).unwrap();
+        assert_eq!(example.receiver, plain.receiver);
+        // Fields of what is configured, by their names in the text that is made for debugging.
+        let fields = format!("{:#?} {:#?}", Config::default(), example.receiver);
+        let names = fields.lines().filter_map(|line| line.trim().split_once(": ")).map(|(name, _)| name);
+        for name in names.filter(|name| !name.is_empty() && *name != "receiver") {
+            let keys = [format!("{name} = "), format!("[{name}"), format!(".{name}]")];
+            assert!(keys.iter().any(|key| text.contains(key)), "{name} is not in the example");
+        }
     }
 }

@@ -149,6 +149,7 @@ impl Server {
             let (listener, address) = bind("mqtt", config.mqtt.listen).await?;
             addresses.mqtt = Some(address);
             listeners.push(tokio::spawn(started.clone().serve(listener, None)));
+            listeners.push(tokio::spawn(started.clone().sweep()));
             if let (Some(listen), Some(tls)) = (config.mqtt.listen_tls, &config.mqtt.tls) {
                 let tls = ServerTls::load(tls.clone(), &[]).context("the certificate of MQTT")?;
                 let (listener, address) = bind("mqtt over TLS", listen).await?;

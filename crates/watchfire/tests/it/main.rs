@@ -4,6 +4,7 @@
 mod binary;
 mod command_line;
 mod mqtt;
+mod readme;
 mod receiver;
 mod server;
 
