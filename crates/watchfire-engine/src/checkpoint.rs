@@ -13,7 +13,8 @@ const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("partition
 
 /// The checkpoint of one partition.
 pub struct Checkpoint {
-    database: Database,
+    /// `None`: it could not be opened again after an error.
+    database: Option<Database>,
     path: PathBuf,
 }
 
@@ -23,10 +24,23 @@ impl Checkpoint {
         let path = folder.join(format!("partition-{partition}.redb"));
         let error = |what: String| EngineError::Checkpoint { path: path.display().to_string(), what };
         std::fs::create_dir_all(folder).map_err(|e| error(e.to_string()))?;
+        let mut checkpoint = Self { database: None, path };
+        checkpoint.reopen()?;
+        Ok(checkpoint)
+    }
+
+    /// Opens the file again: after an error of its disk a database takes nothing more.
+    pub fn reopen(&mut self) -> Result<(), EngineError> {
+        // Closed first: it is locked.
+        self.database = None;
         // Checkpoints are written in order of key and read once: a small cache does.
-        let database = Database::builder().set_cache_size(16 << 20).create(&path);
-        let database = database.map_err(|e| error(e.to_string()))?;
-        Ok(Self { database, path })
+        let database = Database::builder().set_cache_size(16 << 20).create(&self.path);
+        self.database = Some(database.map_err(|e| self.error(e))?);
+        Ok(())
+    }
+
+    fn database(&self) -> Result<&Database, EngineError> {
+        self.database.as_ref().ok_or_else(|| self.error("it could not be opened again"))
     }
 
     fn error(&self, what: impl ToString) -> EngineError {
@@ -35,7 +49,7 @@ impl Checkpoint {
 
     /// The partition as of the last checkpoint; a new one, where there is none.
     pub fn load(&self, setup: &PartitionSetup) -> Result<Partition, EngineError> {
-        let read = self.database.begin_read().map_err(|e| self.error(e))?;
+        let read = self.database()?.begin_read().map_err(|e| self.error(e))?;
         let table = match read.open_table(TABLE) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Partition::new(setup.clone())),
@@ -53,10 +67,14 @@ impl Checkpoint {
 
     /// Writes what has changed, durably.
     pub fn write(&self, capture: &Capture) -> Result<(), EngineError> {
-        let write = self.database.begin_write().map_err(|e| self.error(e))?;
+        let write = self.database()?.begin_write().map_err(|e| self.error(e))?;
         {
             let mut table = write.open_table(TABLE).map_err(|e| self.error(e))?;
             for prefix in &capture.removed {
+                if prefix.is_empty() {
+                    table.retain(|_, _| false).map_err(|e| self.error(e))?;
+                    continue;
+                }
                 let mut end = prefix.clone();
                 // A prefix ends in the number of a rule, which never is the last one there can be.
                 if let Some(last) = end.iter().rposition(|byte| *byte < u8::MAX) {

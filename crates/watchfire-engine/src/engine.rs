@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use watchfire_model::call::Modules;
 use watchfire_model::{Offset, PartitionId, Position};
 
 use crate::checkpoint::Checkpoint;
+use crate::deaths::Deaths;
 use crate::error::EngineError;
 use crate::lookahead::Lookahead;
 use crate::partition::PartitionSetup;
@@ -29,15 +30,13 @@ use crate::status::{DeviceState, EngineStatus, RuleEvent};
 pub struct CheckpointPolicy {
     /// After so many rows and records: what a replay gets through in about a second.
     pub rows: u64,
-    /// After so long, where at least `least_rows` came: bounds the log that is kept for a quiet partition.
+    /// After so long, where anything came: bounds the log that is kept for a quiet partition.
     pub interval: Duration,
-    /// See `interval`.
-    pub least_rows: u64,
 }
 
 impl Default for CheckpointPolicy {
     fn default() -> Self {
-        Self { rows: 1_000_000, interval: Duration::from_secs(300), least_rows: 1_000 }
+        Self { rows: 1_000_000, interval: Duration::from_secs(300) }
     }
 }
 
@@ -75,11 +74,37 @@ pub struct Engine {
     log: Arc<dyn Log>,
     stop: Arc<AtomicU64>,
     events: broadcast::Sender<RuleEvent>,
+    failed: watch::Receiver<Option<String>>,
 }
 
 struct ShardHandle {
     questions: SyncSender<Question>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How long a thread of the loop may take to answer: it does between two records, and a guest may have a whole
+/// minute for one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl ShardHandle {
+    /// Asks at once; the future waits for the answer.
+    fn ask<T, Q: FnOnce(oneshot::Sender<T>) -> Question>(
+        &self,
+        question: Q,
+    ) -> impl Future<Output = Result<T, EngineError>> + use<T, Q> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.questions.try_send(question(answer));
+        async move {
+            sent.map_err(|error| match error {
+                TrySendError::Full(_) => EngineError::Busy,
+                TrySendError::Disconnected(_) => EngineError::Stopped,
+            })?;
+            match tokio::time::timeout(PATIENCE, answered).await {
+                Ok(answer) => answer.map_err(|_| EngineError::Stopped),
+                Err(_) => Err(EngineError::Busy),
+            }
+        }
+    }
 }
 
 impl Engine {
@@ -100,6 +125,7 @@ impl Engine {
         }
         .max(1);
         let stop = Arc::new(AtomicU64::new(0));
+        let (fail, failed) = watch::channel(None);
         let mut lanes: Vec<Vec<Lane>> = (0..count).map(|_| Vec::new()).collect();
         let mut checkpoints: Vec<BTreeMap<PartitionId, Checkpoint>> =
             (0..count).map(|_| BTreeMap::new()).collect();
@@ -121,6 +147,14 @@ impl Engine {
                 return Err(EngineError::Behind { partition: id.0, wanted: from, first });
             }
             partition.look_ahead(Lookahead::read(&*log, id, from)?, end);
+            if from < end {
+                let deaths = Deaths::open(&options.state_folder, id).map_err(EngineError::Thread)?;
+                let doomed = deaths.last().filter(|death| death.is_enough()).cloned();
+                if let Some(death) = &doomed {
+                    tracing::error!(partition = %id, ?death, "the process died in this call: it is skipped");
+                }
+                partition.watch_replay(Box::new(deaths), doomed);
+            }
             log.set_cursor("engine", id, from);
             let reader = log.reader(id, from)?;
             let releaser = Releaser::new(log.clone(), keeper.clone(), id);
@@ -151,11 +185,13 @@ impl Engine {
                 writer: jobs,
                 stop: stop.clone(),
             };
-            writers.push(spawn(format!("checkpoint-{i}"), move || writer.run())?);
-            let thread = Mutex::new(Some(spawn(format!("shard-{i}"), move || shard.run())?));
+            let work = guarded(format!("checkpoint-{i}"), fail.clone(), move || writer.run());
+            writers.push(spawn(format!("checkpoint-{i}"), work)?);
+            let work = guarded(format!("shard-{i}"), fail.clone(), move || shard.run());
+            let thread = Mutex::new(Some(spawn(format!("shard-{i}"), work)?));
             shards.push(ShardHandle { questions, thread });
         }
-        Ok(Self { shards, writers: Mutex::new(writers), progress, shard_of, log, stop, events })
+        Ok(Self { shards, writers: Mutex::new(writers), progress, shard_of, log, stop, events, failed })
     }
 
     /// Evaluates what is in the log, takes a checkpoint of every partition, and ends the threads. Blocks.
@@ -172,21 +208,29 @@ impl Engine {
         self.stop.fetch_max(how, Ordering::AcqRel);
         for shard in &self.shards {
             let thread = shard.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if thread.is_some_and(|thread| thread.join().is_err()) {
-                tracing::error!("a thread of the partition loop had panicked");
-            }
+            // A panic in it was told when it came.
+            let _ = thread.map(JoinHandle::join);
         }
         self.stop.fetch_max(2, Ordering::AcqRel);
         for writer in self.writers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if writer.join().is_err() {
-                tracing::error!("the thread that writes checkpoints had panicked");
-            }
+            let _ = writer.join();
         }
     }
 
     /// What rules do from now on. Who does not keep up loses the oldest, and is told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<RuleEvent> {
         self.events.subscribe()
+    }
+
+    /// Waits until a thread of the loop has panicked; gives what it said. Its partitions stand still: whoever runs
+    /// the engine ends the process, and a new one replays.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(said) => said.clone().unwrap_or_default(),
+            // Stopped in order: that is no failure, and comes to nobody.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Waits until the record at `position` is evaluated.
@@ -211,25 +255,47 @@ impl Engine {
         self.progress.iter().map(|(id, next)| (*id, *next.borrow())).collect()
     }
 
-    /// What is known of a device from its readings; `None`: it is not registered, or the loop is stopped.
-    pub async fn device_state(&self, id: &str) -> Option<DeviceState> {
-        let partition = PartitionId::of(id, self.log.partitions());
-        let shard = self.shards.get(*self.shard_of.get(&partition)?)?;
-        let (answer, answered) = oneshot::channel();
-        shard.questions.try_send(Question::Device(id.into(), answer)).ok()?;
-        answered.await.ok()?
+    /// The offset behind the last synced record of a partition.
+    pub fn log_end(&self, partition: PartitionId) -> Offset {
+        self.log.range(partition).1
     }
 
-    /// Everything about partitions and rules. Shards that do not answer within a second are left out.
+    /// What is known of each of these devices from its readings; `None`: it is not registered.
+    pub async fn device_states(&self, ids: &[String]) -> Result<Vec<Option<DeviceState>>, EngineError> {
+        let mut of_shard: Vec<Vec<usize>> = vec![Vec::new(); self.shards.len()];
+        for (place, id) in ids.iter().enumerate() {
+            let partition = PartitionId::of(id, self.log.partitions());
+            if let Some(&shard) = self.shard_of.get(&partition) {
+                of_shard[shard].push(place);
+            }
+        }
+        let mut states = vec![None; ids.len()];
+        let asked: Vec<_> = of_shard
+            .into_iter()
+            .zip(&self.shards)
+            .filter(|(places, _)| !places.is_empty())
+            .map(|(places, shard)| {
+                let asked: Arc<[String]> = places.iter().map(|place| ids[*place].clone()).collect();
+                (places, shard.ask(|answer| Question::Devices(asked, answer)))
+            })
+            .collect();
+        for (places, answer) in asked {
+            for (place, state) in places.into_iter().zip(answer.await?) {
+                states[place] = state;
+            }
+        }
+        Ok(states)
+    }
+
+    /// Everything about partitions and rules. Shards that do not answer in time are left out.
     pub async fn status(&self) -> EngineStatus {
         let mut status = EngineStatus::default();
-        for shard in &self.shards {
-            let (answer, answered) = oneshot::channel();
-            if shard.questions.try_send(Question::Status(answer)).is_err() {
-                continue;
-            }
-            let Ok(ShardStatus { partitions, rules }) = answered.await else { continue };
-            status.partitions.extend(partitions);
+        status.partitions.extend(self.progress.keys().map(|id| (*id, None)));
+        // All are asked before the first is waited for: they sleep for up to 20 ms.
+        let asked: Vec<_> = self.shards.iter().map(|shard| shard.ask(Question::Status)).collect();
+        for answer in asked {
+            let Ok(ShardStatus { partitions, rules }) = answer.await else { continue };
+            status.partitions.extend(partitions.into_iter().map(|(id, known)| (id, Some(known))));
             for (name, part) in rules {
                 let rule = status.rules.entry(name).or_default();
                 rule.versions.extend(part.versions);
@@ -257,10 +323,7 @@ impl Engine {
     pub async fn dump(&self) -> BTreeMap<PartitionId, BTreeMap<Vec<u8>, Vec<u8>>> {
         let mut all = BTreeMap::new();
         for shard in &self.shards {
-            let (answer, answered) = oneshot::channel();
-            if shard.questions.try_send(Question::Dump(answer)).is_ok() {
-                all.extend(answered.await.unwrap_or_default());
-            }
+            all.extend(shard.ask(Question::Dump).await.unwrap_or_default());
         }
         all
     }
@@ -269,6 +332,25 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.abort();
+    }
+}
+
+/// Work that tells when it panics.
+fn guarded(
+    name: String,
+    failed: watch::Sender<Option<String>>,
+    work: impl FnOnce() + Send + 'static,
+) -> impl FnOnce() + Send + 'static {
+    move || {
+        // Nothing is used after it that it could have left half changed: the process ends.
+        let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) else { return };
+        let said = panic
+            .downcast_ref::<&str>()
+            .map(|said| said.to_string())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        tracing::error!(thread = name, "a thread of the partition loop has panicked: {said}");
+        failed.send_replace(Some(format!("{name}: {said}")));
     }
 }
 

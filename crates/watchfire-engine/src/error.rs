@@ -32,6 +32,9 @@ pub enum EngineError {
     /// A thread could not be started.
     #[error("cannot start a thread of the partition loop")]
     Thread(#[source] std::io::Error),
+    /// A thread of it is in a long call, or has too much to do, and did not answer in time.
+    #[error("the partition loop does not answer now")]
+    Busy,
     /// It was stopped, or a thread of it has ended.
     #[error("the partition loop is not running")]
     Stopped,

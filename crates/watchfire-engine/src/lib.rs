@@ -8,6 +8,7 @@ mod bytes;
 mod checkpoint;
 mod cron;
 mod cycle;
+mod deaths;
 mod due;
 mod engine;
 mod error;

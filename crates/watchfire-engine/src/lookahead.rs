@@ -31,11 +31,11 @@ impl Lookahead {
         Ok(known)
     }
 
-    /// Notes one record.
+    /// Notes one record. What was derived in a later epoch than its cause counts too: a restore counts the epoch up
+    /// between the two, and gives no offset twice.
     pub fn add(&mut self, partition: PartitionId, from: Offset, entry: &Entry) {
         if let Record::Readings { origin: Some(origin), .. } = &entry.record
             && origin.partition == partition
-            && origin.epoch == entry.position.epoch
             && origin.offset >= from
         {
             self.origins.insert((**origin).clone());

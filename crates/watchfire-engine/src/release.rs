@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use watchfire_log::{Append, AppendError, Log, Record};
-use watchfire_model::alert::{AlertChanges, AlertKeeper};
+use watchfire_model::alert::{AlertChanges, AlertKeeper, Recovered};
 use watchfire_model::{PartitionId, Position};
 
 use crate::error::EngineError;
@@ -22,7 +22,20 @@ const HANDED_OVER: usize = 512;
 
 type Outcome = Pin<Box<dyn Future<Output = Result<Arc<[Position]>, AppendError>> + Send>>;
 
+/// Something to be released, with its number in the order of evaluation.
+struct Waiting {
+    number: u64,
+    what: What,
+}
+
+enum What {
+    Output(Output),
+    /// What the keeper is to compare itself with.
+    Recovered(Box<Recovered>),
+}
+
 struct Sent {
+    number: u64,
     outcome: Outcome,
     /// To be appended again if the group fails.
     records: Vec<(PartitionId, Record)>,
@@ -32,7 +45,9 @@ pub(crate) struct Releaser {
     log: Arc<dyn Log>,
     keeper: Arc<dyn AlertKeeper>,
     partition: PartitionId,
-    queue: VecDeque<Output>,
+    queue: VecDeque<Waiting>,
+    /// The number that was given last.
+    pushed: u64,
     sent: VecDeque<Sent>,
     /// Nothing is released until what was sent is durable.
     barrier: bool,
@@ -43,11 +58,36 @@ pub(crate) struct Releaser {
 impl Releaser {
     pub fn new(log: Arc<dyn Log>, keeper: Arc<dyn AlertKeeper>, partition: PartitionId) -> Self {
         let (queue, sent) = (VecDeque::new(), VecDeque::new());
-        Self { log, keeper, partition, queue, sent, barrier: false, submitted: 0 }
+        Self { log, keeper, partition, queue, pushed: 0, sent, barrier: false, submitted: 0 }
     }
 
     pub fn push(&mut self, outputs: &mut Vec<Output>) {
-        self.queue.extend(outputs.drain(..));
+        for output in outputs.drain(..) {
+            self.enqueue(What::Output(output));
+        }
+    }
+
+    /// Has the keeper compare what it has with what the partition holds as raised now, behind all that was pushed.
+    pub fn compare(&mut self, recovered: Recovered) {
+        self.enqueue(What::Recovered(Box::new(recovered)));
+    }
+
+    fn enqueue(&mut self, what: What) {
+        self.pushed += 1;
+        self.queue.push_back(Waiting { number: self.pushed, what });
+    }
+
+    /// The number of what was pushed last.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Everything up to this number is released, and what of it was appended is durable. Under load there is always
+    /// something on its way: whoever waits must wait for a number, not for nothing to be left.
+    pub fn released(&self) -> u64 {
+        let first =
+            self.sent.iter().map(|sent| sent.number).chain(self.queue.front().map(|next| next.number));
+        first.min().map_or(self.pushed, |first| first - 1)
     }
 
     /// How much waits.
@@ -75,26 +115,31 @@ impl Releaser {
         let mut changes = AlertChanges::default();
         while !(self.barrier && !self.sent.is_empty()) && self.sent.len() < IN_FLIGHT {
             self.barrier = false;
-            match self.queue.pop_front() {
-                None => break,
-                Some(Output::Transition(transition)) => {
+            let Some(Waiting { number, what }) = self.queue.pop_front() else { break };
+            match what {
+                What::Recovered(recovered) => {
+                    let mut all = std::mem::take(&mut changes);
+                    all.recovered = Some(*recovered);
+                    self.submit(all);
+                }
+                What::Output(Output::Transition(transition)) => {
                     changes.transitions.push(*transition);
                     if changes.transitions.len() >= HANDED_OVER {
                         self.submit(std::mem::take(&mut changes));
                     }
                 }
-                Some(Output::Own(record)) => {
+                What::Output(Output::Own(record)) => {
                     let records = vec![(self.partition, record.clone())];
-                    if self.send(records)? {
+                    if self.send(number, records)? {
                         self.barrier = true;
                     } else {
-                        self.queue.push_front(Output::Own(record));
+                        self.put_back(number, Output::Own(record));
                         break;
                     }
                 }
-                Some(Output::Derived(records)) => {
-                    if !self.send(records.clone())? {
-                        self.queue.push_front(Output::Derived(records));
+                What::Output(Output::Derived(records)) => {
+                    if !self.send(number, records.clone())? {
+                        self.put_back(number, Output::Derived(records));
                         break;
                     }
                 }
@@ -106,11 +151,15 @@ impl Releaser {
         self.collect()
     }
 
+    fn put_back(&mut self, number: u64, output: Output) {
+        self.queue.push_front(Waiting { number, what: What::Output(output) });
+    }
+
     /// Appends; `false`: the log does not take it now.
-    fn send(&mut self, records: Vec<(PartitionId, Record)>) -> Result<bool, EngineError> {
+    fn send(&mut self, number: u64, records: Vec<(PartitionId, Record)>) -> Result<bool, EngineError> {
         match self.log.append(Append::Records(records.clone())) {
             Ok(ticket) => {
-                self.sent.push_back(Sent { outcome: Box::pin(ticket.durable()), records });
+                self.sent.push_back(Sent { number, outcome: Box::pin(ticket.durable()), records });
                 Ok(true)
             }
             Err(AppendError::Closed) => Err(AppendError::Closed.into()),
@@ -130,15 +179,16 @@ impl Releaser {
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(partition = %self.partition, "an append of the loop failed and is tried again: {error}");
                     let Some(failed) = self.sent.pop_front() else { return Ok(()) };
-                    if !self.send(failed.records.clone())? {
+                    if !self.send(failed.number, failed.records.clone())? {
                         // Its place is in front of what waits; the barrier, if it was one, stays with it.
-                        self.queue.push_front(match <[_; 1]>::try_from(failed.records) {
+                        let output = match <[_; 1]>::try_from(failed.records) {
                             Ok([(partition, record)]) if self.barrier && partition == self.partition => {
                                 Output::Own(record)
                             }
                             Ok(one) => Output::Derived(one.into()),
                             Err(records) => Output::Derived(records),
-                        });
+                        };
+                        self.put_back(failed.number, output);
                         return Ok(());
                     }
                 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
-use watchfire_log::{Append, AppendError, Log, LogReader, Record, Ticket};
+use watchfire_log::{Append, AppendError, Log, LogError, LogReader, Record, Ticket};
 use watchfire_model::alert::{AlertChanges, AlertKeeper};
 use watchfire_model::{Offset, PartitionId};
 use watchfire_telemetry::metrics;
@@ -28,12 +28,16 @@ const WAITING: usize = 50_000;
 const NAP: Duration = Duration::from_millis(20);
 /// Hot state of alerts, and numbers of rules, are handed over this often.
 const HAND_OVER: Duration = Duration::from_millis(500);
+/// A log that cannot be read is read again after this long, and then at longer and longer times ...
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// ... up to this.
+const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A partition whose log cannot be read, or that stopped for another reason, is given this long at the end.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(30);
 
 /// Something asked between two records.
 pub(crate) enum Question {
-    Device(String, oneshot::Sender<Option<DeviceState>>),
+    Devices(Arc<[String]>, oneshot::Sender<Vec<Option<DeviceState>>>),
     Status(oneshot::Sender<ShardStatus>),
     Dump(oneshot::Sender<BTreeMap<PartitionId, BTreeMap<Vec<u8>, Vec<u8>>>>),
     Checkpoint,
@@ -58,6 +62,8 @@ pub(crate) struct Lane {
     pub saved: Arc<AtomicU64>,
     pub save_failed: Arc<AtomicBool>,
     pub fault: Option<String>,
+    /// When the log is read again after an error, and how long it takes to the next time.
+    again: Option<(Instant, Duration)>,
     tick: Option<Ticking>,
     mark: Mark,
     saved_at: Instant,
@@ -77,8 +83,8 @@ enum Mark {
     None,
     /// The mark is on its way into the log.
     Appended(Instant),
-    /// The mark was evaluated; what was caused up to it is not released yet.
-    Captured(Box<Capture>),
+    /// The mark was evaluated; what was caused up to it, which ends with this number, is not released yet.
+    Captured(Box<Capture>, u64),
     /// It is being written: what was on disk before.
     Writing { next: Offset },
 }
@@ -110,6 +116,7 @@ impl Lane {
             saved: Arc::new(AtomicU64::new(next)),
             save_failed: Arc::default(),
             fault: None,
+            again: None,
             tick: None,
             mark: Mark::None,
             saved_at: Instant::now(),
@@ -159,11 +166,29 @@ impl Shard {
     /// A stretch of one partition; whether there was anything.
     fn turn(&mut self, i: usize) -> bool {
         let lane = &mut self.lanes[i];
-        if lane.fault.is_some() {
+        if lane.fault.is_some() || lane.again.is_some_and(|(at, _)| at > Instant::now()) {
             return false;
         }
+        if let Some((_, wait)) = lane.again {
+            match self.log.reader(lane.partition.id(), lane.partition.next_offset()) {
+                Ok(reader) => lane.reader = reader,
+                Err(error) => {
+                    lane.later(wait, &error);
+                    return false;
+                }
+            }
+        }
         match lane.read(&*self.log, &self.policy, &self.writer) {
-            Ok(busy) => busy,
+            Ok(busy) => {
+                lane.again = None;
+                busy
+            }
+            // A disk that does not answer may answer again; what it holds is not known to be wrong.
+            Err(EngineError::Log(error @ LogError::Io { .. })) => {
+                let wait = lane.again.map_or(FIRST_RETRY, |(_, wait)| wait);
+                lane.later(wait, &error);
+                false
+            }
             Err(error) => {
                 let mut chain = error.to_string();
                 let mut source = std::error::Error::source(&error);
@@ -172,6 +197,8 @@ impl Shard {
                     source = cause.source();
                 }
                 tracing::error!(partition = %lane.partition.id(), "the partition stands still: {chain}");
+                let label = [("partition", lane.partition.id().to_string())];
+                metrics().rules.standing.get_or_create(&label).set(1);
                 lane.fault = Some(chain);
                 false
             }
@@ -201,9 +228,9 @@ impl Shard {
         while let Ok(question) = self.questions.try_recv() {
             // Whoever asked may have gone away.
             match question {
-                Question::Device(id, answer) => {
-                    let state = self.lanes.iter().find_map(|lane| lane.partition.device_state(&id));
-                    let _ = answer.send(state);
+                Question::Devices(ids, answer) => {
+                    let of = |id: &String| self.lanes.iter().find_map(|lane| lane.partition.device_state(id));
+                    let _ = answer.send(ids.iter().map(of).collect());
                 }
                 Question::Status(answer) => {
                     let mut status = ShardStatus::default();
@@ -293,6 +320,12 @@ impl Shard {
 }
 
 impl Lane {
+    /// Tries again to read the log, later.
+    fn later(&mut self, wait: Duration, error: &LogError) {
+        tracing::error!(partition = %self.partition.id(), ?wait, "the log cannot be read, tried again: {error}");
+        self.again = Some((Instant::now() + wait, (wait * 2).min(LAST_RETRY)));
+    }
+
     fn read(
         &mut self,
         log: &dyn Log,
@@ -326,18 +359,14 @@ impl Lane {
                 if self.save_failed.swap(false, Ordering::AcqRel) {
                     self.partition.mark_all_dirty();
                 }
-                self.mark = Mark::Captured(Box::new(self.partition.capture()));
-                // What comes of later records is not waited for.
-                break;
+                self.mark = Mark::Captured(Box::new(self.partition.capture()), self.releaser.pushed());
             }
         }
-        self.releaser.pump()?;
-        // Once, and only where everything that was decided so far is with the keeper: it compares what it has.
-        if !self.compared && self.partition.next_offset() >= self.live_from && self.releaser.is_done() {
+        if !self.compared && self.partition.next_offset() >= self.live_from {
             self.compared = true;
-            let recovered = Some(self.partition.recovered());
-            self.releaser.submit(AlertChanges { recovered, ..AlertChanges::default() });
+            self.releaser.compare(self.partition.recovered());
         }
+        self.releaser.pump()?;
         if count > 0 {
             self.progress.send_replace(self.partition.next_offset());
         }
@@ -355,7 +384,7 @@ impl Lane {
             return;
         }
         let Some(due) = self.partition.next_due() else { return };
-        if due > log.now() || due <= self.partition.time() {
+        if due > log.now() {
             return;
         }
         let id = self.partition.id();
@@ -393,7 +422,8 @@ impl Lane {
                 let rows = self.partition.rows_since_checkpoint();
                 let live = self.partition.next_offset() >= self.live_from;
                 let old = rows > 0 && self.saved_at.elapsed() >= policy.interval;
-                if live && (rows >= policy.rows || old && rows >= policy.least_rows) {
+                // A quiet partition too: the log is kept, for all of them, from the oldest checkpoint on.
+                if live && (rows >= policy.rows || old) {
                     self.saved_at = Instant::now();
                     self.begin_checkpoint(log);
                 }
@@ -401,10 +431,11 @@ impl Lane {
             // The mark was lost with its group.
             Mark::Appended(since) if since.elapsed() > Duration::from_secs(10) => {}
             Mark::Appended(since) => self.mark = Mark::Appended(since),
-            Mark::Captured(capture) => {
-                // Everything caused up to the mark must be durable before the checkpoint that covers it.
-                if !self.releaser.is_done() {
-                    self.mark = Mark::Captured(capture);
+            Mark::Captured(capture, number) => {
+                // Everything caused up to the mark must be durable before the checkpoint that covers it. What came
+                // of later records is not waited for: under load there always is some.
+                if self.releaser.released() < number {
+                    self.mark = Mark::Captured(capture, number);
                     return;
                 }
                 let next = capture.next;
@@ -418,7 +449,7 @@ impl Lane {
                 match writer.try_send(job) {
                     Ok(()) => self.mark = Mark::Writing { next },
                     Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
-                        self.mark = Mark::Captured(Box::new(job.capture));
+                        self.mark = Mark::Captured(Box::new(job.capture), number);
                     }
                 }
             }
@@ -442,7 +473,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub fn run(self) {
+    pub fn run(mut self) {
         while let Ok(job) = self.jobs.recv() {
             while self.keeper.committed() < job.keeper_number {
                 if self.stop.load(Ordering::Acquire) >= 2 {
@@ -453,9 +484,10 @@ impl Writer {
             if self.stop.load(Ordering::Acquire) >= 2 {
                 return;
             }
-            let Some(checkpoint) = self.checkpoints.get(&job.partition) else { continue };
+            let Some(checkpoint) = self.checkpoints.get_mut(&job.partition) else { continue };
             let begun = Instant::now();
-            match checkpoint.write(&job.capture) {
+            let written = checkpoint.write(&job.capture);
+            match written {
                 Ok(()) => {
                     metrics().rules.checkpoint_seconds.observe(begun.elapsed().as_secs_f64());
                     self.log.set_cursor("engine", job.partition, job.capture.next);
@@ -464,6 +496,10 @@ impl Writer {
                 Err(error) => {
                     metrics().rules.checkpoint_failures.inc();
                     tracing::error!(partition = %job.partition, "{error}; the next one writes everything");
+                    // After an error the database takes nothing until it is opened again.
+                    if let Err(error) = checkpoint.reopen() {
+                        tracing::error!(partition = %job.partition, "{error}");
+                    }
                     job.failed.store(true, Ordering::Release);
                 }
             }

@@ -130,8 +130,8 @@ pub struct PartitionStatus {
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineStatus {
-    /// By partition.
-    pub partitions: BTreeMap<PartitionId, PartitionStatus>,
+    /// By partition; `None`: its thread did not answer in time.
+    pub partitions: BTreeMap<PartitionId, Option<PartitionStatus>>,
     /// By name.
     pub rules: BTreeMap<String, RuleStatus>,
     /// Events that were lost because nobody fetched them in time.

@@ -29,6 +29,8 @@ pub struct RuleMetrics {
     pub emitted_unknown: Counter,
     /// Records that are not evaluated yet, by partition.
     pub lag: Family<Labels<1>, Gauge>,
+    /// Partitions that stand still: 1 until the engine is started again.
+    pub standing: Family<Labels<1>, Gauge>,
     /// Seconds from the append of a record to its evaluation.
     pub append_to_evaluated: Histogram,
     /// Seconds that writing a checkpoint took.
@@ -56,6 +58,7 @@ impl Default for RuleMetrics {
             failures: Default::default(),
             emitted_unknown: Default::default(),
             lag: Default::default(),
+            standing: Default::default(),
             append_to_evaluated: seconds(),
             checkpoint_seconds: seconds(),
             checkpoint_failures: Default::default(),
@@ -86,6 +89,7 @@ impl RuleMetrics {
             self.emitted_unknown.clone(),
         );
         registry.register("engine_lag", "Records not evaluated yet", self.lag.clone());
+        registry.register("partition_standing", "Partitions that stand still", self.standing.clone());
         registry.register(
             "append_to_evaluated_seconds",
             "Seconds from the append of a record to its evaluation",

@@ -88,6 +88,8 @@ impl Partition {
         let track = self.streams[rule.stream].tracks.get(device.0 as usize)?;
         let rows = call.rows.as_ref();
         let row = row.and_then(|row| rows?.row_of_batch(row));
+        // A row of another device says nothing of the clock of this one.
+        let row = row.filter(|row| rows.is_some_and(|rows| rows.batch().devices[*row as usize] == device));
         Some(match (row, rows) {
             (Some(row), Some(rows)) => {
                 let at = rows.batch().times[row as usize].min(here.time);
@@ -245,9 +247,12 @@ impl Partition {
     /// Notes when the next delay of a device under a rule is over.
     pub(super) fn date(&mut self, rule: &mut Rule, device: DeviceHandle) {
         let spec = &rule.spec;
+        // Nothing goes on in a rule that is paused: its delays begin anew with it.
+        let waits = !rule.paused;
         let next = rule
             .conditions
             .get(&device)
+            .filter(|_| waits)
             .into_iter()
             .flatten()
             .filter_map(|(key, condition)| condition.due(spec.condition.of(key)))

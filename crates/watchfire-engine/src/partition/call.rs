@@ -66,8 +66,23 @@ impl Partition {
             rule.instance = None;
             return;
         }
+        let doomed = self.doomed.as_ref().filter(|death| {
+            (death.offset, death.callback, death.rule.as_str()) == (here.position.offset, number, &*rule.name)
+        });
+        if let Some(death) = doomed {
+            let message = format!("the process ended {} times in this call", death.times);
+            let failure = CallFailure::new(FailureKind::Trapped, message);
+            return self.failed(here, rule, &call, failure, out);
+        }
         let rows = call.rows.as_ref().map_or(0, |rows| rows.len());
-        match self.invoke(here, rule, callback, now) {
+        if let Some(watch) = &mut self.watch {
+            watch.begin(here.position.offset, &rule.name, number);
+        }
+        let outcome = self.invoke(here, rule, callback, now);
+        if let Some(watch) = &mut self.watch {
+            watch.end();
+        }
+        match outcome {
             Ok(outcome) => {
                 rule.stats.note(rows, outcome.cost.nanoseconds);
                 for message in outcome.messages {

@@ -48,8 +48,8 @@ impl Partition {
             Control::RuleRolledBack { name, from, to, version, spec, .. } => {
                 self.roll_back(here, name, *from, *to, *version, spec.as_deref(), out);
             }
-            Control::RulePaused { name, .. } => self.pause(name, true),
-            Control::RuleResumed { name, .. } => self.pause(name, false),
+            Control::RulePaused { name, .. } => self.pause(here, name, true),
+            Control::RuleResumed { name, .. } => self.pause(here, name, false),
             Control::RuleRemoved { name, .. } => self.remove_rule(here, name, out),
             Control::ConditionCleared { rule, device, key, force, .. } => {
                 self.clear_condition(here, rule, device, key, *force, out);
@@ -175,27 +175,10 @@ impl Partition {
         match result {
             Ok(prepared) => {
                 let spec = Arc::new(spec.clone());
-                let id = self.activate(here, spec, version, prepared, true, out);
-                self.tell_activated(here, id, version, recorded.is_none(), out);
+                self.activate(here, spec, version, prepared, None, recorded.is_none(), out);
             }
             Err(failure) => self.refuse(here, &spec.name, version, failure, recorded, out),
         }
-    }
-
-    fn tell_activated(
-        &mut self,
-        here: Here,
-        id: RuleId,
-        version: RuleVersion,
-        new: bool,
-        out: &mut Vec<Output>,
-    ) {
-        self.with_rule(id, |partition, rule| {
-            partition.event(here, rule, here.time, || RuleEventKind::Activated);
-            if new {
-                out.push(Output::Own(Record::Activated { rule: rule.name.to_string(), version }));
-            }
-        });
     }
 
     fn refuse(
@@ -259,16 +242,22 @@ impl Partition {
         Ok(Prepared { module, instance, subscription, schedules, state, state_version })
     }
 
-    /// Swaps a version in.
+    /// Swaps a version in; with `restored`, timers and conditions as they were when it was left. `new`: that is a
+    /// record, before everything that comes of it.
+    #[allow(clippy::too_many_arguments)]
     fn activate(
         &mut self,
         here: Here,
         spec: Arc<RuleSpec>,
         version: RuleVersion,
         prepared: Prepared,
-        keep_snapshot: bool,
+        restored: Option<Box<Snapshot>>,
+        new: bool,
         out: &mut Vec<Output>,
-    ) -> RuleId {
+    ) {
+        if new {
+            out.push(Output::Own(Record::Activated { rule: spec.name.clone(), version }));
+        }
         let name: Arc<str> = spec.name.as_str().into();
         let stream = self.stream(&spec.input, here.time);
         let id = match self.rule_ids.get(&name) {
@@ -305,7 +294,7 @@ impl Partition {
         };
         self.with_rule(id, |partition, rule| {
             let existed = rule.stream != usize::MAX;
-            if existed && keep_snapshot {
+            if existed && restored.is_none() {
                 rule.snapshot = Some(Box::new(Snapshot {
                     version: rule.version,
                     state: rule.state.clone(),
@@ -353,9 +342,14 @@ impl Partition {
                     partition.leave(here, rule, device, ResolveReason::Deselected, out);
                 }
             }
+            // By the selection of the version that comes back.
+            if let Some(snapshot) = restored {
+                rule.timers = snapshot.timers;
+                partition.restore(here, rule, snapshot.conditions, out);
+            }
             partition.wire(here.time, rule);
+            partition.event(here, rule, here.time, || RuleEventKind::Activated);
         });
-        id
     }
 
     /// Takes a rule out of everything that refers to it; gives the devices that it selected.
@@ -390,6 +384,9 @@ impl Partition {
                     self.watch_silence(now, rule, device);
                 }
             }
+        }
+        if rule.paused {
+            return;
         }
         for (key, timer) in &rule.timers {
             self.due.push(Due { at: timer.due, kind: Kind::Timer, rule: rule.id, device: key.0, tag: key.1 });
@@ -452,17 +449,16 @@ impl Partition {
         };
         match result {
             Ok(prepared) => {
-                let restored = snapshot.is_some();
                 let spec = Arc::new(spec.clone());
-                if let Some(snapshot) = snapshot {
-                    self.with_rule(id, |partition, rule| {
-                        partition.due.remove_rule(rule.id);
-                        rule.timers = snapshot.timers;
-                        partition.activate_state(here, rule, snapshot.conditions, out);
-                    });
-                }
-                self.activate(here, spec, number, prepared, !restored, out);
-                self.tell_activated(here, id, number, recorded.is_none() && version != 0, out);
+                self.activate(
+                    here,
+                    spec,
+                    number,
+                    prepared,
+                    snapshot,
+                    recorded.is_none() && version != 0,
+                    out,
+                );
             }
             Err(failure) => {
                 if let Some(snapshot) = snapshot {
@@ -478,14 +474,14 @@ impl Partition {
         }
     }
 
-    fn activate_state(
+    /// Timers and conditions of a snapshot, as far as their devices are selected.
+    fn restore(
         &mut self,
         here: Here,
         rule: &mut Rule,
         conditions: crate::rule::Conditions,
         out: &mut Vec<Output>,
     ) {
-        // Devices that were deleted or deselected since have no timers.
         let selections = &self.streams[rule.stream].selections;
         let group = rule.group;
         rule.timers.retain(|(device, _), _| selections.contains(group, *device));
@@ -496,13 +492,38 @@ impl Partition {
         rule.state.mark_all_dirty();
     }
 
-    fn pause(&mut self, name: &str, paused: bool) {
-        if let Some(&id) = self.rule_ids.get(name) {
-            self.with_rule(id, |_, rule| {
-                rule.paused = paused;
-                rule.dirty.head = true;
-            });
-        }
+    /// A rule that is paused is not called, and nothing goes on in it: timers and silence wait until it is
+    /// resumed, delays of conditions begin anew then, since nobody looked meanwhile, and schedules that were missed
+    /// are.
+    fn pause(&mut self, here: Here, name: &str, paused: bool) {
+        let Some(&id) = self.rule_ids.get(name) else { return };
+        self.with_rule(id, |partition, rule| {
+            if std::mem::replace(&mut rule.paused, paused) == paused {
+                return;
+            }
+            rule.dirty.head = true;
+            if paused {
+                partition.due.remove_rule(rule.id);
+                rule.delays.clear();
+                return;
+            }
+            for schedule in &mut rule.schedules {
+                schedule.next = schedule.cron.next_after(here.time);
+            }
+            for timer in rule.timers.values_mut() {
+                timer.due = timer.due.max(watchfire_model::Timestamp(here.time.0.saturating_add(1)));
+            }
+            for (device, conditions) in &mut rule.conditions {
+                let Some(track) = partition.streams[rule.stream].tracks.get(device.0 as usize) else {
+                    continue;
+                };
+                for (_, condition) in conditions {
+                    condition.begin_delay_anew(track.clock_at(here.time));
+                }
+            }
+            (rule.dirty.timers, rule.dirty.conditions) = (true, true);
+            partition.wire(here.time, rule);
+        });
     }
 
     fn remove_rule(&mut self, here: Here, name: &str, out: &mut Vec<Output>) {

@@ -129,6 +129,9 @@ impl Partition {
 
     /// Begins to wait for a device to fall silent: at a later record than this one.
     pub(super) fn watch_silence(&mut self, now: Timestamp, rule: &Rule, device: DeviceHandle) {
+        if rule.paused {
+            return;
+        }
         if let Some(at) = self.silence_of(rule, device) {
             let at = at.max(Timestamp(now.0.saturating_add(1)));
             self.due.push(Due { at, kind: Kind::Silence, rule: rule.id, device, tag: 0 });

@@ -21,6 +21,7 @@ use watchfire_model::{
     Batch, DeviceHandle, Epoch, Offset, PartitionId, Position, READINGS, Registry, Timestamp, Transition,
 };
 
+use crate::deaths::{CallWatch, Death};
 use crate::due::DueQueue;
 use crate::lookahead::Lookahead;
 use crate::rule::{Rule, RuleId};
@@ -85,7 +86,13 @@ pub struct Partition {
     /// What a rule still does to them comes to nothing.
     deleted: DeviceSet,
     removed_rules: Vec<RuleId>,
+    /// The next checkpoint begins with nothing.
+    rewrite: bool,
     rows_since_checkpoint: u64,
+    /// Told of every call of a replay before it is made (`true`) and after.
+    watch: Option<Box<dyn CallWatch>>,
+    /// A call that is not made: the process died in it again and again.
+    doomed: Option<Death>,
     /// For the length of one record.
     clocks: Vec<Timestamp>,
     waiting: Vec<DeviceHandle>,
@@ -131,6 +138,9 @@ impl Partition {
             foreign_dirty: true,
             deleted: DeviceSet::default(),
             removed_rules: Vec::new(),
+            rewrite: false,
+            watch: None,
+            doomed: None,
             rows_since_checkpoint: 0,
             clocks: Vec::new(),
             waiting: Vec::new(),
@@ -143,6 +153,11 @@ impl Partition {
     /// What the log says of the records that are about to be replayed: those below `live_from`.
     pub fn look_ahead(&mut self, known: Lookahead, live_from: Offset) {
         (self.known, self.live_from) = (known, live_from);
+    }
+
+    /// Who is told of every call of the replay, and which one is not made.
+    pub(crate) fn watch_replay(&mut self, watch: Box<dyn CallWatch>, doomed: Option<Death>) {
+        (self.watch, self.doomed) = (Some(watch), doomed);
     }
 
     /// Which partition it is.
@@ -193,8 +208,11 @@ impl Partition {
         self.time = here.time;
         self.next = entry.position.offset + 1;
         self.rows_since_checkpoint += 1;
-        if self.next >= self.live_from && !self.known.is_empty() {
-            self.known = Lookahead::default();
+        if self.next >= self.live_from {
+            if !self.known.is_empty() {
+                self.known = Lookahead::default();
+            }
+            (self.watch, self.doomed) = (None, None);
         }
     }
 
@@ -221,7 +239,9 @@ impl Partition {
             let rules = self.streams[place].dated.get(&device).cloned().unwrap_or_default();
             for rule in rules {
                 self.with_rule(rule, |partition, rule| {
-                    partition.advance(here, rule, device, Some(batch), here.time, out);
+                    if !rule.paused {
+                        partition.advance(here, rule, device, Some(batch), here.time, out);
+                    }
                 });
             }
         }

@@ -38,7 +38,7 @@ const VALUES: u8 = 9;
 pub struct Capture {
     /// The record that a replay goes on with.
     pub next: Offset,
-    /// Everything below the key prefix is removed; first.
+    /// Everything below the key prefix is removed; first. An empty one: everything.
     pub removed: Vec<Vec<u8>>,
     /// In order of key; an empty value removes the key.
     pub changed: Vec<(Vec<u8>, Vec<u8>)>,
@@ -96,6 +96,9 @@ impl Partition {
                 .enumerate()
                 .map(|(place, stream)| (key(STREAM, &[place as u32]), stream_bytes(stream))),
         );
+        if std::mem::take(&mut self.rewrite) {
+            capture.removed.push(Vec::new());
+        }
         for id in std::mem::take(&mut self.removed_rules) {
             for kind in [RULE, CONDITIONS, TIMERS, SNAPSHOT, STATE] {
                 capture.removed.push(key(kind, &[id.0]));
@@ -141,6 +144,8 @@ impl Partition {
 
     /// The next [`Partition::capture`] gives everything: what the last one gave was not written.
     pub fn mark_all_dirty(&mut self) {
+        // What it removed is not known any more.
+        self.rewrite = true;
         for i in 0..self.registry.devices().len() {
             self.dirty_devices.set(DeviceHandle(i as u32), true);
         }
@@ -314,7 +319,8 @@ impl Image {
         match *kind {
             HEAD => {
                 let mut r = Reader(value);
-                if r.u32()? != FORMAT || r.u32()? != partition.setup.epoch.0 {
+                // One of an earlier epoch is of the same log: a restore only counts the epoch up.
+                if r.u32()? != FORMAT || r.u32()? > partition.setup.epoch.0 {
                     return None;
                 }
                 if r.u32()? != u32::from(partition.setup.partitions) {

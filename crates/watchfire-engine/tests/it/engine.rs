@@ -75,9 +75,11 @@ async fn readings_become_alerts_and_questions_are_answered() {
     let position = site.put(readings(&[(0, 5, 20.0), (1, 6, 3.0)]));
     engine.wait_for(position).await.unwrap();
     until("it is raised", async || site.keeper.transitions().len() == 1).await;
-    let state = engine.device_state("a").await.unwrap();
+    let [known, unknown] = ["a", "nobody"].map(String::from);
+    let states = engine.device_states(&[known, unknown]).await.unwrap();
+    let state = states[0].clone().unwrap();
     assert_eq!((state.last_event_time, state.values.len()), (Some(at(5)), 1));
-    assert_eq!(engine.device_state("nobody").await, None);
+    assert_eq!(states[1], None);
     let status = engine.status().await;
     let rule = &status.rules["r"];
     assert_eq!((rule.stats.calls, rule.stats.rows, rule.active, rule.devices), (1, 2, 1, 2));
@@ -219,6 +221,112 @@ async fn a_checkpoint_waits_until_what_it_covers_is_committed() {
     // Repeated triggers were handed over as updates, not as transitions.
     until("updates came", async || !site.keeper.updates().is_empty()).await;
     assert_eq!(site.keeper.transitions().len(), 1);
+}
+
+/// Rows come without a pause, and each record brings another one: there always is something on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_written_under_load_with_an_output_stream() {
+    let site = Site::new(1);
+    let module = site.modules.add(NativeModule::new("t", Subscription::default(), |guest| {
+        let Callback::Batch(rows) = guest.callback else { return Ok(Effects::default()) };
+        let derived = vec![("y".into(), rows.numbers("x").to_vec())];
+        Ok(Effects { derived, ..Effects::default() })
+    }));
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({"output": "made"})), 1));
+    let policy = CheckpointPolicy { rows: 200, ..CheckpointPolicy::default() };
+    let engine = site.start_with(policy);
+    let load = {
+        let log = site.log.clone();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut i = 0;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                log.put(PartitionId(0), [readings(&[(0, i, 1.0)])]);
+                i += 1;
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        (stop, thread)
+    };
+    until("a checkpoint is written", async || site.log.cursor("engine", PartitionId(0)) > Some(200)).await;
+    let first = site.log.cursor("engine", PartitionId(0));
+    until("another one is", async || site.log.cursor("engine", PartitionId(0)) > first).await;
+    load.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    load.1.join().unwrap();
+    engine.stop();
+}
+
+#[tokio::test]
+async fn a_quiet_partition_has_its_checkpoint_too() {
+    let site = Site::new(2);
+    let policy = CheckpointPolicy { interval: Duration::from_millis(50), ..CheckpointPolicy::default() };
+    let _engine = site.start_with(policy);
+    site.devices(&["a"]);
+    for id in [PartitionId(0), PartitionId(1)] {
+        until("it is written", async || site.log.cursor("engine", id) > Some(0)).await;
+    }
+    // With nothing more coming there is nothing more to write.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(site.log.records().len() < 10, "{}", site.log.records().len());
+}
+
+#[tokio::test]
+async fn a_thread_that_panics_is_told() {
+    let site = Site::new(1);
+    let module = site.modules.add(NativeModule::new("t", Subscription::default(), |guest| {
+        if let Callback::Batch(_) = guest.callback {
+            panic!("a bug of the loop");
+        }
+        Ok(Effects::default())
+    }));
+    let engine = site.start();
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({})), 1));
+    site.put(readings(&[(0, 0, 1.0)]));
+    let said = tokio::time::timeout(Duration::from_secs(20), engine.failed()).await.unwrap();
+    assert!(said.contains("shard-0") && said.contains("a bug of the loop"), "{said}");
+    assert_eq!(engine.status().await.partitions[&PartitionId(0)], None);
+    assert!(engine.device_states(&["a".into()]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_call_in_which_the_process_dies_again_and_again_is_skipped() {
+    let site = Site::new(1);
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = calls.clone();
+    let module = site.modules.add(NativeModule::new("t", Subscription::default(), move |guest| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        threshold(guest)
+    }));
+    site.log.set_now(at(9));
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({})), 1));
+    let position = site.put(readings(&[(0, 0, 20.0)]));
+    site.put(readings(&[(0, 1, 20.0)]));
+    // As three processes before have left it.
+    let note = site.folder.path().join("partition-0.replaying");
+    std::fs::write(&note, format!("{} 0 3 r\n", position.offset)).unwrap();
+    let engine = site.start();
+    engine.wait_level().await.unwrap();
+    until("the rest is evaluated", async || site.keeper.transitions().len() == 1).await;
+    assert_eq!(site.keeper.transitions()[0].at, at(1));
+    let skipped = site.log.records().into_iter().find_map(|entry| match &entry.record {
+        Record::Skipped(skipped) => Some(skipped.clone()),
+        _ => None,
+    });
+    let skipped = skipped.unwrap();
+    assert_eq!((skipped.offset, skipped.rows.as_slice()), (position.offset, &[0][..]));
+    assert!(skipped.reason.contains("3 times"), "{}", skipped.reason);
+    assert!(!note.exists(), "the replay is over");
+    drop(engine);
+    // From the log it is known now: not called, not skipped anew.
+    let before = (site.log.records().len(), calls.load(std::sync::atomic::Ordering::Relaxed));
+    let engine = site.start();
+    engine.wait_level().await.unwrap();
+    assert_eq!(site.log.records().len(), before.0);
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), before.1 + 1);
 }
 
 #[test]

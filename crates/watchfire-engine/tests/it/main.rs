@@ -3,4 +3,5 @@
 mod determinism;
 mod engine;
 mod semantics;
+mod swap;
 mod world;

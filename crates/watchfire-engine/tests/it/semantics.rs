@@ -645,6 +645,12 @@ fn state_is_migrated_and_a_rollback_restores_what_was_before_the_swap() {
     // a was raised before the swap and is not now; b the other way round.
     assert_eq!(told[..3], ["0 a/hot raised", "2 a/hot Cleared", "3 b/hot raised"]);
     assert_eq!(told[3..], ["100 a/hot raised", "100 b/hot Operator"]);
+    let versions: Vec<_> = world.keeper.transitions().iter().map(|told| told.rule_version).collect();
+    assert_eq!(
+        versions,
+        [1, 2, 2, 3, 3],
+        "what a rollback raises and resolves is by the version that came back"
+    );
     world.readings(&[(0, 5, 1.0)]);
     assert!(count_of(&world, &[3]));
     assert_eq!(activations(&world).last().unwrap(), "r 3");
