@@ -1,11 +1,13 @@
 //! What devices prove themselves with.
 
-use std::sync::LazyLock;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use watchfire_model::Timestamp;
 
 use crate::Store;
@@ -13,11 +15,39 @@ use crate::db::{commit, time, time_opt};
 use crate::error::StoreError;
 use crate::secrets::{Secret, check_password, digest, hash_password, id_of, random_hex, same};
 
-/// How many passwords are hashed at the same time: each takes 19 MiB and a core.
-static HASHING: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
+/// How many passwords are hashed at the same time: each takes 19 MiB and a core, so half of the cores go on.
+///
+/// What was verified is remembered in this process only ([`crate::secrets::Verified`]): kept on the disk, even under a
+/// key, it would be a fast hash of every password for whoever reads the folder, as the key would lie there too. After
+/// a restart a fleet with passwords is let in at some twenty devices a second and core, each of which is cached from
+/// then on; devices with tokens, which are random and need no slow hash, at once.
+static HASHING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Arc::new(Semaphore::new((cores / 2).max(2)))
+});
 
 /// The prefix of the tokens of devices.
 const PREFIX: &str = "wfd";
+
+/// Who lost a credential: what was let in with it has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// A device.
+    Device(String),
+    /// Whoever has the token of this name.
+    Token(String),
+}
+
+/// Whether a secret is the right one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// It is.
+    Right,
+    /// It is not.
+    Wrong,
+    /// It was not looked at: too many wrong ones came before from there.
+    Later,
+}
 
 /// Which kind of proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -62,8 +92,13 @@ impl sqlx::FromRow<'_, SqliteRow> for CredentialRow {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    // The semaphore is never closed.
-    let _permit = HASHING.acquire().await;
+    // The semaphore is never closed. The permit goes along: a caller that gives up does not stop the hash.
+    let permit = HASHING.clone().acquire_owned().await;
+    let work = move || {
+        let done = work();
+        drop(permit);
+        done
+    };
     tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Refused(error.to_string()))
 }
 
@@ -80,11 +115,13 @@ impl Store {
         let given = password.to_string();
         let hash = blocking(move || hash_password(&given)).await??;
         let mut transaction = self.db().write().await?;
-        sqlx::query("DELETE FROM credentials WHERE device = $1 AND kind = 'password'")
+        let had = sqlx::query("DELETE FROM credentials WHERE device = $1 AND kind = 'password'")
             .bind(device)
             .execute(&mut *transaction)
             .await
-            .map_err(StoreError::sql("set a password"))?;
+            .map_err(StoreError::sql("set a password"))?
+            .rows_affected()
+            > 0;
         let row = sqlx::query_as(
             "INSERT INTO credentials (id, device, kind, hash, created_at) VALUES ($1, $2, 'password', $3, $4) \
              RETURNING *",
@@ -97,6 +134,9 @@ impl Store {
         .await
         .map_err(StoreError::sql("set a password"))?;
         commit(transaction, "set a password").await?;
+        if had {
+            self.announce_revoked(Revoked::Device(device.into()));
+        }
         Ok(row)
     }
 
@@ -135,13 +175,28 @@ impl Store {
             .execute(self.db().writer())
             .await
             .map_err(StoreError::sql("remove a credential"))?;
-        Ok(done.rows_affected() > 0)
+        let removed = done.rows_affected() > 0;
+        if removed {
+            self.announce_revoked(Revoked::Device(device.into()));
+        }
+        Ok(removed)
     }
 
     /// Whether this is the password, or a token, of the device.
     pub async fn verify_device(&self, device: &str, secret: &str) -> Result<bool, StoreError> {
+        Ok(self.check_device(device, secret, None).await? == Checked::Right)
+    }
+
+    /// As [`Store::verify_device`], with bounds of what wrong passwords from one address cost.
+    pub async fn check_device(
+        &self,
+        device: &str,
+        secret: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Checked, StoreError> {
+        let checked = |right| if right { Checked::Right } else { Checked::Wrong };
         if let Some(owner) = self.verify_device_token(secret).await? {
-            return Ok(owner == device);
+            return Ok(checked(owner == device));
         }
         let found: Option<(String, String)> =
             sqlx::query_as("SELECT id, hash FROM credentials WHERE device = $1 AND kind = 'password'")
@@ -149,16 +204,50 @@ impl Store {
                 .fetch_optional(self.db().read())
                 .await
                 .map_err(StoreError::sql("check a password"))?;
-        let Some((id, hash)) = found else { return Ok(false) };
+        let Some((id, hash)) = found else { return Ok(Checked::Wrong) };
+        if secret.len() > 1024 {
+            return Ok(Checked::Wrong);
+        }
         if !self.verified().contains(secret, &hash) {
-            let (given, kept) = (secret.to_string(), hash.clone());
-            if secret.len() > 1024 || !blocking(move || check_password(&given, &kept)).await? {
-                return Ok(false);
+            if !self.guesses().may_try(from, device, Instant::now()) {
+                return Ok(Checked::Later);
             }
-            self.verified().insert(secret, &hash);
+            let place = self.guesses().place(from).await;
+            // Others of this address may have been wrong, or this one right, while it waited.
+            if !self.guesses().may_try(from, device, Instant::now()) {
+                return Ok(Checked::Later);
+            }
+            if !self.verified().contains(secret, &hash)
+                && !self.hash_and_note(device, secret, hash, from, place).await?
+            {
+                return Ok(Checked::Wrong);
+            }
         }
         self.used("credentials", &id).await?;
-        Ok(true)
+        Ok(Checked::Right)
+    }
+
+    /// Hashes a password and notes the outcome, also where the caller gave up meanwhile: a fleet whose patience is
+    /// shorter than the queue gets through at its next tries.
+    async fn hash_and_note(
+        &self,
+        device: &str,
+        secret: &str,
+        hash: String,
+        from: Option<IpAddr>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<bool, StoreError> {
+        let (store, device, given) = (self.clone(), device.to_string(), secret.to_string());
+        blocking(move || {
+            let right = check_password(&given, &hash);
+            if right {
+                store.verified().insert(&given, &hash);
+            }
+            store.guesses().tried(from, &device, right, Instant::now());
+            drop(place);
+            right
+        })
+        .await
     }
 
     /// The device that a token belongs to.

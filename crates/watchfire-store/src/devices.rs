@@ -5,9 +5,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 use watchfire_model::{DeviceHandle, DeviceSpec, PartitionId, Timestamp};
 
-use crate::Store;
 use crate::db::{Page, chunk, commit, json, limit, time, time_opt, to_json};
 use crate::error::StoreError;
+use crate::{Revoked, Store};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -111,7 +111,10 @@ impl Store {
             .execute(&mut *connection)
             .await
             .map_err(StoreError::sql(ACTION))?;
-        commit(connection, ACTION).await
+        commit(connection, ACTION).await?;
+        // Also where it had none left: they were taken away just before, and nothing says in which order this is heard.
+        self.announce_revoked(Revoked::Device(id.into()));
+        Ok(())
     }
 
     /// One device, deleted or not.

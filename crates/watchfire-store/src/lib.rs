@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use watchfire_log::Clock;
 use watchfire_model::alert::AlertKeeper;
@@ -27,6 +27,7 @@ pub mod deliveries;
 pub mod devices;
 mod error;
 mod fold;
+mod guesses;
 mod keeper;
 pub mod labels;
 pub mod modules;
@@ -38,7 +39,7 @@ pub mod tokens;
 
 pub use alerts::{AlertDetail, AlertFilter, AlertRow, AlertState, EventRow};
 pub use audit::{AuditFilter, AuditRow};
-pub use credentials::{CredentialKind, CredentialRow};
+pub use credentials::{Checked, CredentialKind, CredentialRow, Revoked};
 pub use db::{PAGE, Page};
 pub use dead_letters::{DeadLetterBounds, DeadLetterFilter, DeadLetterRow, DeadLetterTotals, NewDeadLetter};
 pub use deliveries::{AttemptRow, DeliveryDetail, DeliveryFilter, DeliveryRow, DeliveryState};
@@ -67,6 +68,8 @@ struct Inner {
     deliveries: watch::Sender<u64>,
     bounds: Mutex<DeadLetterBounds>,
     verified: secrets::Verified,
+    guesses: guesses::Guesses,
+    revocations: broadcast::Sender<Revoked>,
 }
 
 impl std::fmt::Debug for Store {
@@ -107,6 +110,8 @@ impl Store {
                 deliveries: watch::Sender::new(generation as u64),
                 bounds: Mutex::default(),
                 verified: secrets::Verified::default(),
+                guesses: guesses::Guesses::default(),
+                revocations: broadcast::Sender::new(1024),
             }),
         })
     }
@@ -150,8 +155,27 @@ impl Store {
         &*self.inner.clock
     }
 
+    /// The time by which tokens expire.
+    pub fn wall(&self) -> watchfire_model::Timestamp {
+        self.inner.clock.wall()
+    }
+
     pub(crate) fn verified(&self) -> &secrets::Verified {
         &self.inner.verified
+    }
+
+    pub(crate) fn guesses(&self) -> &guesses::Guesses {
+        &self.inner.guesses
+    }
+
+    /// Who loses a credential or a token from now on.
+    pub fn revocations(&self) -> broadcast::Receiver<Revoked> {
+        self.inner.revocations.subscribe()
+    }
+
+    pub(crate) fn announce_revoked(&self, revoked: Revoked) {
+        // Nobody listens: nobody was let in.
+        let _ = self.inner.revocations.send(revoked);
     }
 
     pub(crate) fn bounds(&self) -> &Mutex<DeadLetterBounds> {

@@ -5,10 +5,10 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use watchfire_model::Timestamp;
 
-use crate::Store;
 use crate::db::{parsed, time, time_opt};
 use crate::error::StoreError;
 use crate::secrets::{Secret, digest, id_of, random_hex, same};
+use crate::{Revoked, Store};
 
 const PREFIX: &str = "wf";
 
@@ -163,12 +163,16 @@ impl Store {
 
     /// Takes a token away for good. Doing it again changes nothing.
     pub async fn revoke_token(&self, id: &str) -> Result<TokenRow, StoreError> {
-        sqlx::query_as("UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2 RETURNING *")
-            .bind(self.clock().wall().0)
-            .bind(id)
-            .fetch_optional(self.db().writer())
-            .await
-            .map_err(StoreError::sql("revoke a token"))?
-            .ok_or_else(|| StoreError::NotFound { what: "token", id: id.into() })
+        let row: TokenRow = sqlx::query_as(
+            "UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2 RETURNING *",
+        )
+        .bind(self.clock().wall().0)
+        .bind(id)
+        .fetch_optional(self.db().writer())
+        .await
+        .map_err(StoreError::sql("revoke a token"))?
+        .ok_or_else(|| StoreError::NotFound { what: "token", id: id.into() })?;
+        self.announce_revoked(Revoked::Token(row.name.clone()));
+        Ok(row)
     }
 }

@@ -5,8 +5,8 @@ use watchfire_model::{
     Actor, DeviceHandle, DeviceSpec, Digest, Epoch, PartitionId, Position, RuleSpec, Timestamp,
 };
 use watchfire_store::{
-    AuditFilter, AuditRow, DeadLetterBounds, DeadLetterFilter, DeviceFilter, ModuleRow, NewDeadLetter,
-    NewToken, Role, RuleState, RuleVersionRow, Store, StoreError,
+    AuditFilter, AuditRow, Checked, DeadLetterBounds, DeadLetterFilter, DeviceFilter, ModuleRow,
+    NewDeadLetter, NewToken, Revoked, Role, RuleState, RuleVersionRow, Store, StoreError,
 };
 
 const START: Timestamp = Timestamp(1_767_225_600_000_000);
@@ -272,4 +272,52 @@ async fn a_full_disk_is_an_error_and_passes() {
     store.limit_pages_for_tests(None).await;
     store.add_dead_letters(&letters).await.unwrap();
     assert_eq!(store.dead_letter_totals().await.unwrap().letters, 20);
+}
+
+#[tokio::test]
+async fn whoever_loses_a_credential_is_announced() {
+    let Place { store, folder: _folder, .. } = place().await;
+    let mut revoked = store.revocations();
+    let device = || Revoked::Device("a".into());
+    store.set_device_password("a", "first").await.unwrap();
+    assert!(revoked.try_recv().is_err(), "there was none before");
+    store.set_device_password("a", "second").await.unwrap();
+    assert_eq!(revoked.try_recv(), Ok(device()));
+    let (row, _) = store.create_device_token("a").await.unwrap();
+    assert!(store.remove_credential("a", &row.id).await.unwrap());
+    assert_eq!(revoked.try_recv(), Ok(device()));
+    assert!(!store.remove_credential("a", &row.id).await.unwrap());
+    assert!(revoked.try_recv().is_err());
+    store.delete_device("a", store.wall()).await.unwrap();
+    assert_eq!(revoked.try_recv(), Ok(device()));
+    let token = NewToken { name: "ops".into(), role: Role::Operator, by: "t".into(), expires_at: None };
+    let (row, _) = store.create_token(&token).await.unwrap();
+    store.revoke_token(&row.id).await.unwrap();
+    assert_eq!(revoked.try_recv(), Ok(Revoked::Token("ops".into())));
+}
+
+#[tokio::test]
+async fn guesses_from_one_address_do_not_keep_others_out() {
+    let Place { store, folder: _folder, .. } = place().await;
+    for device in ["a", "b"] {
+        store.set_device_password(device, "s3cret").await.unwrap();
+    }
+    let (evil, good) = (Some([10, 0, 0, 1].into()), Some([10, 0, 0, 2].into()));
+    let mut seen = Vec::new();
+    for i in 0..8 {
+        seen.push(store.check_device("a", &format!("guess {i}"), evil).await.unwrap());
+    }
+    assert_eq!(seen[..5], [Checked::Wrong; 5]);
+    assert_eq!(seen[6..], [Checked::Later; 2], "no hash for these");
+    assert_eq!(store.check_device("a", "s3cret", evil).await.unwrap(), Checked::Later);
+    // The device itself is let in from where it is, and from there on by the cache, whatever others do.
+    assert_eq!(store.check_device("a", "s3cret", good).await.unwrap(), Checked::Right);
+    assert_eq!(store.check_device("a", "s3cret", evil).await.unwrap(), Checked::Right);
+    assert_eq!(store.check_device("b", "s3cret", evil).await.unwrap(), Checked::Right);
+    // A check that nobody waits for any more is not in vain.
+    store.set_device_password("b", "other").await.unwrap();
+    let given_up =
+        tokio::time::timeout(std::time::Duration::from_millis(1), store.check_device("b", "other", good));
+    let _ = given_up.await;
+    assert_eq!(store.check_device("b", "other", good).await.unwrap(), Checked::Right);
 }
