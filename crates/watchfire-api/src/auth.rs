@@ -1,9 +1,5 @@
 //! Who asks, and what they may do.
 
-use std::net::{IpAddr, SocketAddr};
-
-use axum::extract::ConnectInfo;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 use watchfire_model::Actor;
@@ -85,65 +81,9 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
 }
 
-/// Whether the request comes from a program on this machine that nobody from outside steers: the peer is
-/// this machine, no proxy handed it on, and it names this machine as the host (a page in a browser that
-/// rebinds a name of its own to 127.0.0.1 names that) and as its origin, if it has one.
-pub(crate) fn is_local(parts: &Parts) -> bool {
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let Some(ConnectInfo(peer)) = peer else { return false };
-    if !peer.ip().to_canonical().is_loopback() {
-        return false;
-    }
-    let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
-    if proxied.iter().any(|name| parts.headers.contains_key(*name)) {
-        return false;
-    }
-    let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    // HTTP/2 carries the host in the address of the request.
-    let host = text(header::HOST).or(parts.uri.authority().map(|authority| authority.as_str()));
-    let origin = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
-    host.is_none_or(names_this_machine) && origin.is_none_or(names_this_machine)
-}
-
-fn names_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::Request;
-
-    fn check(peer: Option<&str>, headers: &[(&str, &str)], expected: bool) {
-        let mut request = Request::builder().uri("/api/v1/rules");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        if let Some(peer) = peer {
-            parts.extensions.insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
-        }
-        assert_eq!(is_local(&parts), expected, "{peer:?} {headers:?}");
-    }
-
-    #[test]
-    fn only_programs_on_this_machine_are_local() {
-        let here = Some("127.0.0.1:5000");
-        check(here, &[("host", "127.0.0.1:8080")], true);
-        check(Some("[::1]:5000"), &[("host", "[::1]:8080")], true);
-        check(Some("[::ffff:127.0.0.1]:5000"), &[("host", "localhost")], true);
-        check(here, &[("host", "localhost:8080"), ("origin", "http://localhost:8080")], true);
-        check(None, &[("host", "localhost")], false);
-        check(Some("10.0.0.1:5000"), &[("host", "localhost")], false);
-        check(here, &[("host", "localhost"), ("x-forwarded-for", "1.2.3.4")], false);
-        check(here, &[("host", "evil.example:8080")], false);
-        check(here, &[("host", "localhost"), ("origin", "https://evil.example")], false);
-        check(here, &[("host", "localhost"), ("origin", "null")], false);
-    }
 
     #[test]
     fn a_role_may_what_lesser_roles_may() {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
+
+use tokio::sync::broadcast;
 
 /// A future of a trait that is used as an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -134,8 +137,28 @@ pub enum Denied {
 /// Checks credentials. Slow hashes run off the network threads, and answers are cached: that is the
 /// implementation's part.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Who shows this credential. [`Credential::None`] is [`Principal::Anonymous`] where that is let in.
-    fn authenticate(&self, credential: Credential) -> BoxFuture<'_, Result<Principal, Denied>>;
+    /// Who shows this credential. [`Credential::None`] is [`Principal::Anonymous`] where that is let in. `from`: the
+    /// address of who shows it, so that guesses are bounded for each.
+    fn authenticate(
+        &self,
+        credential: Credential,
+        from: Option<IpAddr>,
+    ) -> BoxFuture<'_, Result<Principal, Denied>>;
+
+    /// What is taken back from now on: connections that were let in with it are closed. `None`: nothing ever is.
+    fn revocations(&self) -> Option<broadcast::Receiver<Revocation>> {
+        None
+    }
+}
+
+/// Something that somebody was let in with is no longer good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// One of this principal's credentials ([`Principal::name`]). Which of its connections came in with that one is
+    /// not kept: all are closed, and those with another come back.
+    Of(String),
+    /// It is not known whose.
+    Unknown,
 }
 
 /// Devices could not be registered.
@@ -161,7 +184,7 @@ pub trait Registrar: Send + Sync + 'static {
 pub struct AllowAnonymous;
 
 impl Authenticator for AllowAnonymous {
-    fn authenticate(&self, _: Credential) -> BoxFuture<'_, Result<Principal, Denied>> {
+    fn authenticate(&self, _: Credential, _: Option<IpAddr>) -> BoxFuture<'_, Result<Principal, Denied>> {
         Box::pin(async { Ok(Principal::Anonymous) })
     }
 }

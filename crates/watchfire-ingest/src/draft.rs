@@ -21,6 +21,16 @@ pub const REJECTED_LISTED: usize = 1000;
 /// The code of dead letters that wait for their device to be registered.
 pub const QUARANTINED: &str = "quarantined";
 
+/// Bytes whose decoding is short enough for a thread of the runtime that serves others: some hundred microseconds.
+const INLINE: usize = 128 * 1024;
+
+/// Does work on these bytes; where they are many, other tasks of this thread go on elsewhere meanwhile.
+pub(crate) fn beside_others<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let handle = tokio::runtime::Handle::try_current();
+    let several = handle.is_ok_and(|h| h.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    if bytes > INLINE && several { tokio::task::block_in_place(work) } else { work() }
+}
+
 /// What is said of items of unknown devices.
 pub(crate) enum UnknownAnswer {
     Collect,

@@ -14,7 +14,7 @@ use watchfire_model::{PartitionId, READINGS};
 use watchfire_telemetry::metrics;
 
 use crate::contract::{Principal, RegisterError, Registrar};
-use crate::draft::{Draft, UnknownAnswer};
+use crate::draft::{self, Draft, UnknownAnswer};
 pub use crate::draft::{QUARANTINED, REJECTED_LISTED};
 use crate::flight::Flight;
 use crate::repeats::{self, Repeats};
@@ -348,10 +348,12 @@ impl Intake {
         };
         let mut decoder = Decoder::new(context);
         let mut draft = Draft::default();
-        for payload in payloads {
-            let verdict = draft.payload(payload, source, &registries, &mut decoder, unknown);
-            draft.verdicts.push(verdict);
-        }
+        draft::beside_others(payloads.iter().map(|payload| payload.bytes.len()).sum(), || {
+            for payload in payloads {
+                let verdict = draft.payload(payload, source, &registries, &mut decoder, unknown);
+                draft.verdicts.push(verdict);
+            }
+        });
         if *principal != Principal::Anonymous {
             let sender = principal.name();
             draft.rejects.iter_mut().for_each(|letter| letter.reject.sender = Some(sender.clone()));

@@ -11,6 +11,8 @@ pub mod flight;
 pub mod http;
 pub mod intake;
 pub mod listen;
+pub mod local;
+pub mod mapping;
 pub mod mqtt;
 pub mod repeats;
 pub mod tls;

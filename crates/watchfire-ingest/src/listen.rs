@@ -1,8 +1,9 @@
 //! HTTP connections: HTTP/1.1 and HTTP/2 (by ALPN, or with prior knowledge), with or without TLS. Serves any axum
 //! router, that of the control API included.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,6 +31,8 @@ use crate::tls::ServerTls;
 pub struct ListenOptions {
     /// Connections in all.
     pub connections: usize,
+    /// Connections from one address; a proxy is one.
+    pub connections_per_address: usize,
     /// Seconds within which the TLS handshake, and then the headers of a request, must have come.
     pub header_seconds: u64,
     /// Requests that one HTTP/2 connection may have open.
@@ -40,7 +43,13 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { connections: 10_000, header_seconds: 10, streams: 200, drain_seconds: 10 }
+        Self {
+            connections: 10_000,
+            connections_per_address: 5000,
+            header_seconds: 10,
+            streams: 200,
+            drain_seconds: 10,
+        }
     }
 }
 
@@ -64,6 +73,7 @@ pub async fn serve(
         .keep_alive_timeout(Duration::from_secs(20));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS)));
+    let addresses = Arc::new(Addresses { most: options.connections_per_address, open: Mutex::default() });
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -82,12 +92,16 @@ pub async fn serve(
             refused("connections");
             continue;
         };
+        let Some(address) = addresses.admit(peer.ip()) else {
+            refused("connections-per-address");
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         let (router, builder, watcher, tls) =
             (router.clone(), builder.clone(), graceful.watcher(), tls.clone());
         let stop = stop.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let (_place, _address) = (place, address);
             // Who has sent nothing yet has nothing to lose when we stop.
             let begun = tokio::select! {
                 () = stop.cancelled() => return,
@@ -109,6 +123,41 @@ pub async fn serve(
     let drain = Duration::from_secs(options.drain_seconds);
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("HTTP requests were still open at the end of the drain");
+    }
+}
+
+/// Connections by address.
+struct Addresses {
+    most: usize,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection that is counted, until it is dropped.
+struct Admitted(Arc<Addresses>, IpAddr);
+
+impl Addresses {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
+        let mut open = self.lock();
+        let here = open.get(&address).copied().unwrap_or(0);
+        if here >= self.most {
+            return None;
+        }
+        open.insert(address, here + 1);
+        Some(Admitted(self.clone(), address))
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut open = self.0.lock();
+        match open.get_mut(&self.1) {
+            Some(here) if *here > 1 => *here -= 1,
+            _ => drop(open.remove(&self.1)),
+        }
     }
 }
 

@@ -1,33 +1,67 @@
 //! Who is there: credentials of devices and tokens of users, from the store. It hashes off the network
 //! threads and caches what it verified.
 
-use watchfire_ingest::contract::BoxFuture;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use watchfire_ingest::contract::{BoxFuture, Revocation};
 use watchfire_ingest::{Authenticator, Credential, Denied, Principal, Role};
-use watchfire_store::{Store, StoreError};
+use watchfire_model::Timestamp;
+use watchfire_store::{Checked, Revoked, Store, StoreError, TokenRow};
+
+/// How late a connection is closed whose token is over.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Checks credentials for one listener.
 pub struct StoreAuthenticator {
     store: Store,
     anonymous: bool,
+    /// Somebody closes connections when told to.
+    watched: AtomicBool,
+    expiring: Arc<Expiring>,
+}
+
+/// Tokens that somebody came in with, and when they are over.
+#[derive(Default)]
+struct Expiring(Mutex<BTreeSet<(Timestamp, String)>>);
+
+impl Expiring {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that are over by now.
+    fn over(&self, now: Timestamp) -> Vec<String> {
+        let mut all = self.lock();
+        let later = all.split_off(&(Timestamp(now.0 + 1), String::new()));
+        std::mem::replace(&mut *all, later).into_iter().map(|(_, name)| name).collect()
+    }
 }
 
 impl StoreAuthenticator {
     /// `anonymous`: who shows no credential is let in. A credential that is shown must be right either way.
     pub fn new(store: Store, anonymous: bool) -> Self {
-        Self { store, anonymous }
+        Self { store, anonymous, watched: AtomicBool::new(false), expiring: Arc::default() }
     }
 
-    async fn check(&self, credential: Credential) -> Result<Principal, Denied> {
+    async fn check(&self, credential: Credential, from: Option<IpAddr>) -> Result<Principal, Denied> {
         let found = match credential {
             Credential::None if self.anonymous => Some(Principal::Anonymous),
             Credential::None => None,
             Credential::Token(secret) => self.token(&secret).await?,
             Credential::Password { user, password } => {
-                if self.store.verify_device(&user, &password).await.map_err(unavailable)? {
-                    Some(Principal::Device(user))
-                } else {
+                match self.store.check_device(&user, &password, from).await.map_err(unavailable)? {
+                    Checked::Right => Some(Principal::Device(user)),
                     // A user of MQTT has no other place for a token than the password.
-                    self.user(&password).await?
+                    Checked::Wrong => self.user(&password).await?,
+                    Checked::Later => {
+                        return Err(Denied::Unavailable("too many wrong passwords came before".into()));
+                    }
                 }
             }
         };
@@ -44,13 +78,58 @@ impl StoreAuthenticator {
 
     async fn user(&self, secret: &str) -> Result<Option<Principal>, Denied> {
         let token = self.store.verify_token(secret).await.map_err(unavailable)?;
+        if let Some(TokenRow { name, expires_at: Some(time), .. }) = &token
+            && self.watched.load(Ordering::Relaxed)
+        {
+            self.expiring.lock().insert((*time, name.clone()));
+        }
         Ok(token.map(|token| Principal::User { name: token.name, role: role(token.role) }))
     }
 }
 
 impl Authenticator for StoreAuthenticator {
-    fn authenticate(&self, credential: Credential) -> BoxFuture<'_, Result<Principal, Denied>> {
-        Box::pin(self.check(credential))
+    fn authenticate(
+        &self,
+        credential: Credential,
+        from: Option<IpAddr>,
+    ) -> BoxFuture<'_, Result<Principal, Denied>> {
+        Box::pin(self.check(credential, from))
+    }
+
+    fn revocations(&self) -> Option<broadcast::Receiver<Revocation>> {
+        self.watched.store(true, Ordering::Relaxed);
+        let (sender, receiver) = broadcast::channel(1024);
+        tokio::spawn(tell(self.store.clone(), self.store.revocations(), self.expiring.clone(), sender));
+        Some(receiver)
+    }
+}
+
+/// Tells what was taken back, and what is over by time, until nobody listens.
+async fn tell(
+    store: Store,
+    mut revoked: broadcast::Receiver<Revoked>,
+    expiring: Arc<Expiring>,
+    sender: broadcast::Sender<Revocation>,
+) {
+    // The role is no part of the name.
+    let user = |name: String| Revocation::Of(Principal::User { name, role: Role::Viewer }.name());
+    loop {
+        let told = tokio::select! {
+            told = revoked.recv() => match told {
+                Ok(Revoked::Device(id)) => vec![Revocation::Of(Principal::Device(id).name())],
+                Ok(Revoked::Token(name)) => vec![user(name)],
+                Err(RecvError::Lagged(_)) => vec![Revocation::Unknown],
+                Err(RecvError::Closed) => return,
+            },
+            () = tokio::time::sleep(LATE) => expiring.over(store.wall()).into_iter().map(user).collect(),
+        };
+        // Nobody listens any more where there are no receivers.
+        if sender.receiver_count() == 0 {
+            return;
+        }
+        for revocation in told {
+            let _ = sender.send(revocation);
+        }
     }
 }
 
@@ -65,5 +144,22 @@ fn role(role: watchfire_store::Role) -> Role {
         watchfire_store::Role::Operator => Role::Operator,
         watchfire_store::Role::Author => Role::Author,
         watchfire_store::Role::Admin => Role::Admin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_over_when_their_time_is() {
+        let expiring = Expiring::default();
+        for (time, name) in [(10, "a"), (20, "b"), (20, "c")] {
+            expiring.lock().insert((Timestamp(time), name.into()));
+        }
+        assert_eq!(expiring.over(Timestamp(9)), Vec::<String>::new());
+        assert_eq!(expiring.over(Timestamp(10)), ["a"]);
+        assert_eq!(expiring.over(Timestamp(30)), ["b", "c"]);
+        assert!(expiring.lock().is_empty());
     }
 }

@@ -91,6 +91,8 @@ pub struct HttpConfig {
     pub unknown_devices: Option<UnknownDevices>,
     /// Bounds of uploads.
     pub limits: HttpOptions,
+    /// Paths of devices that exist already.
+    pub mapping: Vec<MappingConfig>,
     /// Bounds of connections.
     pub connections: ListenOptions,
 }
@@ -105,6 +107,7 @@ impl Default for HttpConfig {
             allow_anonymous_remote: false,
             unknown_devices: None,
             limits: HttpOptions::default(),
+            mapping: Vec::new(),
             connections: ListenOptions::default(),
         }
     }
@@ -285,7 +288,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Open(#[from] OpenListener),
     /// A mapping is no good.
-    #[error("[[mqtt.mapping]]")]
+    #[error("[[mqtt.mapping]] or [[http.mapping]]")]
     Mapping(#[from] MappingConfigError),
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
@@ -321,6 +324,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.notify().check()?;
         self.mappings()?;
+        self.http_mappings()?;
         let meant = self.http.allow_anonymous_remote;
         watchfire_ingest::check_listener("http", self.http.listen, self.http_authenticates(), meant)?;
         if self.mqtt.enabled {
@@ -358,6 +362,11 @@ impl Config {
     /// The mappings of topics.
     pub fn mappings(&self) -> Result<Vec<TopicMapping>, MappingConfigError> {
         self.mqtt.mapping.iter().map(TopicMapping::try_from).collect()
+    }
+
+    /// The mappings of paths.
+    pub fn http_mappings(&self) -> Result<Vec<TopicMapping>, MappingConfigError> {
+        self.http.mapping.iter().map(TopicMapping::try_from).collect()
     }
 
     /// Whether telemetry over HTTP needs a credential.

@@ -14,6 +14,7 @@ use watchfire_api::projector::Projector;
 use watchfire_api::{ApiOptions, Services};
 use watchfire_engine::{Engine, EngineOptions};
 use watchfire_host::{Host, HostOptions};
+use watchfire_ingest::http::HttpOptions;
 use watchfire_ingest::intake::{IntakeOptions, Source};
 use watchfire_ingest::mqtt::Broker;
 use watchfire_ingest::tls::ServerTls;
@@ -149,7 +150,6 @@ impl Server {
             let (listener, address) = bind("mqtt", config.mqtt.listen).await?;
             addresses.mqtt = Some(address);
             listeners.push(tokio::spawn(started.clone().serve(listener, None)));
-            listeners.push(tokio::spawn(started.clone().sweep()));
             if let (Some(listen), Some(tls)) = (config.mqtt.listen_tls, &config.mqtt.tls) {
                 let tls = ServerTls::load(tls.clone(), &[]).context("the certificate of MQTT")?;
                 let (listener, address) = bind("mqtt over TLS", listen).await?;
@@ -160,9 +160,14 @@ impl Server {
             broker = Some(started);
         }
         let authenticator = Arc::new(StoreAuthenticator::new(store.clone(), !config.http_authenticates()));
+        let limits = HttpOptions {
+            anonymous_remote: config.http.allow_anonymous_remote,
+            ..config.http.limits.clone()
+        };
         let ingest = watchfire_ingest::http::router(
-            config.http.limits.clone(),
+            limits,
             http_source.clone(),
+            config.http_mappings()?,
             intake.clone(),
             authenticator,
         );

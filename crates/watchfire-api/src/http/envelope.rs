@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument as _;
 
 use super::AppState;
-use crate::auth::{Anonymous, Caller, Denied, Role, bearer, is_local};
+use crate::auth::{Anonymous, Caller, Denied, Role, bearer};
 use crate::problem::Problem;
+use watchfire_ingest::local::is_local;
 
 /// The header that carries the id of a request, both ways.
 const REQUEST_ID: &str = "x-request-id";

@@ -1,20 +1,24 @@
 //! Telemetry over HTTP: `POST /ingest/v1/telemetry` and `POST /ingest/v1/devices/{device}/telemetry`.
 //!
 //! The answer 200 follows the durable append. Good items of an upload are taken whatever the others hold; which were
-//! not, and why, stands in the answer.
+//! not, and why, stands in the answer. Other addresses below `/ingest/v1/` are those of mappings: uploads of devices that
+//! exist already and know no other form.
 
 mod idempotency;
 mod problem;
+mod uploads;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Request, StatusCode, Uri, header};
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{any, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
@@ -27,8 +31,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use self::idempotency::{Answers, Before};
 pub use self::problem::Problem;
+use self::uploads::{Upload, Uploads};
 use crate::contract::{Authenticator, Credential, Denied, Principal};
 use crate::intake::{Content, Intake, Payload, RejectedItem, Source, SubmitError};
+use crate::local;
+use crate::mapping::AddressMapping;
+
+/// How long the check of a credential may take, as for MQTT.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// Bounds of telemetry over HTTP.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,38 +48,59 @@ pub struct HttpOptions {
     pub body_bytes: usize,
     /// Seconds within which an upload must have come.
     pub body_seconds: u64,
+    /// Bytes of all uploads that are being received or wait for the disk; one address may have half of them.
+    pub bytes_in_flight: usize,
     /// Uploads whose `Idempotency-Key` is remembered.
     pub idempotency_keys: usize,
     /// Rejected items that an answer lists, 1000 at most; all are counted, and all are dead letters.
     pub rejected_listed: usize,
+    /// Without a credential telemetry is taken from other machines too, and through proxies. It belongs to the
+    /// listener and not to the bounds that people set: `allow_anonymous_remote`.
+    #[serde(skip)]
+    pub anonymous_remote: bool,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { body_bytes: 8 << 20, body_seconds: 60, idempotency_keys: 10_000, rejected_listed: 1000 }
+        Self {
+            body_bytes: 8 << 20,
+            body_seconds: 60,
+            bytes_in_flight: 128 << 20,
+            idempotency_keys: 10_000,
+            rejected_listed: 1000,
+            anonymous_remote: false,
+        }
     }
 }
 
 struct Shared {
     options: HttpOptions,
     source: Source,
+    mappings: Vec<AddressMapping>,
     intake: Arc<Intake>,
     authenticator: Arc<dyn Authenticator>,
     answers: Answers,
+    uploads: Uploads,
 }
 
 /// The routes.
 pub fn router(
     options: HttpOptions,
     source: Source,
+    mappings: Vec<AddressMapping>,
     intake: Arc<Intake>,
     authenticator: Arc<dyn Authenticator>,
 ) -> Router {
     let answers = Answers::new(options.idempotency_keys);
-    let shared = Arc::new(Shared { options, source, intake, authenticator, answers });
+    let uploads = Uploads::new(options.bytes_in_flight);
+    let shared = Arc::new(Shared { options, source, mappings, intake, authenticator, answers, uploads });
     Router::new()
         .route("/ingest/v1/telemetry", post(events))
         .route("/ingest/v1/devices/{device}/telemetry", post(device))
+        .route("/ingest/v1/{*rest}", post(mapped))
+        .route("/ingest", any(nothing))
+        .route("/ingest/{*rest}", any(nothing))
+        .layer(axum::middleware::from_fn(problem::envelope))
         .with_state(shared)
 }
 
@@ -89,8 +120,17 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
+/// What an address says of the items of an upload.
+enum Address {
+    /// Each item names its device.
+    Events,
+    Device(String),
+    /// One of the mappings may know it.
+    Mapped(String),
+}
+
 async fn events(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response {
-    answer(&shared, None, request).await
+    answer(&shared, Address::Events, request).await
 }
 
 async fn device(
@@ -98,34 +138,66 @@ async fn device(
     Path(device): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    answer(&shared, Some(device), request).await
+    answer(&shared, Address::Device(device), request).await
 }
 
-async fn answer(shared: &Arc<Shared>, device: Option<String>, request: Request<Body>) -> Response {
-    let id = problem::request_id(request.headers());
-    match receive(shared, device, request).await {
-        Ok((status, body)) => (
-            status,
-            [(header::CONTENT_TYPE, "application/json".to_string()), (problem::REQUEST_ID, id)],
-            body,
-        )
-            .into_response(),
+async fn mapped(
+    State(shared): State<Arc<Shared>>,
+    Path(rest): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    answer(&shared, Address::Mapped(rest), request).await
+}
+
+async fn nothing() -> Problem {
+    no_such_address()
+}
+
+fn no_such_address() -> Problem {
+    let detail = "telemetry is taken at /ingest/v1/telemetry and /ingest/v1/devices/{device}/telemetry";
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+}
+
+async fn answer(shared: &Arc<Shared>, address: Address, request: Request<Body>) -> Response {
+    match receive(shared, address, request).await {
+        Ok((status, body)) => {
+            let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+            response.extensions_mut().insert(problem::Answered);
+            response
+        }
         Err(problem) => {
             let labels = [("source", shared.source.name.clone()), ("reason", problem.kind.into())];
             metrics().intake.refused.get_or_create(&labels).inc();
-            problem.with_request(id).into_response()
+            problem.into_response()
         }
     }
 }
 
+fn peer(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())
+}
+
 async fn receive(
     shared: &Arc<Shared>,
-    device: Option<String>,
+    address: Address,
     request: Request<Body>,
 ) -> Result<(StatusCode, Bytes), Problem> {
     let (parts, body) = request.into_parts();
-    let principal = authenticate(shared, &parts.headers).await?;
-    if let Some(device) = &device
+    let principal = authenticate(shared, &parts).await?;
+    let shape = match &address {
+        Address::Events => Shape::Event,
+        Address::Device(device) => Shape::Device(device),
+        Address::Mapped(rest) => {
+            let found = shared.mappings.iter().find_map(|mapping| mapping.shape(rest));
+            found.ok_or_else(no_such_address)?
+        }
+    };
+    let device = match shape {
+        Shape::Device(device) => Some(device),
+        Shape::Mapped { device, .. } => device,
+        Shape::Event => None,
+    };
+    if let Some(device) = device
         && !principal.may_send_for(device)
     {
         let detail = format!("{} may not send for device {device:?}", principal.name());
@@ -137,13 +209,17 @@ async fn receive(
     }
     let framing = framing(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
-    let bytes = collect(shared, &parts.headers, body).await?;
+    // Given back once it is answered.
+    let mut upload = shared.uploads.begin(peer(&parts));
+    let bytes = collect(shared, &parts.headers, body, &mut upload).await?;
     metrics()
         .intake
         .bytes
         .get_or_create(&[("source", shared.source.name.clone())])
         .inc_by(bytes.len() as u64);
-    let Some(key) = key else { return submit(shared, &principal, device, &parts.uri, &bytes, framing).await };
+    let content = Content::Items(shape, framing);
+    let payload = Payload { address: parts.uri.path(), bytes: &bytes, content };
+    let Some(key) = key else { return submit(shared, &principal, payload).await };
 
     // The same key with another body is another upload by mistake: it must not be taken for done.
     let key = xxh3_128(format!("{}\n{}\n{key}", principal.name(), parts.uri.path()).as_bytes());
@@ -161,7 +237,7 @@ async fn receive(
             "this Idempotency-Key was used with another body",
         )),
         Before::Nothing(begun) => {
-            let outcome = submit(shared, &principal, device, &parts.uri, &bytes, framing).await?;
+            let outcome = submit(shared, &principal, payload).await?;
             begun.answered(outcome.0, outcome.1.clone());
             Ok(outcome)
         }
@@ -171,13 +247,8 @@ async fn receive(
 async fn submit(
     shared: &Shared,
     principal: &Principal,
-    device: Option<String>,
-    uri: &Uri,
-    bytes: &[u8],
-    framing: Framing,
+    payload: Payload<'_>,
 ) -> Result<(StatusCode, Bytes), Problem> {
-    let shape = device.as_deref().map_or(Shape::Event, Shape::Device);
-    let payload = Payload { address: uri.path(), bytes, content: Content::Items(shape, framing) };
     let mut submitted =
         shared.intake.submit(&shared.source, principal, &[payload]).await.map_err(|e| unavailable(&e))?;
     submitted.durable().await.map_err(|error| unavailable(&error.into()))?;
@@ -209,9 +280,9 @@ fn unavailable(error: &SubmitError) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail).retry_after(Duration::from_secs(seconds))
 }
 
-async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<Principal, Problem> {
+async fn authenticate(shared: &Shared, parts: &Parts) -> Result<Principal, Problem> {
     let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-    let credential = match headers.get(header::AUTHORIZATION) {
+    let credential = match parts.headers.get(header::AUTHORIZATION) {
         None => Credential::None,
         Some(value) => {
             let text = value.to_str().map_err(|_| unauthorized("the Authorization header is no text"))?;
@@ -226,7 +297,10 @@ async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<Principal,
         }
     };
     let shown = credential != Credential::None;
-    match shared.authenticator.authenticate(credential).await {
+    let checking = shared.authenticator.authenticate(credential, peer(parts));
+    let checked = tokio::time::timeout(CHECK, checking).await;
+    match checked.unwrap_or_else(|_| Err(Denied::Unavailable("it took too long".into()))) {
+        Ok(Principal::Anonymous) => anonymous(shared, parts),
         Ok(principal) => Ok(principal),
         Err(Denied::NotAccepted) if shown => Err(unauthorized("the credential was not accepted")),
         Err(Denied::NotAccepted) => {
@@ -239,6 +313,21 @@ async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<Principal,
                 .retry_after(Duration::from_secs(5)))
         }
     }
+}
+
+/// A listener on loopback takes what comes without a credential from whoever uses this machine: not from a web page that
+/// a browser here shows, and not from whom a proxy here lets through.
+fn anonymous(shared: &Shared, parts: &Parts) -> Result<Principal, Problem> {
+    let welcome = match shared.options.anonymous_remote {
+        true => !local::is_cross_site(parts),
+        false => local::is_local(parts) && !local::is_cross_site(parts),
+    };
+    if welcome {
+        return Ok(Principal::Anonymous);
+    }
+    let detail = "without a credential, telemetry is taken from programs on this machine alone: not through a proxy, \
+                  under another name, or from a web page of another origin";
+    Err(Problem::new(StatusCode::FORBIDDEN, "not-local", detail))
 }
 
 fn basic(text: &str) -> Option<Credential> {
@@ -280,7 +369,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 }
 
 /// Reads the body; a larger one is refused as soon as that is known.
-async fn collect(shared: &Shared, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
+async fn collect(
+    shared: &Shared,
+    headers: &HeaderMap,
+    mut body: Body,
+    upload: &mut Upload<'_>,
+) -> Result<Bytes, Problem> {
     let most = shared.options.body_bytes;
     let too_large = || {
         let detail = format!("an upload may have {most} bytes; send it in parts");
@@ -298,6 +392,11 @@ async fn collect(shared: &Shared, headers: &HeaderMap, mut body: Body) -> Result
             if let Ok(data) = frame.map_err(broken)?.into_data() {
                 if bytes.len() + data.len() > most {
                     return Err(too_large());
+                }
+                if !upload.grow(data.len()) {
+                    let detail = "too many uploads are on their way; send this one again";
+                    return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "uploads", detail)
+                        .retry_after(Duration::from_secs(1)));
                 }
                 bytes.extend_from_slice(&data);
             }

@@ -8,22 +8,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
-use rumqttd::Notification;
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
-use rumqttd::protocol::{LastWill, Packet, Protocol, PubAck, PubAckReason, QoS};
+use rumqttd::protocol::{Packet, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use watchfire_decode::code;
 use watchfire_log::AppendError;
 use watchfire_telemetry::metrics;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::connect::{self, Hello, Refused};
-use super::fanout::Link;
+use super::fanout::Attached;
+use super::ledger::Publisher;
 use super::packet::{self, Broken, Frame, Publish, reason};
 use super::topic::{self, Route};
-use super::{Broker, Live};
+use super::{Broker, Live, subscriber};
 use crate::contract::{Denied, Principal};
 use crate::flight::Flight;
 use crate::intake::{Content, Payload, SubmitError, Verdict};
@@ -37,13 +36,8 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Appends of one connection on their way.
 const FLIGHTS: usize = 64;
 
-/// The name under which the router knows a session: no part of it comes from outside unhashed.
-pub(crate) fn router_id(key: &str) -> String {
-    format!("{:032x}", xxh3_128(key.as_bytes()))
-}
-
 /// How a connection ends.
-enum End {
+pub(super) enum End {
     /// The client said goodbye. Its will is not published.
     Disconnected,
     /// It did so, and wants its will published.
@@ -74,26 +68,25 @@ struct Ack {
     text: Option<String>,
 }
 
-struct Connection<'b> {
-    broker: &'b Broker,
-    v5: bool,
+pub(super) struct Connection<'b> {
+    pub(super) broker: &'b Broker,
+    pub(super) v5: bool,
     reasons: bool,
-    principal: Principal,
-    key: String,
-    clean: bool,
-    /// The session was there before: where it ends with this connection, the router has to forget it.
-    resumed: bool,
-    link: Option<Link>,
-    /// Messages of QoS 1 to the client: packet id, and whether it was acknowledged. The router wants
-    /// acknowledgements in the order in which it sent; clients may give them in any.
-    sent: VecDeque<(u16, bool)>,
-    receive_maximum: usize,
-    packet_bytes: usize,
-    filters: Vec<String>,
-    heard: usize,
+    pub(super) principal: Principal,
+    pub(super) key: String,
+    /// How long its session is kept once it is away.
+    pub(super) expiry: Duration,
+    /// There from the first subscription on: who only sends needs none.
+    pub(super) session: Option<Attached>,
+    /// As what its messages for subscribers are counted.
+    pub(super) publisher: Publisher,
+    /// Messages of QoS 1 that it takes at once.
+    pub(super) receive_maximum: usize,
+    /// Bytes of the largest packet that it takes.
+    pub(super) packet_bytes: usize,
     pending: VecDeque<Pending>,
     unacknowledged: usize,
-    out: BytesMut,
+    pub(super) out: BytesMut,
 }
 
 pub(crate) async fn run<S>(broker: &Arc<Broker>, mut stream: S, peer: SocketAddr, deadline: Instant)
@@ -107,8 +100,9 @@ where
             read.unwrap_or(Err(Refused::Silent("connect-timeout")))
         }
     };
-    let (hello, principal) = match hello {
-        Ok(hello) => match authenticate(broker, &hello).await {
+    let revocations = broker.revocations();
+    let (mut hello, principal) = match hello {
+        Ok(hello) => match authenticate(broker, &hello, peer).await {
             Ok(principal) => (hello, principal),
             Err(refused) => return refuse(broker, &mut stream, peer, refused).await,
         },
@@ -122,27 +116,29 @@ where
             return refuse(broker, &mut stream, peer, refused).await;
         }
     };
-    let mut leaving = Leaving { broker, key: key.clone(), live: live.clone(), expiry: 0 };
+    let leaving = Leaving { broker, key: key.clone(), live: live.clone() };
+    // What was revoked while the credential was checked did not find this connection in the table yet.
+    if broker.revocations() != revocations
+        && let Err(refused) = authenticate(broker, &hello, peer).await
+    {
+        return refuse(broker, &mut stream, peer, refused).await;
+    }
     let mut connection = Connection {
         broker,
         v5: hello.v5,
         reasons: hello.reasons,
+        publisher: broker.publisher(&principal, &key),
         principal,
         key,
-        clean: true,
-        resumed: false,
-        link: None,
-        sent: VecDeque::new(),
+        expiry: Duration::ZERO,
+        session: None,
         receive_maximum: usize::from(hello.receive_maximum).min(100),
         packet_bytes: hello.packet_bytes,
-        filters: Vec::new(),
-        heard: 0,
         pending: VecDeque::new(),
         unacknowledged: 0,
         out: BytesMut::with_capacity(1024),
     };
-    let mut hello = hello;
-    let session_present = connection.open_session(&mut hello).await;
+    let session_present = connection.open_session(&mut hello);
     connect::accept(&mut connection.out, &hello, session_present, &broker.options);
     let end = connection.serve(&mut stream, &mut buffer, &hello, &live).await;
     if let End::Ours(code, why) = end {
@@ -154,9 +150,9 @@ where
     }
     // What was acknowledged last may still get through; if not, it is sent again and known as a repeat.
     let _ = connection.flush(&mut stream).await;
-    // Who never subscribed has no session in the router: there is nothing to keep.
-    leaving.expiry = if connection.clean || connection.link.is_none() { 0 } else { hello.expiry };
-    connection.finish(&end, hello.will.take()).await;
+    connection.finish(&end, hello.will.take());
+    // Whoever takes over finds the session as this connection left it.
+    drop(connection);
     drop(leaving);
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await;
 }
@@ -166,17 +162,16 @@ struct Leaving<'b> {
     broker: &'b Broker,
     key: String,
     live: Live,
-    expiry: u32,
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.broker.leave(&self.key, &self.live, self.expiry);
+        self.broker.leave(&self.key, &self.live);
     }
 }
 
-async fn authenticate(broker: &Broker, hello: &Hello) -> Result<Principal, Refused> {
-    let checking = broker.authenticator.authenticate(hello.credential.clone());
+async fn authenticate(broker: &Broker, hello: &Hello, peer: SocketAddr) -> Result<Principal, Refused> {
+    let checking = broker.authenticator.authenticate(hello.credential.clone(), Some(peer.ip()));
     let told = |code, why| Refused::Told { v5: hello.v5, code, why };
     match tokio::time::timeout(Duration::from_secs(10), checking).await {
         Ok(Ok(principal)) => Ok(principal),
@@ -215,57 +210,7 @@ fn poll_landed(pending: &VecDeque<Pending>, context: &Context<'_>) -> Poll<Resul
     Poll::Ready(Ok(()))
 }
 
-async fn next_notification(link: &mut Option<Link>) -> Option<Notification> {
-    match link {
-        // An empty answer is a wake-up without news.
-        Some(link) => loop {
-            match link.receiver.next().await {
-                Ok(Some(notification)) => return Some(notification),
-                Ok(None) => {}
-                Err(_) => return None,
-            }
-        },
-        None => std::future::pending().await,
-    }
-}
-
 impl Connection<'_> {
-    /// Finds the session that the client wants to go on with, or begins one. Clients that only send need no link to
-    /// the router before they subscribe.
-    async fn open_session(&mut self, hello: &mut Hello) -> bool {
-        let (kept, room) = {
-            let mut table = self.broker.table();
-            let kept = table.kept.remove(&self.key);
-            (kept, table.kept.len() < self.broker.options.sessions)
-        };
-        let alive = kept.is_some_and(|until| until > std::time::Instant::now()) && !hello.clean;
-        if kept.is_some() && !alive {
-            self.forget_session().await;
-        }
-        if !room {
-            // As many sessions as there may be: this one ends with its connection, and the client is told.
-            hello.expiry = 0;
-        }
-        self.clean = hello.expiry == 0;
-        if !alive {
-            return false;
-        }
-        self.open_link(false).await;
-        self.resumed = true;
-        self.link.as_ref().is_some_and(|link| link.session_present)
-    }
-
-    /// A link that begins clean takes what the router kept with it.
-    async fn forget_session(&mut self) {
-        if let Some(link) = self.broker.fanout.open(router_id(&self.key), true).await {
-            self.broker.fanout.close(link.id).await;
-        }
-    }
-
-    async fn open_link(&mut self, clean: bool) {
-        self.link = self.broker.fanout.open(router_id(&self.key), clean).await;
-    }
-
     async fn serve<S>(&mut self, stream: &mut S, buffer: &mut BytesMut, hello: &Hello, live: &Live) -> End
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -309,7 +254,6 @@ impl Connection<'_> {
             }
             let room = self.room();
             let reading = !fresh && retry.is_none() && room;
-            let forwarding = self.sent.len() < self.receive_maximum;
             tokio::select! {
                 biased;
                 () = broker.stop.cancelled() => {
@@ -317,6 +261,9 @@ impl Connection<'_> {
                 }
                 () = live.evict.cancelled() => {
                     return End::Ours(reason::TAKEN_OVER, "taken-over");
+                }
+                () = live.revoked.cancelled() => {
+                    return End::Ours(reason::NOT_AUTHORIZED, "revoked");
                 }
                 landed = poll_fn(|context| poll_landed(&self.pending, context)), if !self.pending.is_empty() => {
                     if let Err(end) = self.landed(landed) {
@@ -337,15 +284,7 @@ impl Connection<'_> {
                         }
                     }
                 },
-                notification = next_notification(&mut self.link), if forwarding => {
-                    // The router ended the link, or died: the client connects and subscribes again.
-                    let Some(notification) = notification else {
-                        return End::Ours(reason::UNSPECIFIED, "router");
-                    };
-                    if let Err(end) = self.forward(notification).await {
-                        return end;
-                    }
-                }
+                outgoing = subscriber::next(&self.session, self.receive_maximum) => self.forward(outgoing),
                 () = &mut alarm => {
                     if !patience.is_zero() && reading && last_read.elapsed() >= patience {
                         return End::Ours(reason::KEEP_ALIVE, "keep-alive");
@@ -437,7 +376,7 @@ impl Connection<'_> {
                 }
                 Some(frame) => {
                     let bytes = buffer.split_to(frame.total);
-                    self.control(frame, bytes).await?;
+                    self.control(frame, bytes)?;
                 }
             }
         }
@@ -494,19 +433,23 @@ impl Connection<'_> {
         metrics().intake.bytes.get_or_create(&[("source", broker.source.name.clone())]).inc_by(used as u64);
         let mut pending = Pending { flights, acks: Vec::with_capacity(promised), unpromised: 0 };
         let heard = broker.fanout.is_heard();
+        let own = self.session.as_ref().map(|attached| attached.session.id);
         let mut outcomes = payloads.iter().zip(&verdicts);
         for (message, intake) in &messages {
             let (code, text) = if *intake {
                 let Some((payload, verdict)) = outcomes.next() else { continue };
                 if heard && verdict.accepted > 0 && !matches!(payload.content, Content::Refused { .. }) {
                     // Nobody was promised a copy: where too many wait, this one is given up and counted.
-                    let _ = broker.fanout.publish(message.topic, message.payload, false);
+                    let (topic, payload) = (message.topic, message.payload);
+                    let _ = broker.fanout.publish(&self.publisher, own, topic, payload, message.qos, false);
                 }
                 pending.unpromised += if message.qos == 0 { u64::from(verdict.accepted) } else { 0 };
                 self.answer(verdict)
             } else {
-                match broker.fanout.publish(message.topic, message.payload, message.retain) {
+                let Publish { topic, payload, qos, retain, .. } = *message;
+                match broker.fanout.publish(&self.publisher, own, topic, payload, qos, retain) {
                     Ok(()) => (reason::SUCCESS, None),
+                    // MQTT 3.1.1 has no word for it: there, the counter alone tells.
                     Err(_) => (reason::QUOTA, None),
                 }
             };
@@ -534,20 +477,22 @@ impl Connection<'_> {
         (code, text)
     }
 
-    async fn control(&mut self, frame: Frame, mut bytes: BytesMut) -> Result<(), End> {
+    fn control(&mut self, frame: Frame, mut bytes: BytesMut) -> Result<(), End> {
         match frame.kind {
             packet::PINGREQ => self.out.put_slice(&[0xd0, 0]),
             packet::PUBACK => {
                 let id = packet::packet_id(frame, &bytes).ok_or(Broken(reason::MALFORMED, "malformed"))?;
-                self.acknowledged(id).await;
+                if let Some(Attached { session, .. }) = &self.session {
+                    session.acknowledge(id);
+                }
             }
             packet::SUBSCRIBE | packet::UNSUBSCRIBE => {
                 let most = self.broker.options.packet_bytes;
                 let packet =
                     if self.v5 { V5.read_mut(&mut bytes, most) } else { V4.read_mut(&mut bytes, most) };
                 match packet {
-                    Ok(Packet::Subscribe(subscribe, _)) => self.subscribe(subscribe).await?,
-                    Ok(Packet::Unsubscribe(unsubscribe, _)) => self.unsubscribe(unsubscribe).await?,
+                    Ok(Packet::Subscribe(subscribe, _)) => self.subscribe(subscribe)?,
+                    Ok(Packet::Unsubscribe(unsubscribe, _)) => self.unsubscribe(unsubscribe),
                     _ => return Err(Broken(reason::MALFORMED, "malformed").into()),
                 }
             }
@@ -563,153 +508,6 @@ impl Connection<'_> {
             _ => return Err(Broken(reason::PROTOCOL_ERROR, "unexpected-packet").into()),
         }
         Ok(())
-    }
-
-    async fn subscribe(&mut self, mut subscribe: rumqttd::protocol::Subscribe) -> Result<(), End> {
-        if subscribe.pkid == 0 {
-            return Err(Broken(reason::PROTOCOL_ERROR, "malformed").into());
-        }
-        let mut codes = Vec::with_capacity(subscribe.filters.len());
-        subscribe.filters.retain_mut(|filter| {
-            if filter.qos == QoS::ExactlyOnce {
-                filter.qos = QoS::AtLeastOnce;
-            }
-            let known = self.filters.contains(&filter.path);
-            let code = if filter.path.starts_with("$share") {
-                reason::SHARED
-            } else if !topic::is_filter(&filter.path) {
-                reason::FILTER_INVALID
-            } else if !topic::may_subscribe(&self.principal, &filter.path) {
-                reason::NOT_AUTHORIZED
-            } else if !known && self.filters.len() >= self.broker.options.subscriptions {
-                reason::QUOTA
-            } else {
-                filter.qos as u8
-            };
-            codes.push(code);
-            if code > 2 {
-                self.broker.refused("filter");
-                return false;
-            }
-            if !known {
-                if topic::hears_telemetry(&filter.path) {
-                    self.heard += 1;
-                    self.broker.fanout.add_hearers(1);
-                }
-                self.filters.push(filter.path.clone());
-            }
-            true
-        });
-        let packet_id = subscribe.pkid;
-        if !subscribe.filters.is_empty() {
-            if self.link.is_none() {
-                self.open_link(self.clean).await;
-            }
-            match &self.link {
-                Some(link) => self.broker.fanout.send(link.id, Packet::Subscribe(subscribe, None)).await,
-                None => codes.iter_mut().for_each(|code| *code = (*code).max(reason::UNSPECIFIED)),
-            }
-        }
-        packet::write_suback(&mut self.out, self.v5, packet::SUBSCRIBE, packet_id, &codes);
-        Ok(())
-    }
-
-    async fn unsubscribe(&mut self, mut unsubscribe: rumqttd::protocol::Unsubscribe) -> Result<(), End> {
-        let mut codes = Vec::with_capacity(unsubscribe.filters.len());
-        unsubscribe.filters.retain(|filter| {
-            let known = self.filters.iter().position(|known| known == filter);
-            if let Some(at) = known {
-                self.filters.swap_remove(at);
-                if topic::hears_telemetry(filter) {
-                    self.heard -= 1;
-                    self.broker.fanout.remove_hearers(1);
-                }
-            }
-            codes.push(if known.is_some() { reason::SUCCESS } else { 0x11 });
-            // A session that was gone on with has filters that this connection does not know of.
-            topic::is_filter(filter) && !filter.starts_with("$share")
-        });
-        let packet_id = unsubscribe.pkid;
-        if let Some(link) = &self.link
-            && !unsubscribe.filters.is_empty()
-        {
-            self.broker.fanout.send(link.id, Packet::Unsubscribe(unsubscribe, None)).await;
-        }
-        packet::write_suback(&mut self.out, self.v5, packet::UNSUBSCRIBE, packet_id, &codes);
-        Ok(())
-    }
-
-    /// Writes what the router has for the client.
-    async fn forward(&mut self, notification: Notification) -> Result<(), End> {
-        if matches!(notification, Notification::Unschedule) {
-            // It pauses a link that has not read for long: without this it would never go on.
-            if let Some(link) = &self.link {
-                link.receiver.wake().await.map_err(|_| End::Ours(reason::UNSPECIFIED, "router"))?;
-            }
-            return Ok(());
-        }
-        let (publish, properties) = match Option::<Packet>::from(notification) {
-            Some(Packet::Publish(publish, properties)) => (publish, properties),
-            Some(Packet::Disconnect(..)) => return Err(End::Ours(reason::UNSPECIFIED, "router")),
-            // Acknowledgements of what we sent: the client has had its own.
-            _ => return Ok(()),
-        };
-        let start = self.out.len();
-        let packet = Packet::Publish(publish, if self.v5 { properties } else { None });
-        let written = if self.v5 { V5.write(packet, &mut self.out) } else { V4.write(packet, &mut self.out) };
-        let frame = packet::frame(&self.out[start..], usize::MAX).ok().flatten();
-        let (Ok(_), Some(frame)) = (written, frame) else {
-            self.out.truncate(start);
-            return Ok(());
-        };
-        let message = packet::publish(frame, &self.out[start..], self.v5);
-        let (qos, id) = message.map_or((0, 0), |message| (message.qos, message.packet_id));
-        if qos > 0 {
-            self.sent.push_back((id, false));
-        }
-        if frame.total > self.packet_bytes {
-            // It said that it takes none so large: for it, this message does not exist (section 3.1.2.11.4).
-            self.out.truncate(start);
-            metrics().intake.fanout_lost.inc();
-            if qos > 0 {
-                self.acknowledged(id).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn acknowledged(&mut self, id: u16) {
-        if let Some(sent) = self.sent.iter_mut().find(|(sent, acknowledged)| *sent == id && !acknowledged) {
-            sent.1 = true;
-        }
-        while let Some(&(id, true)) = self.sent.front() {
-            self.sent.pop_front();
-            if let Some(link) = &self.link {
-                let ack = PubAck { pkid: id, reason: PubAckReason::Success };
-                self.broker.fanout.send(link.id, Packet::PubAck(ack, None)).await;
-            }
-        }
-    }
-
-    /// The will is published and the link given back.
-    async fn finish(&mut self, end: &End, will: Option<LastWill>) {
-        self.broker.fanout.remove_hearers(self.heard);
-        self.heard = 0;
-        let unexpected = !matches!(end, End::Disconnected);
-        if let Some(will) = will.filter(|_| unexpected)
-            && let Ok(topic) = std::str::from_utf8(&will.topic)
-            && topic::is_topic(topic)
-            && matches!(topic::route(&self.principal, &self.broker.mappings, topic), Route::Fanout)
-        {
-            // Where too many messages wait, it is given up and counted.
-            let _ = self.broker.fanout.publish(topic, &will.message, will.retain);
-        }
-        if let Some(link) = self.link.take() {
-            self.broker.fanout.close(link.id).await;
-            if self.resumed && self.clean {
-                self.forget_session().await;
-            }
-        }
     }
 }
 

@@ -1,235 +1,326 @@
-//! Messages for subscribers: rumqttd's router, behind one thread of our own.
+//! Messages for subscribers: who hears what, what is retained, and the sessions of those who are away.
 //!
-//! Building and feeding a link of the router blocks, so one thread does it for all connections, in the order in which
-//! they asked; that order also makes a subscription effective before anything that its client publishes later. The
-//! router is not needed for telemetry: where it dies, subscribers are disconnected and it is started anew.
+//! A message goes from the task of its publisher into the [`Session`]s that hear it, and leaves nothing behind where
+//! nobody does. Everything that stays is bounded, and so is the part of it that one publisher can take
+//! ([`Ledger`], [`Retained`]): no device can take from others what it does not use itself.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
-use rumqttd::protocol::{Disconnect, DisconnectReasonCode, Packet, Publish};
-use rumqttd::{Notification, Router, RouterConfig};
-use tokio::sync::{mpsc, oneshot};
+use rumqttd::protocol::{Filter, RetainForwardRule};
 use watchfire_telemetry::metrics;
-use xxhash_rust::xxh3::xxh3_64;
 
-/// Messages that wait for the router. More are given up: nobody was promised them.
-const QUEUE: usize = 16_384;
-/// Different topics in the router's life: it remembers each for ever.
-const TOPICS: usize = 200_000;
+use super::ledger::{Ledger, Publisher};
+use super::retained::Retained;
+use super::session::{Delivery, Session};
+use super::topic;
+use super::tree::{Grant, Hearer, Tree};
 
-/// A connection's link.
-pub(crate) struct Link {
-    pub(crate) id: u64,
-    pub(crate) receiver: LinkRx,
-    /// The router knew a session of this client.
-    pub(crate) session_present: bool,
-}
+/// Filters of all sessions together: each takes some hundred bytes.
+const FILTERS: usize = 1_000_000;
 
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a box for each packet costs more than the queue's empty places"
-)]
-enum Command {
-    Open { client: String, clean: bool, answer: oneshot::Sender<Option<Link>> },
-    Send { link: u64, packet: Packet },
-    Close { link: u64 },
-    Publish { topic: Bytes, payload: Bytes, retain: bool },
+/// Bounds of what is kept for subscribers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes of messages that wait for somebody or are retained; half of them may be retained.
+    pub(crate) bytes: usize,
+    /// Sessions of clients that are away.
+    pub(crate) sessions: usize,
+    /// The same of one owner.
+    pub(crate) sessions_each: usize,
 }
 
 /// The way to subscribers.
 #[derive(Clone)]
-pub struct Fanout {
-    commands: mpsc::Sender<Command>,
-    hearers: Arc<AtomicUsize>,
+pub(crate) struct Fanout(Arc<Shared>);
+
+struct Shared {
+    bounds: Bounds,
+    ledger: Arc<Ledger>,
+    /// Filters that match more than commands.
+    hearing: AtomicUsize,
+    /// Never held across an await. A subscription and what is retained change under one lock, so that a subscriber
+    /// hears a retained message once: either as it comes, or with its subscription.
+    state: RwLock<State>,
 }
 
-impl std::fmt::Debug for Fanout {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fanout").field("hearers", &self.hearers).finish_non_exhaustive()
+struct State {
+    tree: Tree,
+    retained: Retained,
+    sessions: HashMap<Box<str>, Arc<Session>>,
+    next: u64,
+    /// Sessions of clients that are away, in all and by owner.
+    away: usize,
+    away_by: HashMap<Arc<str>, usize>,
+}
+
+/// A session that a connection has. Dropped, the client is away.
+pub(crate) struct Attached {
+    pub(crate) session: Arc<Session>,
+    fanout: Fanout,
+    /// How long the session is kept then.
+    pub(crate) expiry: Duration,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.fanout.leave(&self.session, self.expiry);
     }
 }
 
-/// The message was not taken: too many wait, or there are too many topics.
+/// The message was not taken: there is no room for it.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("too many messages wait for subscribers")]
+#[error("too many messages are held for subscribers")]
 pub struct FanoutFull;
 
+/// There are as many filters as there may be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooManyFilters;
+
 impl Fanout {
-    /// Starts the router and the thread before it.
-    pub fn start(links: usize) -> std::io::Result<Self> {
-        let (commands, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name("mqtt-fanout".into()).spawn(move || Hub::new(links).run(queue))?;
-        Ok(Self { commands, hearers: Arc::default() })
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let state = State {
+            tree: Tree::default(),
+            retained: Retained::new(bounds.bytes / 2),
+            sessions: HashMap::new(),
+            next: 0,
+            away: 0,
+            away_by: HashMap::new(),
+        };
+        Self(Arc::new(Shared {
+            bounds,
+            ledger: Ledger::new(bounds.bytes),
+            hearing: AtomicUsize::new(0),
+            state: RwLock::new(state),
+        }))
     }
 
-    /// Publishes a message to whoever subscribed. The topic must be well-formed.
-    pub fn publish(&self, topic: &str, payload: &[u8], retain: bool) -> Result<(), FanoutFull> {
-        let topic = Bytes::copy_from_slice(topic.as_bytes());
-        let payload = Bytes::copy_from_slice(payload);
-        self.commands.try_send(Command::Publish { topic, payload, retain }).map_err(|_| {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anybody subscribed to more than commands, away or not.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.0.hearing.load(Ordering::Relaxed) > 0
+    }
+
+    /// Publishes a message to whoever subscribed. The topic must be well-formed. `own`: the session of the publisher.
+    pub(crate) fn publish(
+        &self,
+        from: &Publisher,
+        own: Option<u64>,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        retain: bool,
+    ) -> Result<(), FanoutFull> {
+        let lost = |_| {
             metrics().intake.fanout_lost.inc();
             FanoutFull
-        })
-    }
-
-    /// Whether anybody subscribed to more than commands.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.hearers.load(Ordering::Relaxed) > 0
-    }
-
-    pub(crate) fn add_hearers(&self, count: usize) {
-        self.hearers.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub(crate) fn remove_hearers(&self, count: usize) {
-        self.hearers.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    pub(crate) async fn open(&self, client: String, clean: bool) -> Option<Link> {
-        let (answer, answered) = oneshot::channel();
-        self.commands.send(Command::Open { client, clean, answer }).await.ok()?;
-        answered.await.ok()?
-    }
-
-    pub(crate) async fn send(&self, link: u64, packet: Packet) {
-        // A closed queue: the process ends.
-        let _ = self.commands.send(Command::Send { link, packet }).await;
-    }
-
-    pub(crate) async fn close(&self, link: u64) {
-        let _ = self.commands.send(Command::Close { link }).await;
-    }
-}
-
-type Connect = Box<dyn Fn(&str, bool) -> Result<(LinkTx, LinkRx, Notification), LinkError>>;
-
-struct Hub {
-    links_allowed: usize,
-    connect: Connect,
-    /// The link over which everything is published; `None`: the router has to be started anew.
-    own: Option<(LinkTx, LinkRx)>,
-    links: HashMap<u64, LinkTx>,
-    next: u64,
-    topics: HashSet<u64>,
-}
-
-impl Hub {
-    fn new(links_allowed: usize) -> Self {
-        let (connect, own) = start_router(links_allowed);
-        Self { links_allowed, connect, own, links: HashMap::new(), next: 0, topics: HashSet::new() }
-    }
-
-    fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        while let Some(command) = queue.blocking_recv() {
-            match command {
-                Command::Open { client, clean, answer } => {
-                    let opened = self.open(&client, clean);
-                    if let Err(Some(lost)) = answer.send(opened) {
-                        self.close(lost.id);
-                    }
-                }
-                Command::Send { link, packet } => {
-                    let sent = self.links.get_mut(&link).map(|tx| send(tx, packet));
-                    if sent == Some(false) {
-                        self.restart();
-                    }
-                }
-                Command::Close { link } => self.close(link),
-                Command::Publish { topic, payload, retain } => self.publish(topic, payload, retain),
-            }
+        };
+        if retain {
+            self.publish_retained(from, own, topic, payload, qos).map_err(lost)
+        } else {
+            let hearers = self.read().tree.hearers(topic);
+            self.hand_out(from, own, topic, payload, qos, hearers, None).map_err(lost)
         }
     }
 
-    fn open(&mut self, client: &str, clean: bool) -> Option<Link> {
-        if self.own.is_none() {
-            self.restart();
+    fn publish_retained(
+        &self,
+        from: &Publisher,
+        own: Option<u64>,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+    ) -> Result<(), FanoutFull> {
+        let mut state = self.write();
+        let hearers = state.tree.hearers(topic);
+        if payload.is_empty() {
+            // An empty one takes away what was retained (section 3.3.1.3).
+            state.retained.remove(topic);
+            drop(state);
+            return self.hand_out(from, own, topic, payload, qos, hearers, None);
         }
-        match (self.connect)(client, clean) {
-            Ok((tx, receiver, notification)) => {
-                self.next += 1;
-                self.links.insert(self.next, tx);
-                let session_present = match Option::<Packet>::from(notification) {
-                    Some(Packet::ConnAck(ack, _)) => ack.session_present,
-                    _ => false,
-                };
-                Some(Link { id: self.next, receiver, session_present })
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no link to the router for subscribers");
-                if matches!(error, LinkError::Send(_)) {
-                    self.restart();
-                }
-                None
-            }
-        }
+        let message = self.0.ledger.message(from, topic, payload, qos).ok_or(FanoutFull)?;
+        let kept = state.retained.set(&message, from);
+        drop(state);
+        self.hand_out(from, own, topic, payload, qos, hearers, Some(message))?;
+        kept.then_some(()).ok_or(FanoutFull)
     }
 
-    fn close(&mut self, link: u64) {
-        // Dropping a link does not tell the router: its place would never be given back.
-        if let Some(mut tx) = self.links.remove(&link) {
-            let reason_code = DisconnectReasonCode::NormalDisconnection;
-            let _ = send(&mut tx, Packet::Disconnect(Disconnect { reason_code }, None));
+    #[allow(clippy::too_many_arguments, reason = "a message has as many properties")]
+    fn hand_out(
+        &self,
+        from: &Publisher,
+        own: Option<u64>,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        mut hearers: Vec<Hearer>,
+        retained: Option<Arc<super::ledger::Message>>,
+    ) -> Result<(), FanoutFull> {
+        hearers.retain(|hearer| !hearer.grant.no_local || Some(hearer.session.id) != own);
+        if hearers.is_empty() {
+            return Ok(());
         }
-    }
-
-    fn publish(&mut self, topic: Bytes, payload: Bytes, retain: bool) {
-        let hash = xxh3_64(&topic);
-        if !self.topics.contains(&hash) {
-            if self.topics.len() >= TOPICS {
+        let retain = retained.is_some();
+        let message = match retained {
+            Some(message) => message,
+            None => self.0.ledger.message(from, topic, payload, qos).ok_or(FanoutFull)?,
+        };
+        for Hearer { session, grant } in hearers {
+            let qos = qos.min(grant.qos);
+            let retain = retain && grant.keep_retain;
+            if !session.push(Delivery { message: message.clone(), qos, retain }) {
                 metrics().intake.fanout_lost.inc();
-                return;
             }
-            self.topics.insert(hash);
         }
-        let publish = Publish::new(topic, payload, retain);
-        if !self.own.as_mut().is_some_and(|(own, _)| send(own, Packet::Publish(publish, None))) {
-            metrics().intake.fanout_lost.inc();
-            self.restart();
+        Ok(())
+    }
+
+    /// The session that a client goes on with; `None`: there is none. With `clean` one that is there is forgotten.
+    pub(crate) fn resume(&self, key: &str, clean: bool, expiry: Duration) -> Option<Attached> {
+        let mut state = self.write();
+        let session = state.sessions.get(key)?.clone();
+        if clean || session.is_over(Instant::now()) {
+            self.end(&mut state, &session);
+            return None;
+        }
+        state.no_longer_away(&session);
+        drop(state);
+        session.resume();
+        Some(Attached { session, fanout: self.clone(), expiry })
+    }
+
+    /// A new session.
+    pub(crate) fn begin(&self, key: &str, owner: Arc<str>, expiry: Duration) -> Attached {
+        let mut state = self.write();
+        state.next += 1;
+        let session = Session::new(state.next, key, owner);
+        if let Some(before) = state.sessions.get(key).cloned() {
+            self.end(&mut state, &before);
+        }
+        state.sessions.insert(key.into(), session.clone());
+        drop(state);
+        Attached { session, fanout: self.clone(), expiry }
+    }
+
+    /// Whether a client of this owner may have a session that outlives its connection.
+    pub(crate) fn has_room(&self, owner: &str) -> bool {
+        let (state, bounds) = (self.read(), &self.0.bounds);
+        state.away < bounds.sessions
+            && state.away_by.get(owner).is_none_or(|count| *count < bounds.sessions_each)
+    }
+
+    /// Subscribes a session: what is retained comes at once.
+    pub(crate) fn subscribe(&self, session: &Arc<Session>, filter: &Filter) -> Result<(), TooManyFilters> {
+        let grant =
+            Grant { qos: filter.qos as u8, no_local: filter.nolocal, keep_retain: filter.preserve_retain };
+        let mut state = self.write();
+        if state.tree.len() >= FILTERS && !session.has_filter(&filter.path) {
+            return Err(TooManyFilters);
+        }
+        let new = session.add_filter(&filter.path);
+        if new && topic::hears_telemetry(&filter.path) {
+            self.0.hearing.fetch_add(1, Ordering::Relaxed);
+        }
+        state.tree.insert(&filter.path, Hearer { session: session.clone(), grant });
+        let wanted = match filter.retain_forward_rule {
+            RetainForwardRule::OnEverySubscribe => true,
+            RetainForwardRule::OnNewSubscribe => new,
+            RetainForwardRule::Never => false,
+        };
+        if wanted {
+            let delivery = |message: &Arc<super::ledger::Message>| Delivery {
+                message: message.clone(),
+                qos: message.qos.min(grant.qos),
+                retain: true,
+            };
+            let retained: Vec<Delivery> = state.retained.matching(&filter.path).map(delivery).collect();
+            if !retained.is_empty() {
+                metrics().intake.fanout_lost.inc_by(session.push_retained(retained) as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether the filter was there.
+    pub(crate) fn unsubscribe(&self, session: &Session, filter: &str) -> bool {
+        let mut state = self.write();
+        let known = session.remove_filter(filter);
+        if known {
+            self.forget_filter(&mut state, session, filter);
+        }
+        known
+    }
+
+    fn forget_filter(&self, state: &mut State, session: &Session, filter: &str) {
+        state.tree.remove(filter, session.id);
+        if topic::hears_telemetry(filter) {
+            self.0.hearing.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// The router is dead: its subscribers see their links end and reconnect.
-    fn restart(&mut self) {
-        tracing::error!("the router for subscribers died and is started anew");
-        self.links.clear();
-        self.topics.clear();
-        (self.connect, self.own) = start_router(self.links_allowed);
+    fn end(&self, state: &mut State, session: &Arc<Session>) {
+        state.no_longer_away(session);
+        for filter in session.take_filters() {
+            self.forget_filter(state, session, &filter);
+        }
+        if state.sessions.get(&session.key).is_some_and(|there| there.id == session.id) {
+            state.sessions.remove(&session.key);
+        }
+    }
+
+    fn leave(&self, session: &Arc<Session>, expiry: Duration) {
+        let room = expiry > Duration::ZERO && session.filter_count() > 0 && self.has_room(&session.owner);
+        let mut state = self.write();
+        if !room {
+            return self.end(&mut state, session);
+        }
+        session.rest(Instant::now() + expiry);
+        state.away += 1;
+        *state.away_by.entry(session.owner.clone()).or_default() += 1;
+    }
+
+    /// Ends sessions whose time is over.
+    pub(crate) fn sweep(&self) -> usize {
+        let now = Instant::now();
+        let over: Vec<Arc<Session>> =
+            self.read().sessions.values().filter(|session| session.is_over(now)).cloned().collect();
+        for session in &over {
+            let mut state = self.write();
+            // Its client may have come back in between.
+            if session.is_over(now) {
+                self.end(&mut state, session);
+            }
+        }
+        over.len()
+    }
+
+    /// Sessions that are kept for clients that are away.
+    pub(crate) fn away(&self) -> usize {
+        self.read().away
     }
 }
 
-/// `LinkTx::send` is async in name only: it blocks, and is ready when it returns.
-fn send(tx: &mut LinkTx, packet: Packet) -> bool {
-    use std::future::Future;
-    let mut sending = std::pin::pin!(tx.send(packet));
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    matches!(sending.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(_)))
-}
-
-fn start_router(links: usize) -> (Connect, Option<(LinkTx, LinkRx)>) {
-    let config = RouterConfig {
-        max_connections: links + 1,
-        // Below this, links with many messages starve and lose some silently.
-        max_outgoing_packet_count: 20_000,
-        max_segment_size: 1 << 20,
-        max_segment_count: 10,
-        ..RouterConfig::default()
-    };
-    let router = Router::new(0, config).spawn();
-    #[allow(clippy::result_large_err, reason = "the error is the router's own type")]
-    let connect: Connect =
-        Box::new(move |client, clean| LinkBuilder::new(client, router.clone()).clean_session(clean).build());
-    // A random name: nobody outside can take it over.
-    let name = format!("watchfire-{:016x}", rand::random::<u64>());
-    let own = match connect(&name, true) {
-        Ok((tx, receiver, _)) => Some((tx, receiver)),
-        Err(error) => {
-            tracing::error!(%error, "the router for subscribers does not start");
-            None
+impl State {
+    fn no_longer_away(&mut self, session: &Session) {
+        if !session.is_away() {
+            return;
         }
-    };
-    (connect, own)
+        self.away -= 1;
+        if let Some(count) = self.away_by.get_mut(&session.owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.away_by.remove(&session.owner);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Telemetry goes straight to the [`Intake`](crate::Intake): everything that one read of a socket brings is one append,
 //! and its PUBACKs follow, in order, once that is durable. While the log takes nothing, the socket is not read. Other
-//! messages go to subscribers through rumqttd's router ([`Fanout`]).
+//! messages go to subscribers ([`fanout`]). rumqttd's codecs read the packets that are rare.
 //!
 //! Quality of service 2 is not offered: MQTT 5 clients are told so, and a 3.1.1 client that uses it is disconnected, as
 //! that version has no softer refusal. Telemetry is never retained. A last will is published like any other message of
@@ -12,13 +12,18 @@
 mod connect;
 mod connection;
 mod fanout;
+mod ledger;
 mod packet;
+mod retained;
+mod session;
+mod subscriber;
 mod topic;
+mod tree;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,11 +31,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use watchfire_telemetry::metrics;
 
-pub use fanout::{Fanout, FanoutFull};
-pub use topic::{MappingConfig, MappingConfigError, TopicMapping};
+pub use fanout::FanoutFull;
+pub use topic::content;
 
-use crate::contract::Authenticator;
+use self::fanout::Fanout;
+use self::ledger::Publisher;
+use crate::contract::{Authenticator, Principal, Revocation, Role};
 use crate::intake::{Intake, Source};
+pub use crate::mapping::{AddressMapping as TopicMapping, MappingConfig, MappingConfigError};
 use crate::tls::ServerTls;
 
 /// Bounds of the MQTT listeners.
@@ -55,8 +63,20 @@ pub struct MqttOptions {
     pub subscriptions: usize,
     /// Seconds that the session of a subscriber is kept after it left, at most.
     pub session_expiry_seconds: u32,
-    /// Sessions that are kept for clients that left.
+    /// Sessions that are kept for clients that left. Beyond, a session ends with its
+    /// connection.
     pub sessions: usize,
+    /// The same of one device.
+    pub sessions_per_device: usize,
+    /// Connections of one device: what it holds for each adds up.
+    pub connections_per_device: usize,
+    /// Bytes of messages that wait for subscribers or are retained. Half of them may be retained. Half as much again
+    /// is set aside for what operators and the engine publish. Telemetry on its way to the log is not part of it.
+    pub held_bytes: usize,
+    /// Bytes of these that one device may have published.
+    pub held_bytes_per_device: usize,
+    /// Seconds between two looks for sessions whose time is over.
+    pub sweep_seconds: u64,
     /// Seconds that connections have at a shutdown to get what was received durable and acknowledged.
     pub drain_seconds: u64,
 }
@@ -73,6 +93,11 @@ impl Default for MqttOptions {
             subscriptions: 100,
             session_expiry_seconds: 86_400,
             sessions: 50_000,
+            sessions_per_device: 16,
+            connections_per_device: 100,
+            held_bytes: 128 << 20,
+            held_bytes_per_device: 4 << 20,
+            sweep_seconds: 30,
             drain_seconds: 10,
         }
     }
@@ -97,8 +122,10 @@ struct Table {
     by_address: HashMap<IpAddr, usize>,
     /// Who is connected: by principal and client id.
     live: HashMap<String, Live>,
-    /// Sessions that are kept for clients that left, and until when.
-    kept: HashMap<String, Instant>,
+    /// Of these, how many each device has.
+    by_device: HashMap<String, usize>,
+    /// Times that credentials were taken back.
+    revocations: u64,
     next: u64,
 }
 
@@ -107,6 +134,8 @@ struct Live {
     id: u64,
     /// Cancelled by whoever takes over.
     evict: CancellationToken,
+    /// Cancelled when its credential is taken back.
+    revoked: CancellationToken,
     /// Cancelled once the connection is over, links and all.
     gone: CancellationToken,
 }
@@ -118,7 +147,7 @@ impl std::fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// A broker without listeners. Starts the router for subscribers.
+    /// A broker without listeners. Starts two tasks: call it inside of a tokio runtime.
     pub fn start(
         options: MqttOptions,
         source: Source,
@@ -126,8 +155,12 @@ impl Broker {
         intake: Arc<Intake>,
         authenticator: Arc<dyn Authenticator>,
     ) -> std::io::Result<Arc<Self>> {
-        let fanout = Fanout::start(options.connections)?;
-        Ok(Arc::new(Self {
+        let fanout = Fanout::new(fanout::Bounds {
+            bytes: options.held_bytes,
+            sessions: options.sessions,
+            sessions_each: options.sessions_per_device,
+        });
+        let broker = Arc::new(Self {
             options,
             source,
             mappings,
@@ -137,7 +170,10 @@ impl Broker {
             table: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        }))
+        });
+        broker.tasks.spawn(broker.clone().sweep());
+        broker.tasks.spawn(broker.clone().watch_revocations());
+        Ok(broker)
     }
 
     /// Accepts connections until [`Broker::stop`]. Spawn one for each listener.
@@ -201,12 +237,41 @@ impl Broker {
         if !topic::is_topic(topic) {
             return Err(PublishError::Topic(topic.into()));
         }
-        Ok(self.fanout.publish(topic, payload, retain)?)
+        let from = Publisher { name: "".into(), most: usize::MAX, reserve: true };
+        Ok(self.fanout.publish(&from, None, topic, payload, 1, retain)?)
+    }
+
+    /// As what the messages of a connection are counted. Devices and gateways are bounded each; where nobody shows
+    /// who they are, each client is, which keeps mistakes apart, and nothing else.
+    fn publisher(&self, principal: &Principal, key: &str) -> Publisher {
+        let most = self.options.held_bytes_per_device;
+        let name = self.owner(principal, key);
+        match principal {
+            Principal::Device(_) | Principal::Anonymous => Publisher { name, most, reserve: false },
+            // It speaks for many.
+            Principal::Gateway { .. } => Publisher { name, most: most.saturating_mul(8), reserve: false },
+            Principal::User { role, .. } => {
+                Publisher { name, most: usize::MAX, reserve: *role >= Role::Operator }
+            }
+        }
+    }
+
+    /// Whose sessions and messages are counted together.
+    fn owner(&self, principal: &Principal, key: &str) -> Arc<str> {
+        match principal {
+            Principal::Device(_) | Principal::Gateway { .. } => principal.name().into(),
+            Principal::User { .. } | Principal::Anonymous => key.into(),
+        }
     }
 
     /// How many clients are connected.
     pub fn connections(&self) -> usize {
         self.table().connections
+    }
+
+    /// Sessions that are kept for clients that left.
+    pub fn sessions_kept(&self) -> usize {
+        self.fanout.away()
     }
 
     /// Stops accepting, lets every connection get durable and acknowledged what it received, closes them.
@@ -250,63 +315,105 @@ impl Broker {
     async fn take_over(&self, key: &str) -> Result<Live, &'static str> {
         let (live, before) = {
             let mut table = self.table();
+            let device = device_of(key);
+            let before = table.live.get(key).cloned();
+            if let Some(device) = device.filter(|_| before.is_none()) {
+                let count = table.by_device.entry(device.into()).or_default();
+                if *count >= self.options.connections_per_device {
+                    return Err("connections-per-device");
+                }
+                *count += 1;
+            }
             table.next += 1;
-            let live =
-                Live { id: table.next, evict: CancellationToken::new(), gone: CancellationToken::new() };
-            let before = table.live.insert(key.into(), live.clone());
+            let live = Live {
+                id: table.next,
+                evict: CancellationToken::new(),
+                revoked: CancellationToken::new(),
+                gone: CancellationToken::new(),
+            };
+            table.live.insert(key.into(), live.clone());
             (live, before)
         };
         if let Some(before) = before {
             before.evict.cancel();
-            // It has to let go of its link first; one that hangs in a write is given up by then.
+            // It has to let go of its session first; one that hangs in a write is given up by then.
             let wait = Duration::from_secs(self.options.write_seconds + 5);
             if tokio::time::timeout(wait, before.gone.cancelled()).await.is_err() {
-                self.leave(key, &live, 0);
+                self.leave(key, &live);
                 return Err("takeover");
             }
         }
         Ok(live)
     }
 
-    /// A connection is over. `expiry`: seconds that its session is kept.
-    fn leave(&self, key: &str, live: &Live, expiry: u32) {
+    /// A connection is over.
+    fn leave(&self, key: &str, live: &Live) {
         let mut table = self.table();
         if table.live.get(key).is_some_and(|there| there.id == live.id) {
             table.live.remove(key);
-        }
-        if expiry > 0 {
-            table.kept.insert(key.into(), Instant::now() + Duration::from_secs(expiry.into()));
+            if let Some(device) = device_of(key)
+                && let Some(count) = table.by_device.get_mut(device)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    table.by_device.remove(device);
+                }
+            }
         }
         live.gone.cancel();
     }
 
-    /// Forgets sessions whose time is over; gives their keys, for the router to forget them as well.
-    fn expired(&self) -> Vec<String> {
-        let now = Instant::now();
-        let mut table = self.table();
-        let over: Vec<String> =
-            table.kept.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
-        for key in &over {
-            table.kept.remove(key);
-        }
-        over.into_iter().filter(|key| !table.live.contains_key(key)).collect()
-    }
-
-    /// Ends sessions whose time is over. Run it beside the listeners.
-    pub async fn sweep(self: Arc<Self>) {
+    /// Ends sessions whose time is over.
+    async fn sweep(self: Arc<Self>) {
+        let pause = Duration::from_secs(self.options.sweep_seconds.max(1));
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(30)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            for key in self.expired() {
-                // A link that begins clean takes the session with it.
-                if let Some(link) = self.fanout.open(connection::router_id(&key), true).await {
-                    self.fanout.close(link.id).await;
-                }
+            let ended = self.fanout.sweep();
+            if ended > 0 {
+                tracing::debug!(ended, "sessions of clients that did not come back are over");
             }
         }
     }
+
+    /// Closes connections whose credential was taken back.
+    async fn watch_revocations(self: Arc<Self>) {
+        use tokio::sync::broadcast::error::RecvError;
+        let Some(mut revocations) = self.authenticator.revocations() else { return };
+        loop {
+            let revocation = tokio::select! {
+                () = self.stop.cancelled() => return,
+                revocation = revocations.recv() => revocation,
+            };
+            match revocation {
+                Ok(Revocation::Of(name)) => self.revoke(|principal| principal == name),
+                // It is not known who: everybody shows again who they are.
+                Ok(Revocation::Unknown) | Err(RecvError::Lagged(_)) => {
+                    self.revoke(|principal| principal != Principal::Anonymous.name());
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn revoke(&self, whose: impl Fn(&str) -> bool) {
+        let mut table = self.table();
+        table.revocations += 1;
+        // A client id has no slash: the name of the principal is what stands before the last one.
+        let theirs = table.live.iter().filter(|(key, _)| key.rsplit_once('/').is_some_and(|(p, _)| whose(p)));
+        theirs.for_each(|(_, live)| live.revoked.cancel());
+    }
+
+    fn revocations(&self) -> u64 {
+        self.table().revocations
+    }
+}
+
+/// The device that a connection is of.
+fn device_of(key: &str) -> Option<&str> {
+    key.rsplit_once('/').map(|(principal, _)| principal).filter(|principal| principal.starts_with("device:"))
 }
 
 /// A message was not published.

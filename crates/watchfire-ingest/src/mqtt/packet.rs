@@ -17,6 +17,7 @@ pub(crate) const DISCONNECT: u8 = 14;
 /// Reason codes of MQTT 5, section 2.4.
 pub(crate) mod reason {
     pub(crate) const SUCCESS: u8 = 0x00;
+    pub(crate) const NO_SUBSCRIPTION: u8 = 0x11;
     pub(crate) const UNSPECIFIED: u8 = 0x80;
     pub(crate) const MALFORMED: u8 = 0x81;
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
@@ -126,6 +127,43 @@ pub(crate) fn packet_id(frame: Frame, bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*id))
 }
 
+fn put_variable(out: &mut BytesMut, mut value: usize) {
+    loop {
+        let byte = (value & 0x7f) as u8;
+        value >>= 7;
+        out.put_u8(if value > 0 { byte | 0x80 } else { byte });
+        if value == 0 {
+            return;
+        }
+    }
+}
+
+/// Writes a PUBLISH, without properties. `flags` as in section 3.3.1; `packet_id` counts with QoS 1 only.
+pub(crate) fn write_publish(
+    out: &mut BytesMut,
+    v5: bool,
+    flags: u8,
+    topic: &str,
+    packet_id: u16,
+    payload: &[u8],
+) {
+    let qos = flags >> 1 & 3;
+    let length = 2 + topic.len() + if qos > 0 { 2 } else { 0 } + usize::from(v5) + payload.len();
+    out.reserve(5 + length);
+    out.put_u8(PUBLISH << 4 | flags);
+    put_variable(out, length);
+    // Topics are bounded far below.
+    out.put_u16(topic.len() as u16);
+    out.put_slice(topic.as_bytes());
+    if qos > 0 {
+        out.put_u16(packet_id);
+    }
+    if v5 {
+        out.put_u8(0);
+    }
+    out.put_slice(payload);
+}
+
 /// Writes a PUBACK. Reason and text exist in MQTT 5 only.
 pub(crate) fn write_puback(out: &mut BytesMut, v5: bool, packet_id: u16, code: u8, text: Option<&str>) {
     if !v5 || (code == reason::SUCCESS && text.is_none()) {
@@ -154,15 +192,7 @@ pub(crate) fn write_suback(out: &mut BytesMut, v5: bool, kind: u8, packet_id: u1
     let with_codes = v5 || kind == SUBSCRIBE;
     let length = 2 + usize::from(v5) + if with_codes { codes.len() } else { 0 };
     out.put_u8((kind + 1) << 4);
-    let mut rest = length;
-    loop {
-        let byte = (rest & 0x7f) as u8;
-        rest >>= 7;
-        out.put_u8(if rest > 0 { byte | 0x80 } else { byte });
-        if rest == 0 {
-            break;
-        }
-    }
+    put_variable(out, length);
     out.put_u16(packet_id);
     if v5 {
         out.put_u8(0);
@@ -215,6 +245,21 @@ mod tests {
         ] {
             let found = frame(broken, 100).unwrap().unwrap();
             assert!(publish(found, broken, false).is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_publish_is_written_as_it_is_read() {
+        for (v5, flags, payload) in [(false, 0, &b"x"[..]), (true, 3, b""), (true, 0b1010, &[7; 300])] {
+            let mut out = BytesMut::new();
+            write_publish(&mut out, v5, flags, "a/b", 9, payload);
+            let found = frame(&out, 1000).unwrap().unwrap();
+            assert_eq!((found.total, found.flags), (out.len(), flags));
+            let read = publish(found, &out, v5).unwrap();
+            let qos = flags >> 1 & 3;
+            let packet_id = if qos > 0 { 9 } else { 0 };
+            let retain = flags & 1 == 1;
+            assert_eq!(read, Publish { qos, retain, topic: "a/b", packet_id, payload });
         }
     }
 

@@ -23,18 +23,18 @@ async fn one_a_topic_that_does_not_begin_with_ascii() {
     let rig = Rig::start().await;
     for v5 in [false, true] {
         let mut client = Raw::connected(rig.mqtt, v5, "c").await;
-        client.publish(1, "Übung", b"x").await;
-        client.ends().await;
-        rig.others_go_on().await;
-        // Neither by a subscription, nor by a will.
-        let mut client = Raw::connected(rig.mqtt, v5, "c").await;
         client.send(&subscribe(v5, 1, &["Übung/#"])).await;
-        assert_eq!(client.read().await.unwrap().last(), Some(if v5 { &0x8f } else { &0x80 }));
+        assert_eq!(client.read().await.unwrap().last(), Some(&1));
+        client.publish(1, "Übung/x", b"x").await;
+        let mut seen = vec![client.read().await.unwrap()[0], client.read().await.unwrap()[0]];
+        seen.sort_unstable();
+        assert_eq!(seen, [0x32, 0x40], "its message, and the acknowledgement");
+        rig.others_go_on().await;
     }
     subscribers_are_served(&rig).await;
 }
 
-/// The router is alive: a message goes from one client to another.
+/// A message goes from one client to another.
 async fn subscribers_are_served(rig: &Rig) {
     let mut hearer = rig.client("hearer").await;
     hearer.send(&subscribe(false, 1, &["proof/#"])).await;
@@ -244,10 +244,101 @@ async fn good_messages_before_a_bad_one_are_taken() {
 #[tokio::test]
 async fn keep_alive_is_enforced() {
     let rig = Rig::start().await;
-    let (mut client, _) = Raw::connecting(rig.mqtt, true, connect(true, b"c", 2, 1, None, &[])).await;
+    let (mut silent, _) = Raw::connecting(rig.mqtt, true, connect(true, b"c", 2, 1, None, &[])).await;
+    // One that says something in time, and one without keep-alive, stay.
+    let (mut pinging, _) = Raw::connecting(rig.mqtt, true, connect(true, b"p", 2, 1, None, &[])).await;
+    let (mut patient, _) = Raw::connecting(rig.mqtt, true, connect(true, b"n", 2, 0, None, &[])).await;
     let begun = std::time::Instant::now();
-    assert_eq!(client.ends().await, Some(0x8d));
+    let pinged = tokio::spawn(async move {
+        while begun.elapsed() < Duration::from_millis(3200) {
+            pinging.send(&[0xc0, 0]).await;
+            assert_eq!(pinging.read().await, Some(vec![0xd0, 0]));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        pinging
+    });
+    assert_eq!(silent.ends().await, Some(0x8d));
     assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+    rig.others_go_on().await;
+    for mut client in [pinged.await.unwrap(), {
+        patient.send(&[0xc0, 0]).await;
+        patient.read().await;
+        patient
+    }] {
+        client.publish(1, "devices/a/telemetry", b"{\"t\":1}").await;
+        assert_eq!(client.puback().await.0, 1);
+    }
+}
+
+#[tokio::test]
+async fn the_limit_of_all_connections_holds_across_addresses() {
+    let mut settings = options();
+    settings.mqtt.connections = 25;
+    let rig = Rig::with(settings).await;
+    // All of 127.0.0.0/8 is this machine: two addresses, neither at its own limit.
+    let from = |last: u8| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("127.0.0.{last}:0").parse().unwrap()).unwrap();
+        socket.connect(rig.mqtt).await
+    };
+    let mut clients = Vec::new();
+    for i in 0..25_u8 {
+        let Ok(stream) = from(2 + i % 2).await else {
+            eprintln!("SKIPPED: this machine has one loopback address");
+            return;
+        };
+        let mut client = Raw { stream, v5: false };
+        client.send(&connect(false, format!("c{i}").as_bytes(), 2, 60, None, &[])).await;
+        assert_eq!(client.read().await.unwrap()[3], 0);
+        clients.push(client);
+    }
+    for last in [2, 3, 4] {
+        let mut refused = Raw { stream: from(last).await.unwrap(), v5: false };
+        assert_eq!(refused.read().await, None);
+    }
+    for client in &mut clients {
+        client.publish(1, "devices/a/telemetry", b"{\"t\":1}").await;
+        assert_eq!(client.puback().await.0, 1);
+    }
+    drop(clients);
+    until("places are given back", || rig.broker.connections() == 0).await;
+    rig.others_go_on().await;
+}
+
+#[tokio::test]
+async fn one_device_cannot_have_all_connections() {
+    let mqtt = MqttOptions { connections_per_device: 3, ..MqttOptions::default() };
+    let rig = Rig::with(Settings { mqtt, authenticates: true, ..Settings::default() }).await;
+    let mut clients = Vec::new();
+    for i in 0..3 {
+        clients.push(Raw::login(rig.mqtt, true, &format!("c{i}"), "a", "secret").await);
+    }
+    let hello = connect(true, b"c4", 2, 60, Some(("a", "secret")), &[]);
+    let (_, ack) = Raw::connecting(rig.mqtt, true, hello.clone()).await;
+    assert_eq!(ack.unwrap()[3], 0x88);
+    // Taking over one of its own is no further one.
+    clients.push(Raw::login(rig.mqtt, true, "c0", "a", "secret").await);
+    drop(Raw::login(rig.mqtt, true, "c0", "b", "secret").await);
+    drop(clients);
+    until("places are given back", || rig.broker.connections() == 0).await;
+    let (_, ack) = Raw::connecting(rig.mqtt, true, hello).await;
+    assert_eq!(ack.unwrap()[3], 0);
+}
+
+#[tokio::test]
+async fn bad_items_do_not_keep_others_from_the_log() {
+    let rig = Rig::start().await;
+    let mut client = rig.client("c").await;
+    let payload = format!("[{}1]", "1,".repeat(120_000));
+    for id in 1..=4 {
+        client.publish(id, "devices/a/telemetry", payload.as_bytes()).await;
+    }
+    for id in 1..=4 {
+        assert_eq!(client.puback().await.0, id);
+    }
+    let letters: usize = rig.rejects().iter().map(|letter| letter.payload.len() + 250).sum();
+    assert!(letters < 6 * payload.len(), "{letters}");
+    rig.others_go_on().await;
 }
 
 #[tokio::test]

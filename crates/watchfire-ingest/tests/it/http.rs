@@ -38,8 +38,8 @@ async fn problem(response: Response, status: u16, code: &str) -> Value {
     let id = response.headers()["x-request-id"].to_str().unwrap().to_string();
     let problem: Value = response.json().await.unwrap();
     assert_eq!(
-        (&problem["code"], &problem["status"], &problem["request_id"]),
-        (&json!(code), &json!(status), &json!(id))
+        (&problem["type"], &problem["status"], &problem["request"]),
+        (&json!(format!("urn:watchfire:problem:{code}")), &json!(status), &json!(id))
     );
     problem
 }
@@ -114,7 +114,7 @@ async fn problems() {
         rig.log.refuse(Some(refusal));
         let response = post(&rig, path, GOOD, &[("x-request-id", "my-id")]).await;
         assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 0);
-        assert_eq!(problem(response, 503, code).await["request_id"], "my-id");
+        assert_eq!(problem(response, 503, code).await["request"], "my-id");
     }
     rig.log.refuse(None);
     rig.log.hold();
@@ -127,7 +127,9 @@ async fn problems() {
     // A body that announces more than it brings.
     let mut stream = tokio::net::TcpStream::connect(rig.http).await.unwrap();
     stream
-        .write_all(format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{").as_bytes())
+        .write_all(
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{{").as_bytes(),
+        )
         .await
         .unwrap();
     let mut answer = vec![0; 1000];
@@ -230,4 +232,145 @@ async fn connections_that_say_nothing_are_closed() {
         assert!(closed.is_ok(), "{start:?}");
     }
     assert_eq!(post(&rig, "/ingest/v1/telemetry", GOOD, &[]).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn without_a_credential_only_programs_on_this_machine_are_let_in() {
+    let rig = Rig::start().await;
+    let path = "/ingest/v1/telemetry";
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    for headers in [
+        // What a page in a browser sends without asking anybody.
+        &[("origin", "https://evil.example"), ("content-type", "text/plain")][..],
+        &[("origin", "null"), form],
+        &[("sec-fetch-site", "cross-site"), form],
+        // A name that was bound to 127.0.0.1 afterwards, and a proxy.
+        &[("host", "evil.example")],
+        &[("x-forwarded-for", "10.0.0.1")],
+    ] {
+        problem(post(&rig, path, GOOD, headers).await, 403, "not-local").await;
+    }
+    assert_eq!(rig.rows(), 0);
+    let own = format!("http://{}", rig.http);
+    assert_eq!(post(&rig, path, GOOD, &[("origin", &own)]).await.status(), StatusCode::OK);
+    assert_eq!(post(&rig, path, GOOD, &[form]).await.status(), StatusCode::OK, "as curl says it");
+
+    // Meant for other machines: proxies may be between, web pages may not.
+    let http = HttpOptions { anonymous_remote: true, ..HttpOptions::default() };
+    let rig = Rig::with(Settings { http, ..Settings::default() }).await;
+    let headers = [("x-forwarded-for", "10.0.0.1"), ("host", "box.example")];
+    assert_eq!(post(&rig, path, GOOD, &headers).await.status(), StatusCode::OK);
+    problem(post(&rig, path, GOOD, &[("origin", "https://evil.example")]).await, 403, "not-local").await;
+
+    // With a credential, whoever has it may be anywhere.
+    let rig = Rig::with(Settings { authenticates: true, ..Settings::default() }).await;
+    let headers = [("authorization", "Bearer operator"), ("x-forwarded-for", "10.0.0.1")];
+    assert_eq!(post(&rig, path, GOOD, &headers).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_no_handler_sees_is_a_problem_document_too() {
+    let rig = Rig::start().await;
+    for path in ["/ingest/v1/telemetries", "/ingest/v2/telemetry", "/ingest", "/ingest/v1/devices/a"] {
+        problem(post(&rig, path, GOOD, &[]).await, 404, "not-found").await;
+    }
+    problem(post(&rig, "/ingest/v1/devices/%ff/telemetry", GOOD, &[]).await, 400, "http").await;
+    let got = client().get(format!("http://{}/ingest/v1/telemetry", rig.http)).send().await.unwrap();
+    assert_eq!(got.headers()["allow"], "POST");
+    problem(got, 405, "http").await;
+    // An id that could not stand in a log line is not taken over.
+    let response = post(&rig, "/ingest", GOOD, &[("x-request-id", "a b")]).await;
+    assert_ne!(problem(response, 404, "not-found").await["request"], "a b");
+}
+
+#[tokio::test]
+async fn uploads_in_flight_are_bounded() {
+    let http = HttpOptions { bytes_in_flight: 200, ..HttpOptions::default() };
+    let rig = Rig::with(Settings { http, ..Settings::default() }).await;
+    let path = "/ingest/v1/telemetry";
+    assert_eq!(post(&rig, path, GOOD, &[]).await.status(), StatusCode::OK);
+    rig.log.hold();
+    let url = format!("http://{}{path}", rig.http);
+    let waiting: Vec<_> = (0..3)
+        .map(|_| client().post(&url).body(GOOD).send())
+        .map(|sending| tokio::spawn(async move { sending.await.unwrap().status() }))
+        .collect();
+    until("the appends", || rig.log.held() == 3).await;
+    let refused = post(&rig, path, GOOD, &[]).await;
+    assert_eq!(refused.headers()["retry-after"], "1");
+    problem(refused, 503, "uploads").await;
+    rig.log.release();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap(), StatusCode::OK);
+    }
+    // Who only announces takes nothing.
+    let mut silent = tokio::net::TcpStream::connect(rig.http).await.unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n");
+    silent.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(post(&rig, path, GOOD, &[]).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_large_upload_is_decoded_beside_others() {
+    let rig = Rig::start().await;
+    let body = vec![GOOD; 50_000].join("\n");
+    let response = post(&rig, "/ingest/v1/telemetry", body, &[]).await;
+    assert_eq!(response.json::<Value>().await.unwrap()["accepted"], 50_000);
+}
+
+#[tokio::test]
+async fn connections_of_one_address_are_bounded() {
+    let listen = watchfire_ingest::listen::ListenOptions {
+        connections_per_address: 2,
+        header_seconds: 60,
+        ..Default::default()
+    };
+    let rig = Rig::with(Settings { listen, ..Settings::default() }).await;
+    let open = || tokio::net::TcpStream::connect(rig.http);
+    let (mut first, _second) = (open().await.unwrap(), open().await.unwrap());
+    let request = b"POST /ingest/v1/telemetry HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n[]";
+    first.write_all(request).await.unwrap();
+    let mut answer = [0; 12];
+    first.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 422");
+    let mut third = open().await.unwrap();
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), third.read_to_end(&mut rest)).await.unwrap();
+    assert!(read.is_err() || rest.is_empty(), "{rest:?}");
+    drop(first);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut again = open().await.unwrap();
+        let mut answer = [0; 12];
+        if again.write_all(request).await.is_ok() && again.read_exact(&mut answer).await.is_ok() {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the place is given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn mapped_paths() {
+    let http_mappings = "
+        [[mapping]]
+        path = 'plant/{device}/{metric}'
+        [[mapping]]
+        path = 'lines/+/data'
+        device = '/id'
+        time = '/ts'
+        metrics = '/values'
+    ";
+    let settings = Settings { http_mappings, authenticates: true, ..Settings::default() };
+    let rig = Rig::with(settings).await;
+    let device = ("authorization", "Basic YTpzZWNyZXQ=");
+    let response = post(&rig, "/ingest/v1/plant/a/temperature", "71.4", &[device]).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    problem(post(&rig, "/ingest/v1/plant/b/temperature", "1", &[device]).await, 403, "forbidden").await;
+    let body = r#"[{"id":"a","ts":1767225600001,"values":{"x":1}},{"id":"b","values":{"x":1}}]"#;
+    let answer: Value = post(&rig, "/ingest/v1/lines/3/data", body, &[device]).await.json().await.unwrap();
+    assert_eq!((&answer["accepted"], &answer["rejected"][0]["code"]), (&json!(1), &json!("not-authorised")));
+    problem(post(&rig, "/ingest/v1/lines/3/other", body, &[device]).await, 404, "not-found").await;
+    problem(post(&rig, "/ingest/v1/lines/3/data", body, &[]).await, 401, "unauthorized").await;
+    assert_eq!(rig.rows(), 2);
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use watchfire_ingest::contract::{BoxFuture, RegisterError, Registrar};
+use tokio::sync::broadcast;
+use watchfire_ingest::contract::{BoxFuture, RegisterError, Registrar, Revocation};
 use watchfire_ingest::http::HttpOptions;
 use watchfire_ingest::listen::{self, ListenOptions};
 use watchfire_ingest::mqtt::{Broker, MappingConfig, MqttOptions, TopicMapping};
@@ -45,10 +46,14 @@ impl Registrar for TestRegistrar {
 }
 
 /// Password `secret` for every device; `user-` and `gateway-` names, and tokens, of the kind that they say.
-pub(crate) struct TestAuthenticator;
+pub(crate) struct TestAuthenticator(pub(crate) broadcast::Sender<Revocation>);
 
 impl Authenticator for TestAuthenticator {
-    fn authenticate(&self, credential: Credential) -> BoxFuture<'_, Result<Principal, Denied>> {
+    fn authenticate(
+        &self,
+        credential: Credential,
+        _: Option<std::net::IpAddr>,
+    ) -> BoxFuture<'_, Result<Principal, Denied>> {
         Box::pin(async move {
             match credential {
                 Credential::Token(token) => match token.as_str() {
@@ -64,9 +69,14 @@ impl Authenticator for TestAuthenticator {
             }
         })
     }
+
+    fn revocations(&self) -> Option<broadcast::Receiver<Revocation>> {
+        Some(self.0.subscribe())
+    }
 }
 
 pub(crate) struct Rig {
+    pub(crate) revocations: broadcast::Sender<Revocation>,
     pub(crate) log: Arc<MemoryLog>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) mqtt: SocketAddr,
@@ -79,6 +89,8 @@ pub(crate) struct Settings {
     pub(crate) http: HttpOptions,
     pub(crate) authenticates: bool,
     pub(crate) mappings: &'static str,
+    pub(crate) http_mappings: &'static str,
+    pub(crate) listen: ListenOptions,
 }
 
 impl Default for Settings {
@@ -89,6 +101,8 @@ impl Default for Settings {
             http: HttpOptions::default(),
             authenticates: false,
             mappings: "",
+            http_mappings: "",
+            listen: ListenOptions { header_seconds: 2, ..ListenOptions::default() },
         }
     }
 }
@@ -113,13 +127,16 @@ impl Rig {
     pub(crate) async fn with(settings: Settings) -> Self {
         let log = MemoryLog::new(2, NOW);
         let intake = intake(&log);
+        let (revocations, _) = broadcast::channel(16);
         let authenticator: Arc<dyn Authenticator> = if settings.authenticates {
-            Arc::new(TestAuthenticator)
+            Arc::new(TestAuthenticator(revocations.clone()))
         } else {
             Arc::new(watchfire_ingest::contract::AllowAnonymous)
         };
-        let mappings: Mappings = toml::from_str(settings.mappings).unwrap();
-        let mappings = mappings.mapping.iter().map(|m| TopicMapping::try_from(m).unwrap()).collect();
+        let [mappings, http_mappings] = [settings.mappings, settings.http_mappings].map(|text| {
+            let mappings: Mappings = toml::from_str(text).unwrap();
+            mappings.mapping.iter().map(|m| TopicMapping::try_from(m).unwrap()).collect()
+        });
         let source = Source::new("mqtt", settings.unknown);
         let broker =
             Broker::start(settings.mqtt, source, mappings, intake.clone(), authenticator.clone()).unwrap();
@@ -127,12 +144,17 @@ impl Rig {
         let mqtt = listener.local_addr().unwrap();
         tokio::spawn(broker.clone().serve(listener, None));
         let source = Source::new("http", settings.unknown);
-        let router = watchfire_ingest::http::router(settings.http, source, intake.clone(), authenticator);
+        let router = watchfire_ingest::http::router(
+            settings.http,
+            source,
+            http_mappings,
+            intake.clone(),
+            authenticator,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = listener.local_addr().unwrap();
-        let options = ListenOptions { header_seconds: 2, ..ListenOptions::default() };
-        tokio::spawn(listen::serve(listener, router, None, options, Default::default()));
-        Self { log, broker, mqtt, http }
+        tokio::spawn(listen::serve(listener, router, None, settings.listen, Default::default()));
+        Self { revocations, log, broker, mqtt, http }
     }
 
     /// Rows in the log.
@@ -154,6 +176,13 @@ impl Rig {
 
     pub(crate) async fn client(&self, id: &str) -> Raw {
         Raw::connected(self.mqtt, false, id).await
+    }
+
+    /// A device that shows who it is sends a reading and has it acknowledged.
+    pub(crate) async fn others_go_on_as(&self, user: &str, password: &str) {
+        let mut other = Raw::login(self.mqtt, true, "other", user, password).await;
+        other.publish(1, &format!("devices/{user}/telemetry"), b"{\"t\":1}").await;
+        assert_eq!(other.puback().await, (1, 0));
     }
 
     /// Another device sends a reading and has it acknowledged.
