@@ -13,6 +13,9 @@ use crate::codec::record::{decode, encode, is_json, kind};
 use crate::contract::{Append, AppendError, Ticket};
 use crate::record::{Record, Reject};
 
+/// Bytes of the largest append. Sources bound what they take at once far below.
+const MOST_AT_ONCE: usize = 1 << 30;
+
 /// What became of a group. All who appended to it share one.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -106,10 +109,9 @@ impl Intake {
             Append::Records(records) => encode_rare(records)?,
         };
         self.check_partitions(&append)?;
-        if size > self.queue_bytes {
-            let most = self.queue_bytes;
+        if size > MOST_AT_ONCE {
             return Err(AppendError::WriteFailed(format!(
-                "{size} bytes at once, at most {most} are possible"
+                "{size} bytes at once, at most {MOST_AT_ONCE} are possible"
             )));
         }
         let mut state = lock(&self.state);
@@ -302,7 +304,9 @@ impl State {
             Some(reason) => return Err(reason.clone()),
             None => {}
         }
-        if self.bytes + size > limit { Err(AppendError::Full) } else { Ok(()) }
+        // What is larger than the whole queue passes when it is alone: whoever tries it again until there is
+        // room must not do so for ever.
+        if self.bytes > 0 && self.bytes + size > limit { Err(AppendError::Full) } else { Ok(()) }
     }
 }
 
