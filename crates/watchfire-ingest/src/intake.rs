@@ -198,28 +198,14 @@ impl Intake {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The memory of repeats, for a checkpoint of it.
-    pub fn repeats(&self) -> &Repeats {
-        &self.repeats
+    /// The log that readings are handed to.
+    pub(crate) fn log(&self) -> &dyn Log {
+        &*self.log
     }
 
-    /// Rebuilds the memory of repeats from the last `look_back` records of each partition. Call it at a start,
-    /// before sources are opened; it reads the disk and blocks.
-    pub fn rebuild_repeats(&self, look_back: u64) -> Result<u64, LogError> {
-        let mut readings = 0;
-        for partition in (0..self.log.partitions()).map(PartitionId) {
-            let (first, end) = self.log.range(partition);
-            let mut reader = self.log.reader(partition, first.max(end.saturating_sub(look_back)))?;
-            while let Some(entry) = reader.next()? {
-                if let Record::Readings { stream, origin: None, batch } = &entry.record
-                    && **stream == *READINGS
-                {
-                    self.repeats.observe(partition, batch);
-                    readings += batch.rows() as u64;
-                }
-            }
-        }
-        Ok(readings)
+    /// The memory of repeats.
+    pub(crate) fn repeats(&self) -> &Repeats {
+        &self.repeats
     }
 
     /// Decodes payloads and hands their readings and rejects to the log in one append. Nothing is durable before

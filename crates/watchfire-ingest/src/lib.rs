@@ -1,7 +1,7 @@
 //! Sources: they authenticate, receive, bound, hand over to the log, and acknowledge what is durable.
 //!
 //! The contract ([`contract`]) says what a source needs from the rest of the engine. [`intake`] is the way that all
-//! sources share: decode, policy for unknown devices, exact repeats ([`repeats`]), one append. There is one folder
+//! sources share: decode, policy for unknown devices, exact repeats ([`repeats`], kept over restarts by [`remember`]), one append. There is one folder
 //! for each protocol: [`mqtt`], [`http`]. [`listen`] serves HTTP connections, those of the control API included, and
 //! [`tls`] holds certificates.
 
@@ -14,6 +14,7 @@ pub mod listen;
 pub mod local;
 pub mod mapping;
 pub mod mqtt;
+pub mod remember;
 pub mod repeats;
 pub mod tls;
 

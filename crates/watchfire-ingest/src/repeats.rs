@@ -7,7 +7,7 @@
 //! A reading that is later than all before of its device is no repeat: that is the common case, and costs one
 //! comparison.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
@@ -47,12 +47,12 @@ pub struct Sighting {
     pub originals: Vec<Arc<Flight>>,
 }
 
-/// What is remembered, for a checkpoint: hashes of each device, oldest first, by partition and handle.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// A partition each; in it a device each: the latest event time, and the hashes.
-    pub partitions: Vec<Vec<(Timestamp, Vec<u64>)>>,
-}
+/// What is remembered of a partition: of each device, by handle, the latest event time, and the hashes, oldest
+/// first.
+pub type Remembered = Vec<(Timestamp, Vec<u64>)>;
+
+/// Devices whose memory is copied at a time: a source waits for the lock meanwhile.
+const COPIED_AT_ONCE: usize = 512;
 
 impl Default for Memory {
     fn default() -> Self {
@@ -158,7 +158,8 @@ impl Repeats {
         }
     }
 
-    /// Remembers rows of the log, in its order: how the memory is rebuilt at a start.
+    /// Remembers rows of the log, in its order: how the memory is brought up to date at a start. Rows that are
+    /// remembered already stay where they are.
     pub fn observe(&self, partition: PartitionId, batch: &Batch) {
         if self.per_device == 0 {
             return;
@@ -166,30 +167,54 @@ impl Repeats {
         let hashes = hashes(batch);
         let Some(mut shard) = self.shard(partition) else { return };
         for ((&device, &time), &hash) in batch.devices.iter().zip(&batch.times).zip(&hashes) {
-            shard.device(device).insert(hash, time, self.per_device);
+            let memory = shard.device(device);
+            if time > memory.newest || !memory.hashes.contains(&hash) {
+                memory.insert(hash, time, self.per_device);
+            }
         }
     }
 
-    /// What is remembered of landed appends and of those on their way.
-    pub fn snapshot(&self) -> Snapshot {
-        let of = |shard: &Mutex<Shard>| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.devices.iter().map(|memory| (memory.newest, memory.oldest_first())).collect()
+    /// Every append that is on its way now.
+    pub fn flights(&self) -> Vec<Arc<Flight>> {
+        let partitions = (0..self.shards.len() as u16).map(PartitionId);
+        partitions
+            .filter_map(|partition| self.shard(partition))
+            .flat_map(|shard| shard.flights.iter().map(|(flight, _)| flight.clone()).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// What is remembered of appends that have landed well. What is on its way may come to nothing: a device that was
+    /// told so, and sends again after a restart, must not find itself remembered.
+    pub fn landed(&self, partition: PartitionId) -> Remembered {
+        let mut remembered = Remembered::new();
+        loop {
+            let Some(shard) = self.shard(partition) else { return remembered };
+            let from = remembered.len();
+            if from >= shard.devices.len() {
+                return remembered;
+            }
+            let on_its_way: HashSet<(DeviceHandle, u64)> =
+                shard.flights.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+            let some = shard.devices[from..].iter().take(COPIED_AT_ONCE).enumerate().map(|(i, memory)| {
+                let device = DeviceHandle((from + i) as u32);
+                let mut hashes = memory.oldest_first();
+                if !on_its_way.is_empty() {
+                    hashes.retain(|hash| !on_its_way.contains(&(device, *hash)));
+                }
+                (memory.newest, hashes)
+            });
+            remembered.extend(some);
+        }
+    }
+
+    /// Remembers this, instead of what was there.
+    pub fn restore(&self, partition: PartitionId, remembered: Remembered) {
+        let Some(mut shard) = self.shard(partition) else { return };
+        let kept = |(newest, mut hashes): (Timestamp, Vec<u64>)| {
+            hashes.drain(..hashes.len().saturating_sub(self.per_device));
+            Memory { newest, next: 0, hashes }
         };
-        Snapshot { partitions: self.shards.iter().map(of).collect() }
-    }
-
-    /// Remembers what a snapshot holds, instead of what was there.
-    pub fn restore(&self, snapshot: &Snapshot) {
-        for (shard, devices) in self.shards.iter().zip(&snapshot.partitions) {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = |(newest, hashes): &(Timestamp, Vec<u64>)| Memory {
-                newest: *newest,
-                next: 0,
-                hashes: hashes[hashes.len().saturating_sub(self.per_device)..].to_vec(),
-            };
-            shard.devices = devices.iter().map(kept).collect();
-        }
+        shard.devices = remembered.into_iter().map(kept).collect();
     }
 }
 
@@ -370,15 +395,33 @@ mod tests {
         let mut whole = BatchBuilder::new();
         readings.iter().for_each(|reading| whole.append(reading));
         rebuilt.observe(P, &whole.finish());
-        assert_eq!(rebuilt.snapshot(), memory.snapshot());
+        assert_eq!(rebuilt.landed(P), memory.landed(P));
         let restored = Repeats::new(1, 3);
-        restored.restore(&memory.snapshot());
+        restored.restore(P, memory.landed(P));
+        // Records that are in the snapshot already change nothing.
+        restored.observe(P, &readings[6]);
+        assert_eq!(restored.landed(P), memory.landed(P));
         for memory in [memory, rebuilt, restored] {
             let known: Vec<bool> = readings.iter().map(|r| !repeats_of(&memory, r).is_empty()).collect();
             // Device 0 had four readings: its first is pushed out, and coming again pushes out the next.
             assert!(known[1]);
             assert!(!known[0]);
         }
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_kept() {
+        let memory = Repeats::new(1, 4);
+        repeats_of(&memory, &batch(&[(0, 1, &[("a", 1.0)])]));
+        let before = memory.landed(P);
+        let flight = Flight::begin();
+        memory.sight(P, &batch(&[(0, 2, &[("a", 2.0)]), (600, 1, &[("a", 1.0)])]), &[], &flight);
+        let (during, on_their_way) = (memory.landed(P), memory.flights());
+        assert_eq!(during[0].1, before[0].1);
+        assert_eq!((during.len(), during[600].1.len(), on_their_way.len()), (601, 0, 1));
+        memory.settle(P, &flight, true);
+        let after = memory.landed(P);
+        assert_eq!((after[0].1.len(), after[600].1.len(), memory.flights().len()), (2, 1, 0));
     }
 
     #[test]

@@ -18,9 +18,10 @@ async fn repeats_are_known_after_a_restart() {
     submitted.durable().await.unwrap();
     assert_eq!(submitted.verdicts[0].accepted, 3);
 
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("repeats");
     let after = intake(&log);
-    assert_eq!(after.rebuild_repeats(1000).unwrap(), 3);
-    assert_eq!(after.repeats().snapshot(), before.repeats().snapshot());
+    assert_eq!(after.restore_repeats(&file).unwrap(), 3, "there is no file: the log is read");
     // Handles of a directory that is empty after this restart come in the same order.
     let again = after.submit(&source, &Principal::Anonymous, &payloads).await.unwrap();
     again.durable().await.unwrap();
@@ -45,6 +46,58 @@ fn letters(log: &MemoryLog) -> Vec<watchfire_log::Reject> {
         _ => Vec::new(),
     };
     log.records().iter().flat_map(rejects).collect()
+}
+
+#[tokio::test]
+async fn the_memory_of_repeats_outlives_the_log_that_it_came_from() {
+    let log = MemoryLog::new(2, NOW);
+    let source = Source::new("test", UnknownDevices::Register);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("repeats");
+    let send = async |intake: &watchfire_ingest::Intake, second: i64| {
+        let bytes = format!(r#"{{"device":"a","time":{},"metrics":{{"t":1}}}}"#, 1_767_225_600_000 + second);
+        let content = Content::Items(Shape::Event, Framing::Auto);
+        let payloads = [Payload { address: "x", bytes: bytes.as_bytes(), content }];
+        let submitted = intake.submit(&source, &Principal::Anonymous, &payloads).await.unwrap();
+        submitted.durable().await.unwrap();
+    };
+    let rows = || {
+        let rows = |entry: &std::sync::Arc<watchfire_log::Entry>| match &entry.record {
+            watchfire_log::Record::Readings { batch, .. } => batch.rows(),
+            _ => 0,
+        };
+        log.records().iter().map(rows).sum::<usize>()
+    };
+    let before = intake(&log);
+    for second in 0..10 {
+        send(&before, second).await;
+    }
+    before.save_repeats(&file).await.unwrap();
+    for second in 10..15 {
+        send(&before, second).await;
+    }
+    assert_eq!(rows(), 15);
+    // What the file covers may go from the log, and no more than that.
+    let partition = watchfire_model::PartitionId::of("a", 2);
+    let cursor = log.cursor("repeats", partition).unwrap();
+    log.drop_before(partition, cursor);
+    assert_eq!(rows(), 5);
+    let after = intake(&log);
+    assert_eq!(after.restore_repeats(&file).unwrap(), 5);
+    for second in (0..15).rev() {
+        send(&after, second).await;
+    }
+    assert_eq!(rows(), 5, "all were known");
+    // A file that is damaged costs what only it knew, and nothing else.
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let after = intake(&log);
+    assert_eq!(after.restore_repeats(&file).unwrap(), 5);
+    send(&after, 12).await;
+    assert_eq!(rows(), 5);
+    send(&after, 3).await;
+    assert_eq!(rows(), 6);
 }
 
 #[tokio::test]
