@@ -50,7 +50,7 @@ pub fn torture(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let rules = components(workspace)?;
     run(workspace.cargo().args(["build", "--package", "watchfire-torture"]))?;
     let mut torture = Command::new(workspace.binary("watchfire-torture"));
-    torture.current_dir(&workspace.root).env("WATCHFIRE_RULES", rules);
+    torture.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
     run(torture.arg("--binary").arg(workspace.binary("watchfire")).args(arguments))
 }
 

@@ -11,7 +11,7 @@ mod tests;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use run::Workspace;
 
@@ -92,29 +92,36 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
     })
 }
 
-/// The crates that `ci` tests so far. The others (loop, rule host, API, binary) join once their tests were seen to
-/// pass together, and with them the lints; `test` and `lint` take all of them already.
-const TESTED: &[&str] = &[
-    "watchfire-model",
-    "watchfire-telemetry",
-    "watchfire-log",
-    "watchfire-decode",
-    "watchfire-alert",
-    "watchfire-testkit",
-    "watchfire-store",
-    "watchfire-notify",
-    "watchfire-ingest",
-];
-
-/// All checks, the cheap ones first.
+/// All checks, the cheap ones first. One profile serves tests, demonstration and torture: everything is compiled once.
 fn ci(workspace: &Workspace) -> Result<String> {
-    setup::prepare(workspace)?;
-    checks::format(workspace, true)?;
-    checks::wit_sync(workspace, true)?;
-    checks::dependencies(workspace)?;
-    let packages: Vec<&str> = TESTED.iter().flat_map(|package| ["--package", package]).collect();
-    run::run(workspace.cargo().arg("test").args(&packages))?;
-    Ok("all checks passed".into())
+    let mut step = Step::default();
+    step.run("set-up", || setup::prepare(workspace))?;
+    step.run("formatting", || checks::format(workspace, true))?;
+    step.run("copies of the contract", || checks::wit_sync(workspace, true))?;
+    step.run("dependencies", || checks::dependencies(workspace))?;
+    step.run("lint", || build::components(workspace).and_then(|_| checks::lint(workspace)))?;
+    let tested = step.run("test", || tests::run(workspace, &[]))?;
+    let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
+    step.run("demo", || build::demo(workspace, &words("--devices 500 --seconds 20")))?;
+    step.run("torture", || build::torture(workspace, &words("--seconds 25 --seed 1")))?;
+    println!("{}", step.took.join("\n"));
+    Ok(tested)
+}
+
+/// Steps, each with how long it took.
+#[derive(Default)]
+struct Step {
+    took: Vec<String>,
+}
+
+impl Step {
+    fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        println!("\n== {name}");
+        let began = Instant::now();
+        let done = work().with_context(|| name.to_string())?;
+        self.took.push(format!("{name:<24} {:>5} s", began.elapsed().as_secs()));
+        Ok(done)
+    }
 }
 
 /// Whether the only argument that a command takes was given.

@@ -20,7 +20,9 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
     }
     // A test that lacks something writes a file here, named for what it is, with what it lacks.
     let mut root = workspace.cargo();
-    root.args(["test", "--workspace", "--no-fail-fast"]).env("WATCHFIRE_SKIPS", &skips).env("WATCHFIRE_RULES", &components);
+    root.args(["test", "--workspace", "--no-fail-fast"])
+        .env("WATCHFIRE_SKIPS", &skips)
+        .env("WATCHFIRE_RULES", &components);
     shell(root.args(filter))?;
     for folder in workspace.others() {
         if has_tests(&folder)? {
