@@ -83,14 +83,24 @@ pub(crate) fn find(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Found, 
         clean: true,
         cut: None,
     };
-    // From the newest: those whose first group was never synced are void.
+    // From the newest: those whose first group was never synced are void. A segment is begun only behind what was
+    // synced, so the page of a void one still proves where the one that it continues ended.
+    let mut proven: Option<(u64, u64)> = None;
     let newest = loop {
-        let Some(candidate) = candidates.pop() else { break None };
-        match read_last(&candidate, log)? {
+        let next = candidates.pop();
+        if let Some((sequence, _)) = proven
+            && next.as_ref().is_none_or(|next| next.sequence < sequence)
+        {
+            return Err(missing(sequence));
+        }
+        let Some(candidate) = next else { break None };
+        let end = proven.filter(|(sequence, _)| *sequence == candidate.sequence).map_or(0, |(_, end)| end);
+        match read_last(&candidate, log, end)? {
             Newest::Holds(scanned) => break Some((candidate, scanned)),
-            Newest::Void(cut) => {
+            Newest::Void(cut, continues) => {
                 void.push(file_name(candidate.sequence));
                 found.cut = found.cut.or(cut);
+                proven = proven.max(continues);
             }
         }
     };
@@ -182,8 +192,9 @@ fn candidates(disk: &dyn Disk, log: u64, partitions: u16) -> Result<Vec<Candidat
 
 /// What the newest file turned out to be.
 enum Newest {
-    /// Its first group was never synced; there may be something of it.
-    Void(Option<Cut>),
+    /// Its first group was never synced; there may be something of it, and of what was synced before: segment and
+    /// byte behind the end.
+    Void(Option<Cut>, Option<(u64, u64)>),
     Holds(Box<Scanned>),
 }
 
@@ -206,8 +217,9 @@ struct FoundGroup {
     bytes: Vec<u8>,
 }
 
-/// Reads the newest segment. An error: something in it was synced and is damaged.
-fn read_last(candidate: &Candidate, log: u64) -> Result<Newest, LogError> {
+/// Reads the newest segment, of which the bytes before `proven` are known to have been synced. An error: something in
+/// it was synced and is damaged.
+fn read_last(candidate: &Candidate, log: u64, proven: u64) -> Result<Newest, LogError> {
     let name = file_name(candidate.sequence);
     let length = candidate.file.length().map_err(io("measuring", &name))?;
     let mut bytes = vec![0; length as usize];
@@ -218,12 +230,22 @@ fn read_last(candidate: &Candidate, log: u64) -> Result<Newest, LogError> {
         let end = bytes[at..].iter().rposition(|&byte| byte != 0)?;
         Some(Cut { file: name.clone(), at: at as u64, bytes: (at + end) as u64 + 1 })
     };
+    let proof = |at: usize| {
+        let next = || "the segment that follows says that this was synced".to_string();
+        proof(&bytes, at, log, candidate.sequence).or_else(|| ((at as u64) < proven).then(next))
+    };
+    // Its page, or where that is damaged its groups, say what it continues.
+    let continues = || {
+        let page = candidate.header.as_ref().ok().map(|header| (header.previous, header.previous_end));
+        let groups = headers(&bytes, 0, log).map(|(_, header)| (header.synced_segment, header.synced_byte));
+        groups.chain(page).filter(|(segment, _)| *segment < candidate.sequence).max()
+    };
     let header = match &candidate.header {
         Ok(header) => header.clone(),
         Err(what) => {
-            return match proof(&bytes, 0, log, candidate.sequence) {
+            return match proof(0) {
                 Some(proof) => Err(corrupt(0, format!("{what}, and {proof}"))),
-                None => Ok(Newest::Void(torn(0))),
+                None => Ok(Newest::Void(torn(0), continues())),
             };
         }
     };
@@ -253,13 +275,16 @@ fn read_last(candidate: &Candidate, log: u64) -> Result<Newest, LogError> {
                 group += 1;
             }
             Err(what) => {
-                if let Some(proof) = proof(&bytes, at, log, candidate.sequence) {
+                if let Some(proof) = proof(at) {
                     return Err(corrupt(at, format!("{what}, and {proof}")));
                 }
                 cut = torn(at);
                 break;
             }
         }
+    }
+    if cut.is_none() && (at as u64) < proven {
+        return Err(corrupt(at, "the file ends before what was synced".into()));
     }
     if let Some(groups) = &mut last {
         // Kept as it was found: it is written again as it is.
@@ -268,7 +293,7 @@ fn read_last(candidate: &Candidate, log: u64) -> Result<Newest, LogError> {
     }
     Ok(match last {
         Some(groups) => Newest::Holds(Box::new(Scanned { header, groups, cut })),
-        None => Newest::Void(cut),
+        None => Newest::Void(cut, continues()),
     })
 }
 
@@ -297,19 +322,17 @@ fn read_group(
 
 /// Looks behind a damaged place for a group that was written after that place had been synced.
 fn proof(bytes: &[u8], damaged: usize, log: u64, sequence: u64) -> Option<String> {
-    let mut at = damaged.next_multiple_of(ALIGN);
-    while at + GROUP_MAGIC.len() <= bytes.len() {
-        // Bytes of devices may look like a header; its checksum and the number of the log, which is
-        // drawn at random and leaves the folder nowhere, cannot be guessed.
-        if bytes[at..at + GROUP_MAGIC.len()] == GROUP_MAGIC
-            && let Ok(header) = GroupHeader::decode(&bytes[at..])
-            && header.log == log
-            && header.synced_segment == sequence
-            && header.synced_byte > damaged as u64
-        {
-            return Some(format!("group {} at byte {at} says that this was synced", header.group));
-        }
-        at += ALIGN;
-    }
-    None
+    headers(bytes, damaged, log)
+        .find(|(_, header)| header.synced_segment == sequence && header.synced_byte > damaged as u64)
+        .map(|(at, header)| format!("group {} at byte {at} says that this was synced", header.group))
+}
+
+/// Every header of a group of this log from a place on, whatever stands between them.
+fn headers(bytes: &[u8], from: usize, log: u64) -> impl Iterator<Item = (usize, GroupHeader)> {
+    // Bytes of devices may look like a header; its checksum and the number of the log, which is drawn at random and
+    // leaves the folder nowhere, cannot be guessed.
+    (from.next_multiple_of(ALIGN)..bytes.len()).step_by(ALIGN).filter_map(move |at| {
+        let bytes = bytes[at..].starts_with(&GROUP_MAGIC).then_some(&bytes[at..])?;
+        GroupHeader::decode(bytes).ok().filter(|header| header.log == log).map(|header| (at, header))
+    })
 }

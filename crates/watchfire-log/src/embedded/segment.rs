@@ -94,6 +94,9 @@ impl Segment {
                 }
                 for share in &header.shares {
                     if let Some(next) = offsets.get_mut(usize::from(share.partition.0)) {
+                        if *next != share.first {
+                            return Err(self.corrupt(at, "another group stands here"));
+                        }
                         *next = share.first + u64::from(share.count);
                     }
                 }
@@ -155,13 +158,13 @@ impl Segments {
             }
         };
         let at = segment.place(partition, offset)?;
-        Ok(Some(Walk { segment, at, window: Window::default() }))
+        Ok(Some(Walk::new(segment, at)))
     }
 
     /// A walk over everything.
     pub fn walk_all(&self) -> Option<Walk> {
         let segment = read(&self.list).first().cloned()?;
-        Some(Walk { segment, at: SEGMENT_HEADER as u64, window: Window::default() })
+        Some(Walk::new(segment, SEGMENT_HEADER as u64))
     }
 }
 
@@ -179,10 +182,17 @@ pub(crate) enum Step {
 pub(crate) struct Walk {
     pub segment: Arc<Segment>,
     at: u64,
+    /// The number of the group here; `None`: it begins within a segment and has met none.
+    group: Option<u64>,
     window: Window,
 }
 
 impl Walk {
+    fn new(segment: Arc<Segment>, at: u64) -> Self {
+        let group = (at == SEGMENT_HEADER as u64).then_some(segment.header.first_group);
+        Self { segment, at, group, window: Window::default() }
+    }
+
     /// The byte at which it stands.
     pub fn at(&self) -> u64 {
         self.at
@@ -193,7 +203,12 @@ impl Walk {
         loop {
             let end = self.segment.end();
             if self.at < end {
-                return self.window.header(&self.segment, self.at, end).map(Step::Group);
+                let header = self.window.header(&self.segment, self.at, end)?;
+                // A disk may give a whole group from elsewhere: its checksums fit, its place does not.
+                if self.group.is_some_and(|group| group != header.group) {
+                    return Err(self.segment.corrupt(self.at, "another group stands here"));
+                }
+                return Ok(Step::Group(header));
             }
             let Some(next) = segments.after(self.segment.header.sequence) else { return Ok(Step::Level) };
             // A group may have been written between the two looks; now that a later segment is there,
@@ -204,8 +219,7 @@ impl Walk {
             if next.header.previous != self.segment.header.sequence {
                 return Ok(Step::Gone);
             }
-            (self.segment, self.at) = (next, SEGMENT_HEADER as u64);
-            self.window = Window::default();
+            *self = Self::new(next, SEGMENT_HEADER as u64);
         }
     }
 
@@ -219,6 +233,7 @@ impl Walk {
     /// Goes behind the group here.
     pub fn pass(&mut self, header: &GroupHeader) {
         self.at += header.length() as u64;
+        self.group = Some(header.group.wrapping_add(1));
     }
 }
 

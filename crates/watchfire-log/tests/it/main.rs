@@ -9,6 +9,8 @@ mod codec;
 mod crash;
 mod help;
 mod inspect;
+mod mutation;
+mod oracle;
 mod retention;
 mod speed;
 mod trouble;
