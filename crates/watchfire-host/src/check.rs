@@ -6,6 +6,8 @@ use wasmparser::component_types::ComponentEntityType;
 use wasmparser::{Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures};
 use watchfire_model::call::CallFailure;
 
+use crate::parts::Parts;
+
 /// The largest component that is taken. SpiderMonkey is 12 MB, Python 18; four times that bounds what one
 /// upload makes the host read, hash and keep.
 pub(crate) const LARGEST: usize = 64 << 20;
@@ -115,6 +117,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, RefusalError> {
     let mut validator = Validator::new_with_features(WasmFeatures::default());
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let (mut depth, mut types, mut producers) = (0_usize, None, Producers::default());
+    let mut parts = Parts::default();
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(malformed)?;
         match &payload {
@@ -141,6 +144,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, RefusalError> {
         {
             types = Some(found);
         }
+        parts.read(&payload).map_err(|text| RefusalError::Malformed(text.into_owned()))?;
     }
     let types = types.ok_or_else(|| RefusalError::Malformed("it ends early".into()))?;
     let types = types.as_ref();

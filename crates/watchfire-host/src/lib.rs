@@ -23,6 +23,7 @@ mod imports;
 mod instance;
 mod module;
 mod parameters;
+mod parts;
 mod thread;
 
 pub use check::{Inspection, RefusalError, inspect};
