@@ -12,7 +12,8 @@ use crate::setup::WASM;
 
 /// Formats every workspace, or checks that it is.
 pub fn format(workspace: &Workspace, check: bool) -> Result<()> {
-    let folders = std::iter::once(workspace.root.clone()).chain(workspace.others());
+    let root = workspace.root.clone();
+    let folders = [root.clone(), root.join("fuzz")].into_iter().chain(workspace.others());
     for folder in folders {
         let mut fmt = workspace.cargo_in(&folder);
         fmt.args(["fmt", "--all"]);

@@ -3,6 +3,7 @@
 
 mod build;
 mod checks;
+mod fuzz;
 mod licences;
 mod run;
 mod setup;
@@ -29,6 +30,8 @@ cargo xtask COMMAND
                  measures, each figure beside a reference of the same run
   torture [--seconds S] [--seed N]
                  kills the real binary again and again, and proves that nothing is lost
+  fuzz [TARGET] [--seconds S]
+                 bytes guided by coverage against one decoder; without a target, says which there are
   wit-sync [--check]
                  copies the contract from wit/ to where SDKs carry it
   check-deps     licences, crates against ARCHITECTURE.md, paths of machines
@@ -81,6 +84,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
             build::torture(&workspace, rest)?;
             None
         }
+        "fuzz" => Some(fuzz::run(&workspace, rest)?),
         "wit-sync" => Some(checks::wit_sync(&workspace, flag(rest, "--check")?)?),
         "check-deps" => Some(checks::dependencies(&workspace)?),
         "rules" => Some(format!("the shipped rules are in {}", build::components(&workspace)?.display())),
