@@ -121,6 +121,12 @@ impl Rule {
         Some(&mut keys[place].1)
     }
 
+    /// Whether there is a condition of a device and key.
+    pub fn has_condition(&self, device: DeviceHandle, key: &str) -> bool {
+        let keys = self.conditions.get(&device);
+        keys.is_some_and(|keys| keys.binary_search_by(|(other, _)| (**other).cmp(key)).is_ok())
+    }
+
     /// The condition of a device and key, made if there is none.
     pub fn condition_or_new(&mut self, device: DeviceHandle, key: &str) -> &mut Condition {
         let keys = self.conditions.entry(device).or_default();

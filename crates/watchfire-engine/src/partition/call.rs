@@ -92,7 +92,14 @@ impl Partition {
                     });
                 }
                 match outcome.result {
-                    Ok(effects) => self.effects(here, rule, &call, effects, out),
+                    Ok(effects) => match self.check_kept(rule, &effects) {
+                        Ok(()) => self.effects(here, rule, &call, effects, out),
+                        Err(what) => {
+                            let message = format!("rule {}, {} of {rows} rows: {what}", rule.name, call.name);
+                            let failure = CallFailure::new(FailureKind::Output, message);
+                            self.failed(here, rule, &call, failure, out);
+                        }
+                    },
                     Err(failure) => self.failed(here, rule, &call, failure, out),
                 }
             }

@@ -588,7 +588,10 @@ fn migrate(
                 );
                 return Err(CallFailure::new(FailureKind::Trapped, message));
             }
+            let before = (old.size(), old.slots().count());
             new.set_many(slot, devices, &migrated);
+            let kept = spec.limits.check_state(before, (new.size(), new.slots().count()));
+            kept.map_err(|what| CallFailure::new(FailureKind::Output, format!("migrate: {what}")))?;
         }
     }
     Ok(new)

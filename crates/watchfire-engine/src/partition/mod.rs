@@ -5,6 +5,7 @@ mod alerts;
 mod call;
 mod control;
 mod dues;
+mod limits;
 mod output;
 mod persist;
 mod redo;

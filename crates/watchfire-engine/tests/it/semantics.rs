@@ -28,6 +28,41 @@ fn resume(name: &str, paused: bool) -> Control {
     if paused { Control::RulePaused { name, by } } else { Control::RuleResumed { name, by } }
 }
 
+/// Ever new keys, timers of ever new tags: the call that goes too far fails, and those before it stand.
+#[test]
+fn what_a_rule_keeps_beside_its_state_is_bounded() {
+    let mut world = World::new(1);
+    world.devices(&["a", "b"]);
+    let module = world.modules.add(NativeModule::new("t", Subscription::default(), |guest| {
+        let Callback::Batch(rows) = guest.callback else { return Ok(Effects::default()) };
+        let mut effects = Effects::default();
+        for (device, x) in rows.devices().iter().zip(rows.numbers("x").iter()) {
+            if *x < 100.0 {
+                effects.alerts.push(trigger(*device, &format!("key {x}"), Severity::Minor, None));
+            } else {
+                effects.timers.push(set(*device, *x as u32, at(1000)));
+            }
+        }
+        Ok(effects)
+    }));
+    world.deploy(rule("r", module, json!({"limits": {"keys": 3, "conditions": 4, "timers": 2}})), 1);
+    world.readings(&[(0, 0, 1.0), (0, 0, 2.0), (0, 0, 3.0), (0, 0, 3.0)]);
+    world.readings(&[(0, 0, 3.0), (0, 0, 4.0)]);
+    world.readings(&[(1, 0, 1.0)]);
+    world.readings(&[(1, 0, 2.0)]);
+    world.readings(&[(0, 0, 100.0), (1, 0, 101.0), (1, 0, 101.0)]);
+    world.readings(&[(0, 0, 102.0)]);
+    let reasons: Vec<String> = skipped(&world).into_iter().map(|skipped| skipped.reason).collect();
+    assert_eq!(reasons.len(), 3, "{reasons:?}");
+    assert!(reasons[0].contains("(keys) is 3 a device (a)"), "{reasons:?}");
+    assert!(reasons[1].contains("(conditions) is 4"), "{reasons:?}");
+    assert!(reasons[2].contains("rule r, batch of 1 rows") && reasons[2].contains("(timers) is 2"));
+    assert_eq!(world.keeper.transitions().len(), 4);
+    let mut again = World::over(world.log.copy(), world.modules.clone(), &[]);
+    again.run();
+    assert_eq!((again.dumps(), again.told()), (world.dumps(), world.told()));
+}
+
 // ---------------------------------------------------------------- 1: one record, one callback, one now
 
 #[test]
