@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use watchfire_host::{Host, HostOptions, ModuleBytes, RefusalError, build};
@@ -169,38 +170,106 @@ fn a_module_is_compiled_in_the_background_and_once() {
     host.prepare(Digest::of(&bytes), &Limits { fuel: Some(1), ..Limits::default() }).unwrap();
 }
 
-#[test]
-fn damaged_uploads_are_refused_or_work_but_never_crash() {
-    let good = threshold();
-    let host = Host::new(HostOptions::default()).unwrap();
-    let mut x = 0x2545_F491_4F6C_DD1D_u64;
-    let mut random = |n: usize| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x % n as u64) as usize
-    };
-    let (mut refused, mut compiled) = (0, 0);
-    for round in 0..400 {
-        let mut bytes = good.clone();
-        for _ in 0..=random(4) {
-            let at = random(bytes.len());
-            bytes[at] ^= 1 << random(8);
-        }
-        if round % 10 == 0 {
-            bytes.truncate(random(good.len()));
-        }
-        match watchfire_host::inspect(&bytes) {
-            Err(_) => refused += 1,
-            // Compiling takes a while: some of those that look well are tried to the end.
-            Ok(_) if compiled < 12 => {
-                compiled += 1;
-                let _ = host.add(&bytes).map(|report| host.remove(report.digest));
-            }
-            Ok(_) => {}
+/// Does it on a thread of its own: a host that hangs is told from one that is slow, and one that panics from both.
+fn within<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, outcome) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || done.send(work()));
+    outcome.recv_timeout(Duration::from_secs(120)).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// XorShift (Marsaglia 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound.max(1) as u64) as usize
+    }
+
+    /// Mostly what tells of others: the beginning, and the end, where a component says how its parts hang together.
+    fn place(&mut self, length: usize) -> usize {
+        match self.below(3) {
+            0 => self.below(length.min(2048)),
+            1 => length - 1 - self.below(length.min(8192)),
+            _ => self.below(length),
         }
     }
-    assert!(refused > 20 && compiled > 3, "{refused} refused, {compiled} compiled");
+
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(3) {
+            let at = self.place(bytes.len());
+            match self.below(8) {
+                0..3 => bytes[at] ^= 1 << self.below(8),
+                3 => bytes[at] = self.below(256) as u8,
+                // A number as large as it can be written.
+                4 => bytes.iter_mut().skip(at).zip([0xff, 0xff, 0xff, 0xff, 0x0f]).for_each(|(b, n)| *b = n),
+                5 => drop(bytes.remove(at)),
+                6 => {
+                    let end = at + self.below(256).min(bytes.len() - at);
+                    let copy = bytes[at..end].to_vec();
+                    let to = self.place(bytes.len());
+                    bytes.splice(to..to, copy);
+                }
+                _ if self.below(8) == 0 => bytes.truncate(at.max(1)),
+                _ => bytes[at] = bytes[at].wrapping_add(1),
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_uploads_are_refused_with_a_reason_or_load() {
+    let good = threshold();
+    let host = Host::new(HostOptions::default()).unwrap();
+    let limits = json!([{"metric": "t", "high": 80, "severity": "minor", "deadband": 5}]);
+    let parameters = Arc::new(json!({"severity": "minor", "deadband": 0, "limits": limits}));
+    let mut random = Random(0x2545_F491_4F6C_DD1D);
+    let (mut refused, mut compiled, mut started) = (0, 0, 0);
+    for round in 0..3000 {
+        let mut bytes = good.clone();
+        random.mutate(&mut bytes);
+        let what = format!("round {round}");
+        let inspected = {
+            let bytes = bytes.clone();
+            within(&what, move || watchfire_host::inspect(&bytes))
+        };
+        let error = match inspected {
+            Err(error) => error,
+            // Compiling takes a while: some of those that look well are tried to the end.
+            Ok(_) if compiled < 60 => {
+                compiled += 1;
+                let (host, parameters) = (host.clone(), parameters.clone());
+                let outcome = within(&what, move || {
+                    let digest = host.add(&bytes)?.digest;
+                    let setup =
+                        Setup { rule: "n".into(), parameters, limits: Limits::default(), replay: false };
+                    let instance = host.try_start(digest, &setup).map(drop);
+                    host.remove(digest);
+                    Ok(instance.is_ok())
+                });
+                match outcome {
+                    Ok(runs) => {
+                        started += u32::from(runs);
+                        continue;
+                    }
+                    Err(error) => error,
+                }
+            }
+            Ok(_) => continue,
+        };
+        refused += 1;
+        let reason = error.to_string();
+        assert!((10..4000).contains(&reason.len()), "{what}: {reason}");
+        assert!(!matches!(error, RefusalError::Busy(_) | RefusalError::Unknown(_)), "{what}: {reason}");
+    }
+    assert!(
+        refused > 1000 && compiled > 10 && started > 3,
+        "{refused} refused, {compiled} compiled, {started} ran"
+    );
+    // The host is none the worse for it.
+    assert_eq!(host.add(&good).unwrap().name, "threshold");
 }
 
 #[test]
