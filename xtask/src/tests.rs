@@ -56,10 +56,12 @@ fn has_tests(folder: &std::path::Path) -> Result<bool> {
             let hidden = path.file_name().is_some_and(|name| name == "target" || name == "cases");
             if path.is_dir() && !hidden {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs")
-                && std::fs::read_to_string(&path)?.contains("#[test]")
-            {
-                return Ok(true);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path)?;
+                // Examples in the documentation are tests as well.
+                if ["#[test]", "/// ```", "//! ```"].iter().any(|mark| text.contains(mark)) {
+                    return Ok(true);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! A rule is a value of your type: [`Rule::start`] makes it from the parameters of the deployment, and the
 //! callbacks are its methods. [`export_rule!`] makes a module of it. A whole one:
 //!
-//! ```ignore
+//! ```no_run
 //! use watchfire_rule::prelude::*;
 //!
 //! #[derive(Deserialize)]

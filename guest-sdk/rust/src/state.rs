@@ -71,11 +71,14 @@ pub trait State: Copy + Default + PartialEq {
 /// A struct of fields of fixed size, with its layout in state: fields in the order written, little-endian,
 /// without gaps. Changing it is a new `state_version`.
 ///
-/// ```ignore
+/// ```
+/// use watchfire_rule::{State, state};
+///
 /// state! {
 ///     /// Mean so far.
 ///     pub struct Mean { mean: f64, count: u32 }
 /// }
+/// assert_eq!(Mean::SIZE, 12);
 /// ```
 #[macro_export]
 macro_rules! state {

@@ -5,6 +5,5 @@
 
 mod drive;
 mod limits;
-mod measure;
 mod shipped;
 mod upload;

@@ -12,5 +12,4 @@ mod inspect;
 mod mutation;
 mod oracle;
 mod retention;
-mod speed;
 mod trouble;
