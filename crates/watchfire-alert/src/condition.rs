@@ -286,9 +286,8 @@ impl Condition {
 
     /// Nobody looked for a while, until `clock`: a delay that was under way begins again.
     pub fn begin_delay_anew(&mut self, clock: Timestamp) {
-        if let Phase::Pending { since }
-        | Phase::Clearing { since }
-        | Phase::Latched { again: Some(since) } = &mut self.phase
+        if let Phase::Pending { since } | Phase::Clearing { since } | Phase::Latched { again: Some(since) } =
+            &mut self.phase
         {
             since.at = since.at + clock.since(since.clock);
             since.clock = since.clock.max(clock);

@@ -18,14 +18,19 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The partition loop, as the API sees it.
 pub trait EngineView: Send + Sync {
     /// How far each partition is.
-    fn partitions(&self) -> Vec<PartitionStatus>;
-    /// How a rule does, over all partitions; `None`: it does not run.
-    fn rule_health(&self, rule: &str) -> Option<RuleHealth>;
-    /// The last values of a device; `None`: nothing came from it yet.
-    fn device_state(&self, device: &str) -> Option<DeviceState>;
+    fn partitions(&self) -> BoxFuture<'_, Vec<PartitionStatus>>;
+    /// How each rule does, over all partitions that answer in time; those that do not run are left out.
+    fn rules(&self) -> BoxFuture<'_, BTreeMap<String, RuleHealth>>;
+    /// The last values of these devices; `None`: nothing came from it yet.
+    fn device_states(&self, ids: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<DeviceState>>, Busy>>;
     /// What rules do, as it happens. A receiver that is too slow misses some, and is told how many.
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent>;
 }
+
+/// The loop does not answer now: it is in a long call, or has too much to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Busy(pub String);
 
 /// How far a partition is.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -36,8 +41,11 @@ pub struct PartitionStatus {
     pub offset: u64,
     /// The offset behind the last synced record.
     pub end: u64,
-    /// Offset of the last checkpoint.
+    /// Offset of the last checkpoint; `None`: the partition did not answer in time.
     pub checkpoint: Option<u64>,
+    /// Why it stands still, if it does: it needs somebody, and a new start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// How a rule does, since the engine started.
@@ -55,6 +63,10 @@ pub struct RuleHealth {
     pub p99_nanoseconds: u64,
     /// Bytes of keyed state.
     pub state_bytes: u64,
+    /// Devices that it selects.
+    pub devices: u64,
+    /// Alerts of it that are raised.
+    pub active_alerts: u64,
     /// What its latest failed call said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
@@ -190,7 +202,8 @@ pub struct ParameterFault {
 
 /// Submits the bytes of a dead letter again, as new input.
 pub trait Resubmit: Send + Sync {
-    /// Waits until what was accepted is durable. An error says why the bytes are refused once more.
+    /// Waits until it is durable and says how many readings it held. An error: nothing of it was taken, and no
+    /// further dead letter was written.
     fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>>;
 }
 
@@ -203,6 +216,8 @@ pub struct RawInput {
     pub address: String,
     /// The device that sent it or was named, where that is known.
     pub device: Option<String>,
+    /// Who sent it, by kind and name: it may do what that one may, and no more.
+    pub sender: Option<String>,
     /// The bytes.
     pub payload: Vec<u8>,
 }
@@ -251,5 +266,16 @@ pub trait LogLevel: Send + Sync {
 /// Makes backups.
 pub trait Archiver: Send + Sync {
     /// Writes a consistent copy of everything that a restore needs into an empty folder.
-    fn snapshot(&self, into: PathBuf) -> BoxFuture<'_, Result<(), String>>;
+    fn snapshot(&self, into: PathBuf) -> BoxFuture<'_, Result<(), ArchiveError>>;
+}
+
+/// Why there is no backup.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArchiveError {
+    /// Not as things are; what has to change first is said to whoever asked.
+    #[error("{0}")]
+    Refused(String),
+    /// It failed; the words are for the log.
+    #[error("{0}")]
+    Failed(String),
 }

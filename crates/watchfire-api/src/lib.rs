@@ -8,6 +8,7 @@ pub mod auth;
 pub mod backup;
 pub mod contract;
 pub mod control;
+pub mod difference;
 mod http;
 pub mod problem;
 pub mod projector;

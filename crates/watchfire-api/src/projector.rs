@@ -116,6 +116,13 @@ impl Projector {
     }
 }
 
+/// Where a start would read on from what the store holds now, by partition: a copy of the store needs the log from
+/// there.
+pub async fn needs(store: &Store, partitions: u16) -> Result<Vec<u64>, StoreError> {
+    let snapshot = Snapshot::load(store, partitions).await?;
+    Ok((0..partitions).map(|partition| snapshot.cursors.get(&partition).copied().unwrap_or(0)).collect())
+}
+
 /// The registry of a partition, or the rules, as one document with its place.
 #[derive(Serialize, Deserialize)]
 struct Stored<T> {
@@ -240,8 +247,7 @@ impl Work {
         let mut ends: Vec<u64> =
             (1..self.log.partitions()).map(|partition| self.log.range(PartitionId(partition)).1).collect();
         ends.insert(0, self.log.range(PartitionId(0)).1);
-        let lag: u64 = ends.iter().zip(&self.next).map(|(end, next)| end.saturating_sub(*next)).sum();
-        watchfire_telemetry::metrics().api.projector_lag.set(lag as i64);
+        self.show_lag();
         for (partition, end) in ends.into_iter().enumerate() {
             while self.next[partition] < end {
                 let entries = self.read(partition as u16, end).await?;
@@ -251,8 +257,16 @@ impl Work {
                 self.project(partition as u16, &entries).await?;
             }
         }
-        watchfire_telemetry::metrics().api.projector_lag.set(0);
+        self.show_lag();
         Ok(())
+    }
+
+    /// Of the end as it is now: what came while a round went on counts.
+    fn show_lag(&self) {
+        let behind = (0..self.log.partitions())
+            .zip(&self.next)
+            .map(|(partition, next)| self.log.range(PartitionId(partition)).1.saturating_sub(*next));
+        watchfire_telemetry::metrics().api.projector_lag.set(behind.sum::<u64>() as i64);
     }
 
     async fn read(&self, partition: u16, end: u64) -> Result<Vec<Arc<Entry>>, LogError> {
@@ -521,6 +535,7 @@ fn dead_letter_of_reject(entry: &Entry, index: usize, reject: &Reject) -> NewDea
         source: reject.source.clone(),
         address: reject.address.clone(),
         device: reject.device.clone(),
+        sender: reject.sender.clone(),
         code: reject.code.clone(),
         reason: match reject.index {
             Some(item) => format!("item {item}: {}", reject.reason),

@@ -397,7 +397,8 @@ pub(crate) fn read_value(
         return Err(fault(code::METRIC_NAME, &what));
     }
     let added = match byte {
-        Some(b'-' | b'0'..=b'9') if cursor.not_a_number().is_none() => {
+        // Only behind a sign can a word stand that is no number.
+        Some(b'-' | b'0'..=b'9') if byte != Some(b'-') || cursor.not_a_number().is_none() => {
             let number = cursor.number()?;
             if !number.is_finite() {
                 return Err(fault(code::METRIC_NOT_FINITE, "the number does not fit a double"));

@@ -113,7 +113,7 @@ impl Releaser {
     pub fn pump(&mut self) -> Result<(), EngineError> {
         self.collect()?;
         let mut changes = AlertChanges::default();
-        while !(self.barrier && !self.sent.is_empty()) && self.sent.len() < IN_FLIGHT {
+        while (!self.barrier || self.sent.is_empty()) && self.sent.len() < IN_FLIGHT {
             self.barrier = false;
             let Some(Waiting { number, what }) = self.queue.pop_front() else { break };
             match what {

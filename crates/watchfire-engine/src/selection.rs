@@ -419,7 +419,9 @@ mod tests {
     /// Rules 0 to 4, six devices, the last one deleted; every second reading has `temp`, device 3 has `rpm`.
     fn check(rows: &[u32], expected: &[(u32, &[u32])]) {
         let mut registry = Registry::default();
-        (0..6).for_each(|i| drop(registry.put(device(i))));
+        for i in 0..6 {
+            registry.put(device(i));
+        }
         let mut selections = Selections::new(&registry);
         let metrics = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
         selections.add(RuleId(0), &Selector::default(), &[], &registry);

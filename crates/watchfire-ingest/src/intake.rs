@@ -9,8 +9,8 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Window};
 use watchfire_log::{Append, AppendError, Log, Ticket};
-use watchfire_model::device::Registries;
 use watchfire_model::PartitionId;
+use watchfire_model::device::Registries;
 use watchfire_telemetry::metrics;
 
 use crate::contract::{Principal, RegisterError, Registrar};

@@ -39,6 +39,10 @@ pub enum TlsError {
     Unusable(PathBuf, #[source] rustls::Error),
 }
 
+/// A certificate that was read and is not used yet.
+#[derive(Debug)]
+pub struct Fresh(Arc<ServerConfig>);
+
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct ServerTls {
@@ -57,9 +61,18 @@ impl ServerTls {
 
     /// Reads the files again, for connections made from now on. On an error the certificate stays as it is.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let fresh = read(&self.config, &self.protocols)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.swap(self.prepare()?);
         Ok(())
+    }
+
+    /// Reads the files again and changes nothing yet: of several certificates all are read before one is swapped.
+    pub fn prepare(&self) -> Result<Fresh, TlsError> {
+        read(&self.config, &self.protocols).map(Fresh)
+    }
+
+    /// Uses what [`ServerTls::prepare`] read, for connections made from now on.
+    pub fn swap(&self, fresh: Fresh) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
     }
 
     /// Makes the handshake. It has no time limit of its own.

@@ -100,6 +100,15 @@ pub trait Log: Send + Sync + 'static {
     fn set_cursor(&self, reader: &str, partition: PartitionId, next: Offset);
     /// A named reader is gone for good.
     fn remove_cursor(&self, reader: &str);
+    /// An operator says that the wall clock is right: appends that were paused because it jumped, or because at a
+    /// start it was far ahead of the last record, go on. Whether they were. A log that has no such pause says no.
+    fn confirm_clock(&self) -> bool {
+        false
+    }
+    /// Why appends are refused at present, if they are.
+    fn paused(&self) -> Option<AppendError> {
+        None
+    }
     /// Every record of all partitions in the order in which it was written, from the group that holds
     /// `from` on. What a start needs to look ahead.
     fn scan(

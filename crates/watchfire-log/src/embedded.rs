@@ -3,6 +3,7 @@
 //! | file | is |
 //! |---|---|
 //! | `FORMAT` | version, number of partitions, epoch, the number of the log |
+//! | `DETACHED` | readers that held more than they may, and lost a part of the log |
 //! | `LOCK` | locked by the process that has the log open |
 //! | `segment-N.wal` | groups, see [`crate::codec::group`] |
 //!
@@ -36,6 +37,7 @@ mod options;
 mod reader;
 pub(crate) mod recover;
 mod retention;
+mod rows;
 pub(crate) mod segment;
 mod tail;
 mod time;
@@ -86,6 +88,8 @@ struct Shared {
     recent: Mutex<reader::Recent>,
     disk_reads: AtomicU64,
     needs: Mutex<retention::Needs>,
+    /// The boot clock when a group was synced last, in microseconds.
+    written: AtomicU64,
     /// The boot clock when the log was opened.
     opened: Duration,
     began: Instant,
@@ -217,6 +221,7 @@ impl EmbeddedLog {
                 report.last_appended_at,
                 options.clock_jump,
                 options.clock_stable,
+                options.clock_away,
             )),
             segments: segment::Segments::new(std::mem::take(&mut found.segments)),
             prepared: Mutex::new(keeper::Prepared { next_sequence: found.next_sequence, file: None }),
@@ -229,7 +234,8 @@ impl EmbeddedLog {
             readers: Mutex::default(),
             recent: Mutex::default(),
             disk_reads: AtomicU64::new(0),
-            needs: Mutex::default(),
+            needs: Mutex::new(retention::Needs::restore(&*disk)),
+            written: AtomicU64::new(clock.boot().as_micros() as u64),
             opened: clock.boot(),
             began: Instant::now(),
             keeper: Mutex::default(),
@@ -237,6 +243,8 @@ impl EmbeddedLog {
             disk,
             options,
         });
+        // Before anything can be appended: the clock may not be one to trust.
+        shared.apply_pause();
         let threads = Self::start(&shared, found.at, locked)?;
         // The gap since the last life of the log comes first.
         shared.intake.nudge();
@@ -368,22 +376,6 @@ impl EmbeddedLog {
         threads.lock = None;
     }
 
-    /// An operator says that the wall clock is right: appends that were paused because it jumped go on.
-    /// Whether they were.
-    pub fn confirm_clock(&self) -> bool {
-        let resumed = lock(&self.shared.time).confirm();
-        self.shared.apply_pause();
-        if resumed {
-            self.shared.intake.nudge();
-        }
-        resumed
-    }
-
-    /// Why appends are refused at present.
-    pub fn paused(&self) -> Option<AppendError> {
-        lock(&self.shared.time).paused().map(|(_, error)| error.clone())
-    }
-
     /// Keeps a partition from this offset on, for a snapshot or a range that is evaluated again, until
     /// [`EmbeddedLog::release`]. A hold may have an offset in each partition.
     pub fn hold(&self, name: &str, partition: PartitionId, from: Offset) {
@@ -485,7 +477,20 @@ impl Log for EmbeddedLog {
     }
 
     fn remove_cursor(&self, reader: &str) {
-        lock(&self.shared.needs).remove_cursor(reader);
+        lock(&self.shared.needs).remove_cursor(reader, &*self.shared.disk);
+    }
+
+    fn confirm_clock(&self) -> bool {
+        let resumed = lock(&self.shared.time).confirm();
+        self.shared.apply_pause();
+        if resumed {
+            self.shared.intake.nudge();
+        }
+        resumed
+    }
+
+    fn paused(&self) -> Option<AppendError> {
+        lock(&self.shared.time).paused().map(|(_, error)| error.clone())
     }
 
     fn scan(
@@ -512,6 +517,7 @@ impl Shared {
 
     /// A group is synced and can be read.
     fn publish(&self, group: u64) {
+        self.written.store(self.clock.boot().as_micros() as u64, Ordering::Relaxed);
         *lock(&self.synced) = group;
         self.synced_number.store(group, Ordering::Release);
         self.synced_changed.notify_all();

@@ -116,6 +116,9 @@ pub struct Reject {
     pub address: String,
     /// The device that sent it or was named in it, where that is known.
     pub device: Option<String>,
+    /// Who sent it, by kind and name, such as `device:press-1`: a replay may do what that one may, and no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
     /// Which item of its payload, from 0; `None`: the payload as a whole.
     pub index: Option<u32>,
     /// A stable code, such as `not-json`, `metric-not-finite`, `unknown-device`.

@@ -1,11 +1,12 @@
 //! The device registry, as a plain value that control records are applied to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{DeviceHandle, PartitionId};
+use crate::index::Index;
 use crate::time::Duration;
 use crate::value::Value;
 
@@ -40,34 +41,41 @@ pub struct Device {
 }
 
 /// The devices of one partition as of one place in its log. Handles are places in `devices`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Registry {
     devices: Vec<Arc<Device>>,
-    by_id: HashMap<String, DeviceHandle>,
+    /// Follows from `devices`.
+    by_id: Index,
     version: u64,
 }
+
+impl PartialEq for Registry {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.devices, self.version) == (&other.devices, other.version)
+    }
+}
+
+impl Eq for Registry {}
 
 impl Registry {
     /// The registry that [`Registry::devices`] and [`Registry::version`] described.
     pub fn restore(devices: Vec<Arc<Device>>, version: u64) -> Self {
-        let by_id = devices
-            .iter()
-            .enumerate()
-            .filter(|(_, device)| !device.deleted)
-            .map(|(i, device)| (device.spec.id.clone(), DeviceHandle(i as u32)))
-            .collect();
+        let mut by_id = Index::default();
+        for (i, device) in devices.iter().enumerate().filter(|(_, device)| !device.deleted) {
+            by_id.insert(&device.spec.id, DeviceHandle(i as u32));
+        }
         Self { devices, by_id, version }
     }
 
     /// Registers a device or changes what is known of it; returns its handle and whether it is new.
     pub fn put(&mut self, spec: DeviceSpec) -> (DeviceHandle, bool) {
         self.version += 1;
-        if let Some(&handle) = self.by_id.get(&spec.id) {
+        if let Some(handle) = self.by_id.find(&spec.id) {
             self.devices[handle.0 as usize] = Arc::new(Device { spec, deleted: false });
             return (handle, false);
         }
         let handle = DeviceHandle(self.devices.len() as u32);
-        self.by_id.insert(spec.id.clone(), handle);
+        self.by_id.insert(&spec.id, handle);
         self.devices.push(Arc::new(Device { spec, deleted: false }));
         (handle, true)
     }
@@ -83,7 +91,7 @@ impl Registry {
 
     /// The handle of a device that is registered and not deleted.
     pub fn find(&self, id: &str) -> Option<DeviceHandle> {
-        self.by_id.get(id).copied()
+        self.by_id.find(id)
     }
 
     /// The device of a handle, deleted or not.

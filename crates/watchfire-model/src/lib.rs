@@ -12,6 +12,7 @@ pub mod call;
 pub mod control;
 pub mod device;
 pub mod id;
+mod index;
 pub mod rule;
 pub mod selector;
 pub mod state;

@@ -5,13 +5,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use watchfire_log::Clock;
+use watchfire_model::{Duration as Span, Timestamp};
 use watchfire_store::{Store, StoreError};
 use watchfire_telemetry::metrics;
 
 use crate::stages::plan::{Groups, Settings};
+use crate::undelivered::Undelivered;
 
 /// Transitions in one flush at most.
 const BATCH: u32 = 1000;
+/// Deliveries to a receiver that is not in the configuration any more wait this long for it to come back: as long as
+/// those of one that is there do unless it says otherwise.
+const ABANDONED: Span = Span::from_secs(24 * 3600);
 /// The longest sleep: clocks that run faster than time are looked at again, and gauges are kept fresh.
 const SLEEP: Duration = Duration::from_secs(1);
 
@@ -21,6 +26,7 @@ pub(crate) struct Flusher {
     pub settings: watch::Receiver<Arc<Settings>>,
     pub stop: watch::Receiver<bool>,
     pub groups: Groups,
+    pub undelivered: Undelivered,
 }
 
 impl Flusher {
@@ -81,7 +87,19 @@ impl Flusher {
         Ok(outbox.len())
     }
 
-    async fn measure(&self) {
+    /// Gives up what waits for a receiver that is not configured any more: no worker of its own does.
+    async fn abandon(&self, receiver: &str, now: Timestamp) {
+        match self.store.expire_deliveries(receiver, now - ABANDONED, now).await {
+            Ok(expired) => {
+                let labels = [("receiver", receiver.to_string()), ("state", "expired".to_string())];
+                metrics().alerts.deliveries.get_or_create(&labels).inc_by(expired);
+                tracing::error!(receiver, expired, "deliveries to a receiver that is gone were given up");
+            }
+            Err(error) => tracing::error!(receiver, error = error.chain(), "cannot expire deliveries"),
+        }
+    }
+
+    async fn measure(&mut self) {
         let telemetry = &metrics().alerts;
         if let Ok(counts) = self.store.active_counts().await {
             for severity in watchfire_model::Severity::ALL {
@@ -94,7 +112,14 @@ impl Flusher {
         telemetry.pending.clear();
         telemetry.undelivered_age.clear();
         let now = self.clock.wall();
+        let settings = self.settings.borrow().clone();
+        if let Err(error) = self.undelivered.look(&self.store, &settings, &waiting, now).await {
+            tracing::error!(error = error.chain(), "cannot tell that a receiver takes nothing");
+        }
         for waits in waiting {
+            if waits.oldest < now - ABANDONED && !settings.max_alerts.contains_key(&waits.receiver) {
+                self.abandon(&waits.receiver, now).await;
+            }
             let receiver = [("receiver", waits.receiver)];
             telemetry.pending.get_or_create(&receiver).set(waits.pending as i64);
             let age = now.since(waits.oldest).as_secs_f64() as i64;

@@ -37,6 +37,7 @@ mod lane;
 pub mod matcher;
 pub mod message;
 pub mod stages;
+mod undelivered;
 
 pub use channel::{Outcome, Retry};
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
@@ -153,6 +154,7 @@ impl Notifier {
             settings: settings.subscribe(),
             stop: stop.subscribe(),
             groups,
+            undelivered: undelivered::Undelivered::default(),
         };
         let notifier = Self { store, clock, settings, stop, state: Mutex::default() };
         notifier.apply(prepared);

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
+use utoipa::ToSchema;
 use watchfire_model::alert::Detail;
 use watchfire_model::{Severity, Timestamp};
 
@@ -13,7 +14,7 @@ use crate::error::StoreError;
 use crate::labels::LabelSet;
 
 /// Whether an alert goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
     /// It goes on.
@@ -44,7 +45,7 @@ impl std::str::FromStr for AlertState {
 }
 
 /// An alert as it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct AlertRow {
     /// 16 hex digits, the same in every replay.
     pub id: String,
@@ -57,36 +58,45 @@ pub struct AlertRow {
     /// The key; with rule and device the identity of the condition.
     pub key: String,
     /// The severity as it stands.
+    #[schema(value_type = String)]
     pub severity: Severity,
     /// For people.
     pub summary: String,
     /// Numbers and texts behind the summary.
+    #[schema(value_type = Vec<Object>)]
     pub details: Vec<Detail>,
     /// Frozen when raised, but for the severity.
+    #[schema(value_type = Object)]
     pub labels: LabelSet,
     /// Of the labels, as Alertmanager computes it.
     pub fingerprint: String,
     /// Whether it goes on.
     pub state: AlertState,
     /// When it began, by the clock of the device.
+    #[schema(value_type = String)]
     pub raised_at: Timestamp,
     /// Since when it has its severity.
+    #[schema(value_type = String)]
     pub severity_since: Timestamp,
     /// The condition cleared then, but the alert is latched.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub cleared_at: Option<Timestamp>,
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub resolved_at: Option<Timestamp>,
     /// Why it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolve_reason: Option<String>,
     /// The latest trigger.
+    #[schema(value_type = String)]
     pub last_seen: Timestamp,
     /// Triggers since it was raised.
     pub count: u64,
     /// Somebody knows.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub acknowledged_at: Option<Timestamp>,
     /// Who.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,7 +148,7 @@ impl sqlx::FromRow<'_, SqliteRow> for AlertRow {
 }
 
 /// Something that happened to an alert: a transition of its condition, or a response of somebody.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct EventRow {
     /// The place in the commit order of all alerts.
     pub sequence: i64,
@@ -149,20 +159,25 @@ pub struct EventRow {
     /// `raised`, `severity_changed`, `cleared`, `realarmed`, `resolved`, `acknowledged`, `commented`.
     pub kind: String,
     /// From then on.
+    #[schema(value_type = String)]
     pub severity: Severity,
     /// Before, where it changed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub from_severity: Option<Severity>,
-    /// Why it was resolved.
+    /// Why it was resolved; with `raised`, `restored`: it had been resolved here, and the loop says that it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// For people.
     pub summary: String,
     /// Numbers and texts behind the summary.
+    #[schema(value_type = Vec<Object>)]
     pub details: Vec<Detail>,
     /// When it happened, by the clock of the device or of the one who did it.
+    #[schema(value_type = String)]
     pub at: Timestamp,
     /// When it became known here.
+    #[schema(value_type = String)]
     pub recorded_at: Timestamp,
     /// The record that caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +234,7 @@ pub struct AlertFilter {
 }
 
 /// An alert with everything that is known of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct AlertDetail {
     /// As it stands.
     #[serde(flatten)]
@@ -227,6 +242,7 @@ pub struct AlertDetail {
     /// What happened to it, in order.
     pub history: Vec<EventRow>,
     /// What the verdict rests on, as the model's `Evidence` is written.
+    #[schema(value_type = Option<Object>)]
     pub evidence: Option<serde_json::Value>,
     /// Who was told, newest first; the latest hundred.
     pub deliveries: Vec<DeliveryRow>,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
+use utoipa::ToSchema;
 use watchfire_model::Timestamp;
 
 use crate::Store;
@@ -10,11 +11,12 @@ use crate::db::{Page, limit, sequence_cursor, time};
 use crate::error::StoreError;
 
 /// One line of the trail.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct AuditRow {
     /// The order; given by the store.
     pub sequence: i64,
     /// When.
+    #[schema(value_type = String)]
     pub at: Timestamp,
     /// Who: the name of a token, or of the part of the engine that acted by itself.
     pub actor: String,

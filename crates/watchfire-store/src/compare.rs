@@ -13,6 +13,7 @@ use crate::Store;
 use crate::alerts::AlertRow;
 use crate::db::{Database, commit, to_json};
 use crate::error::StoreError;
+use crate::fold::Fold;
 use crate::keeper;
 
 impl Store {
@@ -38,9 +39,12 @@ pub(crate) async fn recover(database: &Database, recovered: &Recovered) -> Resul
     for row in active(database, recovered.partition).await? {
         match machine.remove(row.id.as_str()) {
             None => orphans.push(row),
-            Some(told) if told.kind == TransitionKind::Raised && told.severity != row.severity => {
+            Some(told) if told.severity != row.severity => {
                 let kind = TransitionKind::SeverityChanged { from: row.severity };
-                lacking.push(Transition { kind, ..told.clone() });
+                let latched = told.kind == TransitionKind::Cleared;
+                lacking.push(Transition { id: format!("{}/severity", told.id), kind, ..told.clone() });
+                // A change of severity is of one that stands: it is latched again behind it.
+                lacking.extend(latched.then(|| told.clone()));
             }
             Some(_) => {}
         }
@@ -58,9 +62,10 @@ pub(crate) async fn recover(database: &Database, recovered: &Recovered) -> Resul
         "after the start the alerts in the store were not those of the loop; repaired"
     );
     metrics().alerts.repaired.inc_by((orphans.len() + lacking.len()) as u64);
-    let written = keeper::write(database, &lacking, &HashMap::new()).await?;
+    // Orphans first: one may have the identity of an alert that is lacking.
     let resolved = resolve_orphans(database, &orphans, recovered.at).await?;
-    Ok(resolved.or(written))
+    let written = keeper::write_as(database, &lacking, &HashMap::new(), Fold::restore).await?;
+    Ok(written.or(resolved))
 }
 
 /// Resolves alerts that no machine knows of, reason `orphaned`; who was told of them is told.
@@ -92,10 +97,11 @@ async fn resolve_orphans(
         }
         let sequence: i64 = sqlx::query_scalar(
             "INSERT INTO transitions (sequence, id, alert, kind, severity, from_since, reason, summary, \
-             details, at, recorded_at, rule_version) SELECT coalesce(max(sequence), 0) + 1, $1, $2, \
-             'resolved', $3, $4, 'orphaned', $5, $6, $7, $8, $9 FROM transitions RETURNING sequence",
+             details, at, recorded_at, rule_version) SELECT coalesce(max(sequence), 0) + 1, \
+             $1 || CAST(coalesce(max(sequence), 0) + 1 AS TEXT), $2, 'resolved', $3, $4, 'orphaned', $5, $6, $7, $8, $9 FROM transitions RETURNING sequence",
         )
-        .bind(format!("orphaned/{}", row.id))
+        // With its sequence: an alert may be restored, and orphaned again.
+        .bind(format!("orphaned/{}/", row.id))
         .bind(&row.id)
         .bind(row.severity.as_str())
         .bind(row.severity_since.0)

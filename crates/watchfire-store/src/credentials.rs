@@ -14,6 +14,7 @@ use crate::Store;
 use crate::db::{commit, time, time_opt};
 use crate::error::StoreError;
 use crate::secrets::{Secret, check_password, digest, hash_password, id_of, random_hex, same};
+use crate::uses::Kind;
 
 /// How many passwords are hashed at the same time: each takes 19 MiB and a core, so half of the cores go on.
 ///
@@ -160,11 +161,16 @@ impl Store {
 
     /// The credentials of a device.
     pub async fn credentials(&self, device: &str) -> Result<Vec<CredentialRow>, StoreError> {
-        sqlx::query_as("SELECT * FROM credentials WHERE device = $1 ORDER BY created_at, id")
-            .bind(device)
-            .fetch_all(self.db().read())
-            .await
-            .map_err(StoreError::sql("list credentials"))
+        let mut rows: Vec<CredentialRow> =
+            sqlx::query_as("SELECT * FROM credentials WHERE device = $1 ORDER BY created_at, id")
+                .bind(device)
+                .fetch_all(self.db().read())
+                .await
+                .map_err(StoreError::sql("list credentials"))?;
+        for row in &mut rows {
+            row.last_used = self.uses().last(Kind::Credential, &row.id, row.last_used);
+        }
+        Ok(rows)
     }
 
     /// Takes a credential away; says whether it was there.
@@ -223,7 +229,7 @@ impl Store {
                 return Ok(Checked::Wrong);
             }
         }
-        self.used("credentials", &id).await?;
+        self.used(Kind::Credential, &id);
         Ok(Checked::Right)
     }
 
@@ -261,40 +267,15 @@ impl Store {
                 .map_err(StoreError::sql("check a token"))?;
         match found {
             Some((device, hash)) if same(&digest(secret), &hash) => {
-                self.used("credentials", id).await?;
+                self.used(Kind::Credential, id);
                 Ok(Some(device))
             }
             _ => Ok(None),
         }
     }
 
-    /// Notes that a secret was right: at most once a minute, so that reading stays reading.
-    pub(crate) async fn used(&self, table: &'static str, id: &str) -> Result<(), StoreError> {
-        let now = self.clock().wall().0;
-        let (stale, note) = match table {
-            "tokens" => (
-                "SELECT EXISTS (SELECT 1 FROM tokens WHERE id = $1 AND coalesce(last_used, 0) < $2)",
-                "UPDATE tokens SET last_used = $1 WHERE id = $2",
-            ),
-            _ => (
-                "SELECT EXISTS (SELECT 1 FROM credentials WHERE id = $1 AND coalesce(last_used, 0) < $2)",
-                "UPDATE credentials SET last_used = $1 WHERE id = $2",
-            ),
-        };
-        let stale: bool = sqlx::query_scalar(stale)
-            .bind(id)
-            .bind(now - 60_000_000)
-            .fetch_one(self.db().read())
-            .await
-            .map_err(StoreError::sql("note the use of a secret"))?;
-        if stale {
-            sqlx::query(note)
-                .bind(now)
-                .bind(id)
-                .execute(self.db().writer())
-                .await
-                .map_err(StoreError::sql("note the use of a secret"))?;
-        }
-        Ok(())
+    /// Notes that a secret was right, without waiting for anything.
+    pub(crate) fn used(&self, kind: Kind, id: &str) {
+        self.uses().note(kind, id, self.clock().wall());
     }
 }

@@ -14,7 +14,8 @@ use watchfire_model::Timestamp;
 use crate::error::StoreError;
 
 /// Each release appends here; what is in the list never changes.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_base.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_base.sql"), include_str!("../migrations/0002_dead_letter_sender.sql")];
 
 /// The format that this release writes.
 pub(crate) const FORMAT: i64 = MIGRATIONS.len() as i64;
@@ -201,7 +202,5 @@ pub(crate) fn limit(asked: u32) -> u32 {
 
 /// A cursor that is the sequence of the last row seen.
 pub(crate) fn sequence_cursor(cursor: Option<&str>) -> Result<i64, StoreError> {
-    cursor.map_or(Ok(i64::MAX), |text| {
-        text.parse().map_err(|_| StoreError::Refused(format!("{text:?} is no cursor of this list")))
-    })
+    cursor.map_or(Ok(i64::MAX), |text| text.parse().map_err(|_| StoreError::Cursor(text.into())))
 }

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
+use utoipa::ToSchema;
 use watchfire_model::Timestamp;
 use watchfire_telemetry::metrics;
 
@@ -54,6 +55,8 @@ pub struct NewDeadLetter {
     pub address: String,
     /// The device, where it is known.
     pub device: Option<String>,
+    /// Who sent it, by kind and name, such as `device:press-1`.
+    pub sender: Option<String>,
     /// A stable code.
     pub code: String,
     /// What is wrong, for people.
@@ -73,13 +76,14 @@ pub struct NewDeadLetter {
 }
 
 /// A dead letter that is kept.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct DeadLetterRow {
     /// The order in which they were kept.
     pub sequence: i64,
     /// `epoch/partition/offset/index`.
     pub id: String,
     /// When the log received it.
+    #[schema(value_type = String)]
     pub at: Timestamp,
     /// `decode` or `rule`.
     pub kind: String,
@@ -90,6 +94,9 @@ pub struct DeadLetterRow {
     /// The device, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Who sent it, by kind and name, such as `device:press-1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
     /// A stable code.
     pub code: String,
     /// What is wrong, for people.
@@ -116,6 +123,7 @@ pub struct DeadLetterRow {
     pub rows: Vec<u32>,
     /// When it was replayed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub replayed_at: Option<Timestamp>,
     /// By whom.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +141,7 @@ impl sqlx::FromRow<'_, SqliteRow> for DeadLetterRow {
             source: row.try_get("source")?,
             address: row.try_get("address")?,
             device: row.try_get("device")?,
+            sender: row.try_get("sender")?,
             code: row.try_get("code")?,
             reason: row.try_get("reason")?,
             payload: row.try_get("payload")?,
@@ -151,6 +160,8 @@ impl sqlx::FromRow<'_, SqliteRow> for DeadLetterRow {
 /// Which dead letters; what is not said selects all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeadLetterFilter {
+    /// `decode` or `rule`.
+    pub kind: Option<String>,
     /// From this source.
     pub source: Option<String>,
     /// Of this device.
@@ -169,8 +180,8 @@ pub struct DeadLetterFilter {
     pub limit: u32,
 }
 
-const COLUMNS: &str = "sequence, id, at, kind, source, address, device, code, reason, rule, rule_version, \
-                       position, callback, row_indexes, replayed_at, replayed_by, length(payload) AS size";
+const COLUMNS: &str = "sequence, id, at, kind, source, address, device, sender, code, reason, rule, \
+                       rule_version, position, callback, row_indexes, replayed_at, replayed_by, length(payload) AS size";
 
 impl Store {
     /// Changes how many dead letters are kept; counts from the next one that comes.
@@ -188,10 +199,10 @@ impl Store {
         let bounds = *self.bounds().lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = self.db().write().await?;
         let (mut count, mut bytes, mut dropped) = (0_i64, 0_i64, 0_i64);
-        for part in letters.chunks(chunk(14)) {
+        for part in letters.chunks(chunk(15)) {
             let mut query = QueryBuilder::<Sqlite>::new(
-                "INSERT INTO dead_letters (id, at, kind, source, address, device, code, reason, payload, rule, \
-                 rule_version, position, callback, row_indexes) ",
+                "INSERT INTO dead_letters (id, at, kind, source, address, device, sender, code, reason, payload, \
+                 rule, rule_version, position, callback, row_indexes) ",
             );
             query.push_values(part, |mut tuple, letter| {
                 let rows = (!letter.rows.is_empty()).then(|| crate::db::to_json(&letter.rows));
@@ -202,6 +213,7 @@ impl Store {
                     .push_bind(letter.source.as_str())
                     .push_bind(letter.address.as_str())
                     .push_bind(letter.device.as_deref())
+                    .push_bind(letter.sender.as_deref())
                     .push_bind(letter.code.as_str())
                     .push_bind(letter.reason.as_str())
                     .push_bind(letter.payload.as_slice())
@@ -276,6 +288,7 @@ impl Store {
         query.push(COLUMNS).push(", substr(payload, 1, 1024) AS payload FROM dead_letters WHERE sequence < ");
         query.push_bind(sequence_cursor(filter.cursor.as_deref())?);
         let texts = [
+            (" AND kind = ", &filter.kind),
             (" AND source = ", &filter.source),
             (" AND device = ", &filter.device),
             (" AND code = ", &filter.code),
@@ -324,6 +337,29 @@ impl Store {
         .await
         .map_err(StoreError::sql("mark a dead letter"))?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Marks all letters of one record and rule as replayed, those that were not before: the rule sees them
+    /// together. Gives how many.
+    pub async fn mark_record_replayed(
+        &self,
+        rule: &str,
+        position: &str,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let done = sqlx::query(
+            "UPDATE dead_letters SET replayed_at = $1, replayed_by = $2 \
+             WHERE position = $3 AND rule = $4 AND row_indexes IS NOT NULL AND replayed_at IS NULL",
+        )
+        .bind(at.0)
+        .bind(by)
+        .bind(position)
+        .bind(rule)
+        .execute(self.db().writer())
+        .await
+        .map_err(StoreError::sql("mark dead letters"))?;
+        Ok(done.rows_affected())
     }
 
     /// Deletes a dead letter; says whether it was there.

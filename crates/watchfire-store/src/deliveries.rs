@@ -3,6 +3,7 @@
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
+use utoipa::ToSchema;
 use watchfire_model::{Duration, Timestamp};
 
 use crate::Store;
@@ -10,7 +11,7 @@ use crate::db::{Page, commit, json, limit, parsed, sequence_cursor, time, time_o
 use crate::error::StoreError;
 
 /// How far a delivery got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryState {
     /// It is tried, now or at its next time.
@@ -53,7 +54,7 @@ impl std::str::FromStr for DeliveryState {
 }
 
 /// A delivery as it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct DeliveryRow {
     /// The order in which deliveries were made.
     pub sequence: i64,
@@ -72,6 +73,7 @@ pub struct DeliveryRow {
     /// How often it was tried.
     pub attempts: u32,
     /// Not before then, while it is pending.
+    #[schema(value_type = String)]
     pub next_try: Timestamp,
     /// What the last attempt that failed said.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,9 +82,11 @@ pub struct DeliveryRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_status: Option<u16>,
     /// When it was made.
+    #[schema(value_type = String)]
     pub created_at: Timestamp,
     /// When it came to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub finished_at: Option<Timestamp>,
 }
 
@@ -107,11 +111,12 @@ impl sqlx::FromRow<'_, SqliteRow> for DeliveryRow {
 }
 
 /// One attempt to deliver.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct AttemptRow {
     /// From 1.
     pub attempt: u32,
     /// When it ended.
+    #[schema(value_type = String)]
     pub at: Timestamp,
     /// `delivered`, `later` or `never`.
     pub outcome: String,
@@ -122,16 +127,18 @@ pub struct AttemptRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// How long it took.
+    #[schema(value_type = String)]
     pub took: Duration,
 }
 
 /// A delivery with what was sent and what came of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct DeliveryDetail {
     /// As it stands.
     #[serde(flatten)]
     pub delivery: DeliveryRow,
     /// What the receiver gets.
+    #[schema(value_type = Object)]
     pub payload: serde_json::Value,
     /// The latest hundred.
     pub tries: Vec<AttemptRow>,
@@ -331,8 +338,11 @@ impl Store {
         for done in attempts {
             let finished = (done.state != DeliveryState::Pending).then_some(done.at.0);
             sqlx::query(
+                // What was superseded or expired while it was under way stays so, unless the receiver took it:
+                // then it was told, whatever was decided meanwhile.
                 "UPDATE deliveries SET state = $1, attempts = $2, next_try = $3, last_status = $4, \
-                 last_error = $5, finished_at = $6 WHERE sequence = $7",
+                 last_error = $5, finished_at = $6 WHERE sequence = $7 AND (state = 'pending' \
+                 OR ($1 = 'delivered' AND state IN ('superseded', 'expired')))",
             )
             .bind(done.state.as_str())
             .bind(i64::from(done.attempt))
@@ -369,8 +379,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives up the deliveries of a receiver (`None`: of receivers that are not among `others`) that were
-    /// made before `before`; says how many.
+    /// Gives up the deliveries of a receiver that were made before `before`; says how many.
     pub async fn expire_deliveries(
         &self,
         receiver: &str,

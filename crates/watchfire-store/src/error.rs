@@ -50,6 +50,9 @@ pub enum StoreError {
         /// Its name.
         id: String,
     },
+    /// A cursor that no list gave.
+    #[error("{0:?} is no cursor of this list")]
+    Cursor(String),
     /// The request cannot be carried out on what is there.
     #[error("{0}")]
     Refused(String),

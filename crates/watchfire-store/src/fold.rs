@@ -7,11 +7,12 @@
 //!
 //! * a raise finds another active alert of its identity: that one is resolved first, reason `superseded`;
 //! * a later transition finds no alert: it is raised first, as of that transition, with what it says;
-//! * a transition finds its alert resolved: it stands in the history and changes nothing else.
+//! * a transition finds its alert resolved: it stands in the history and changes nothing else. Only where the loop
+//!   says, once it is level after a start, that the alert goes on, does it ([`Fold::restore`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use watchfire_model::alert::{AlertUpdate, ResolveReason, Transition, TransitionKind};
+use watchfire_model::alert::{AlertUpdate, Evidence, ResolveReason, Transition, TransitionKind};
 use watchfire_model::{Severity, Timestamp};
 
 use crate::alerts::{AlertRow, AlertState};
@@ -104,6 +105,38 @@ impl Fold {
                 }
                 self.change(transition);
             }
+        }
+    }
+
+    /// Applies a transition of a comparison: the loop holds this alert as raised, whatever the store has.
+    pub(crate) fn restore(&mut self, transition: &Transition) {
+        let ended = |row: &AlertRow| row.state == AlertState::Resolved;
+        if !self.rows.get(&transition.alert.0).is_some_and(ended) {
+            return self.apply(transition);
+        }
+        self.repaired += 1;
+        let identity = identity(transition);
+        if let Some(other) = self.active.remove(&identity) {
+            self.supersede(&other, transition);
+        }
+        let Some(row) = self.rows.get_mut(&transition.alert.0) else { return };
+        let latched = transition.kind == TransitionKind::Cleared;
+        row.state = AlertState::Active;
+        (row.resolved_at, row.resolve_reason) = (None, None);
+        row.cleared_at = latched.then_some(transition.at);
+        row.severity = transition.severity;
+        row.severity_since = transition.at;
+        row.labels = with_severity(&row.labels, transition.severity);
+        row.fingerprint = fingerprint(&row.labels);
+        row.last_seen = row.last_seen.max(transition.at);
+        row.summary.clone_from(&transition.summary);
+        row.details.clone_from(&transition.details);
+        self.active.insert(identity, transition.alert.0.clone());
+        self.touch(&transition.alert.0);
+        // People were told that it ended: they are told that it goes on.
+        self.record(transition, "raised", transition.id.clone(), None, true);
+        if let Some(recorded) = self.recorded.last_mut() {
+            recorded.reason = Some("restored");
         }
     }
 
@@ -268,7 +301,7 @@ impl Fold {
 
     fn keep_evidence(&mut self, transition: &Transition) {
         if let Some(evidence) = &transition.evidence {
-            self.evidence.push((transition.alert.0.clone(), crate::db::to_json(evidence)));
+            self.evidence.push((transition.alert.0.clone(), bounded(evidence)));
         }
     }
 
@@ -278,6 +311,30 @@ impl Fold {
             self.touched.push(id.to_string());
         }
     }
+}
+
+/// Bytes of state that evidence keeps at most, as hex digits: a rule may have a MiB of it for each device, and alerts
+/// come in storms.
+const STATE_BYTES: usize = 64 << 10;
+
+/// Evidence as it is kept: with as much of the state as it may, slots that are too large named instead.
+fn bounded(evidence: &Evidence) -> String {
+    let bytes = |state: &BTreeMap<u32, String>| state.values().map(String::len).sum::<usize>();
+    if bytes(&evidence.state_before) <= STATE_BYTES {
+        return crate::db::to_json(evidence);
+    }
+    let mut evidence = evidence.clone();
+    let mut left_out = Vec::new();
+    while bytes(&evidence.state_before) > STATE_BYTES {
+        let largest = evidence.state_before.iter().max_by_key(|(_, hex)| hex.len()).map(|(slot, _)| *slot);
+        let Some(slot) = largest else { break };
+        evidence.state_before.remove(&slot);
+        left_out.push(slot);
+    }
+    left_out.sort_unstable();
+    let mut kept = serde_json::to_value(&evidence).unwrap_or_default();
+    kept["state_left_out"] = left_out.into();
+    kept.to_string()
 }
 
 fn kind_text(kind: &TransitionKind) -> &'static str {

@@ -24,6 +24,11 @@ use crate::fold::{Fold, Recorded};
 const QUEUE: usize = 8192;
 /// Transitions in one commit at most: past it a commit takes longer than it saves.
 const BATCH: usize = 4096;
+/// How often whoever waits for room looks whether the end has come.
+const LOOK: Duration = Duration::from_millis(200);
+/// Once the end has come, a store that wrote nothing for so long will not: far longer than a commit takes, and
+/// shorter than whoever stops a service waits before it kills it.
+const GIVE_UP: Duration = Duration::from_secs(5);
 /// How often what is known of repeated triggers is written.
 const FLUSH_UPDATES: Duration = Duration::from_secs(1);
 /// Updates that are kept in memory at most before they are written early.
@@ -36,6 +41,8 @@ struct State {
     size: usize,
     submitted: u64,
     committed: u64,
+    /// The end comes: whoever waits for room does so only while something is still written.
+    ending: bool,
     closed: bool,
 }
 
@@ -60,6 +67,12 @@ impl Shared {
         (state.waiting.is_empty(), state.closed)
     }
 
+    /// The end comes, and whoever submits has to come to one: see [`Store::ending`](crate::Store::ending).
+    pub(crate) fn end(&self) {
+        self.lock().ending = true;
+        self.changed.notify_all();
+    }
+
     /// No more is taken; what waits is still written.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -76,9 +89,21 @@ impl AlertKeeper for Keeper {
     fn submit(&self, changes: AlertChanges) -> u64 {
         let size = changes.transitions.len() + changes.updates.len();
         let mut state = self.0.lock();
+        let (mut seen, mut since) = (state.committed, Instant::now());
         // One submission larger than the queue passes when it is alone: refusing it would block for ever.
         while state.size > 0 && state.size + size > QUEUE && !state.closed {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let waited = self.0.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if state.committed != seen || !state.ending {
+                (seen, since) = (state.committed, Instant::now());
+            } else if since.elapsed() >= GIVE_UP {
+                // From here on nothing is taken of anybody: had a later one been, its commit would cover this.
+                tracing::error!(
+                    "alerts cannot be written and the end has come: the next start evaluates them again"
+                );
+                state.closed = true;
+                self.0.changed.notify_all();
+            }
         }
         state.submitted += 1;
         let number = state.submitted;
@@ -217,6 +242,16 @@ pub(crate) async fn write(
     transitions: &[Transition],
     updates: &HashMap<String, AlertUpdate>,
 ) -> Result<Option<i64>, StoreError> {
+    write_as(database, transitions, updates, Fold::apply).await
+}
+
+/// As [`write`], with what a transition does to the alerts.
+pub(crate) async fn write_as(
+    database: &Database,
+    transitions: &[Transition],
+    updates: &HashMap<String, AlertUpdate>,
+    apply: fn(&mut Fold, &Transition),
+) -> Result<Option<i64>, StoreError> {
     if transitions.is_empty() {
         return Ok(None);
     }
@@ -241,7 +276,7 @@ pub(crate) async fn write(
         if let Some(update) = updates.get(&transition.alert.0) {
             fold.update(update);
         }
-        fold.apply(transition);
+        apply(&mut fold, transition);
     }
     insert(&mut connection, &fold).await.map_err(StoreError::sql(ACTION))?;
     commit(connection, ACTION).await?;

@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
@@ -31,11 +32,13 @@ mod guesses;
 mod keeper;
 pub mod labels;
 pub mod modules;
+pub mod retention;
 pub mod routing;
 pub mod rules;
 pub mod secrets;
 mod settings;
 pub mod tokens;
+mod uses;
 
 pub use alerts::{AlertDetail, AlertFilter, AlertRow, AlertState, EventRow};
 pub use audit::{AuditFilter, AuditRow};
@@ -47,6 +50,7 @@ pub use devices::{DeviceFilter, DeviceRow};
 pub use error::StoreError;
 pub use labels::{LabelSet, fingerprint};
 pub use modules::ModuleRow;
+pub use retention::{Retention, Tidied, Tidying};
 pub use routing::{Flush, GroupRow, NewDelivery, Outbox};
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
@@ -64,12 +68,15 @@ struct Inner {
     clock: Arc<dyn Clock>,
     keeper: Arc<keeper::Shared>,
     writing: Mutex<Option<JoinHandle<()>>>,
+    /// Writes when secrets were last right.
+    noting: JoinHandle<()>,
     transitions: watch::Sender<i64>,
     deliveries: watch::Sender<u64>,
     bounds: Mutex<DeadLetterBounds>,
     verified: secrets::Verified,
     guesses: guesses::Guesses,
     revocations: broadcast::Sender<Revoked>,
+    uses: Arc<uses::Uses>,
 }
 
 impl std::fmt::Debug for Store {
@@ -98,6 +105,11 @@ impl Store {
             let transitions = transitions.clone();
             move |sequence| announce(&transitions, sequence)
         };
+        let uses = Arc::new(uses::Uses::default());
+        let noting = {
+            let (uses, database) = (uses.clone(), database.clone());
+            tokio::spawn(async move { uses.run(&database).await })
+        };
         let writing = tokio::spawn(keeper::run(keeper.clone(), database.clone(), announce));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -106,12 +118,14 @@ impl Store {
                 clock,
                 keeper,
                 writing: Mutex::new(Some(writing)),
+                noting,
                 transitions,
                 deliveries: watch::Sender::new(generation as u64),
                 bounds: Mutex::default(),
                 verified: secrets::Verified::default(),
                 guesses: guesses::Guesses::default(),
                 revocations: broadcast::Sender::new(1024),
+                uses,
             }),
         })
     }
@@ -131,6 +145,13 @@ impl Store {
         self.inner.deliveries.subscribe()
     }
 
+    /// The end comes. From now on a loop that hands over alerts is not held up by a database that takes nothing: what
+    /// is not taken is in no checkpoint either, so the next start evaluates it again. To be called before the loop
+    /// is stopped.
+    pub fn ending(&self) {
+        self.inner.keeper.end();
+    }
+
     /// Writes what the keeper still holds and closes the database. Whoever submits must have ended.
     pub async fn close(&self) {
         self.inner.keeper.close();
@@ -140,6 +161,10 @@ impl Store {
         {
             tracing::error!("the task that writes alerts had failed");
         }
+        self.inner.noting.abort();
+        // A disk that takes nothing must not hold up the end.
+        let last = self.inner.uses.write(&self.inner.database, Duration::ZERO);
+        let _ = tokio::time::timeout(Duration::from_secs(5), last).await;
         self.inner.database.close().await;
     }
 
@@ -178,6 +203,10 @@ impl Store {
         let _ = self.inner.revocations.send(revoked);
     }
 
+    pub(crate) fn uses(&self) -> &uses::Uses {
+        &self.inner.uses
+    }
+
     pub(crate) fn bounds(&self) -> &Mutex<DeadLetterBounds> {
         &self.inner.bounds
     }
@@ -188,6 +217,12 @@ impl Store {
 
     pub(crate) fn announce_deliveries(&self) {
         self.inner.deliveries.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.noting.abort();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Modules: what is known of each in a table, its bytes in a file of the folder `modules`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -135,17 +136,46 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Forgets a module; says whether it was there. Whether a rule uses it is for the caller to know.
-    pub async fn delete_module(&self, digest: &Digest) -> Result<bool, StoreError> {
+    /// Forgets a module but for its bytes; says whether it was there. [`Store::sweep_modules`] takes those.
+    pub async fn delete_module_row(&self, digest: &Digest) -> Result<bool, StoreError> {
         let done = sqlx::query("DELETE FROM modules WHERE digest = $1")
             .bind(digest.to_string())
             .execute(self.db().writer())
             .await
             .map_err(StoreError::sql("delete a module"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Deletes the bytes of modules that have no row and are not needed; gives how many. For a start: later it could
+    /// take those of an upload that has no row yet.
+    pub async fn sweep_modules(&self, needed: impl Fn(&Digest) -> bool) -> Result<usize, StoreError> {
+        let known: HashSet<Digest> = self.modules().await?.into_iter().map(|row| row.digest).collect();
+        let folder = self.modules_folder();
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(io("list", &folder)(error)),
+        };
+        let mut swept = 0;
+        for entry in entries {
+            let path = entry.map_err(io("list", &folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let digest = name.strip_suffix(".wasm").and_then(|hex| format!("sha256:{hex}").parse().ok());
+            if digest.is_some_and(|digest| !known.contains(&digest) && !needed(&digest)) {
+                std::fs::remove_file(&path).map_err(io("delete", &path))?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Forgets a module; says whether it was there. Whether a rule uses it is for the caller to know.
+    pub async fn delete_module(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let done = self.delete_module_row(digest).await?;
         let path = self.module_path(digest);
         match tokio::fs::remove_file(&path).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("delete", &path)(error)),
-            _ => Ok(done.rows_affected() > 0),
+            _ => Ok(done),
         }
     }
 }

@@ -8,6 +8,7 @@ use watchfire_model::Timestamp;
 use crate::db::{parsed, time, time_opt};
 use crate::error::StoreError;
 use crate::secrets::{Secret, digest, id_of, random_hex, same};
+use crate::uses::Kind;
 use crate::{Revoked, Store};
 
 const PREFIX: &str = "wf";
@@ -141,16 +142,20 @@ impl Store {
         if !same(&digest(secret), &hash) || expired || token.revoked_at.is_some() {
             return Ok(None);
         }
-        self.used("tokens", id).await?;
+        self.used(Kind::Token, id);
         Ok(Some(token))
     }
 
     /// All tokens, the revoked ones included.
     pub async fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
-        sqlx::query_as("SELECT * FROM tokens ORDER BY created_at, id")
+        let mut rows: Vec<TokenRow> = sqlx::query_as("SELECT * FROM tokens ORDER BY created_at, id")
             .fetch_all(self.db().read())
             .await
-            .map_err(StoreError::sql("list tokens"))
+            .map_err(StoreError::sql("list tokens"))?;
+        for row in &mut rows {
+            row.last_used = self.uses().last(Kind::Token, &row.id, row.last_used);
+        }
+        Ok(rows)
     }
 
     /// Whether no token was ever made: then the first one may be made without one.

@@ -36,6 +36,8 @@ pub struct LogMetrics {
     pub paused: Gauge,
     /// Readers detached because they held more than they may.
     pub detached: Counter,
+    /// Readers that were detached and lost a part of the log: to be alarmed on, until they are removed.
+    pub detached_readers: Gauge,
 }
 
 impl Default for LogMetrics {
@@ -55,6 +57,7 @@ impl Default for LogMetrics {
             free: Gauge::default(),
             paused: Gauge::default(),
             detached: Counter::default(),
+            detached_readers: Gauge::default(),
         }
     }
 }
@@ -93,6 +96,11 @@ impl LogMetrics {
             self.free.clone(),
         );
         registry.register("log_paused", "1 while intake is paused", self.paused.clone());
+        registry.register(
+            "log_readers_lacking",
+            "Readers that were detached and lost a part of the log",
+            self.detached_readers.clone(),
+        );
         registry.register(
             "log_detached_readers",
             "Readers detached because they held more than they may",

@@ -1,23 +1,19 @@
 //! The parts of the engine as the control API sees them: its small traits over the real things.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use watchfire_api::contract::{
-    Archiver, BoxFuture, DeviceState, EngineView, ModuleInfo, ModuleRefusal, ModuleWorks, ParameterFault,
-    PartitionStatus, RawInput, ReceiverInfo, Receivers, Resubmit, ResubmitError, RuleEvent, RuleHealth,
+    BoxFuture, Busy, DeviceState, EngineView, ModuleInfo, ModuleRefusal, ModuleWorks, ParameterFault,
+    PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth,
 };
-use watchfire_engine::{Engine, EngineStatus, RuleEventKind};
+use watchfire_engine::{Engine, EngineStatus, RuleEventKind, RuleStatus};
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
-use watchfire_ingest::intake::{Content, Payload};
-use watchfire_ingest::{Intake, Principal, Source};
-use watchfire_log::{EmbeddedLog, Log as _};
 use watchfire_model::call::Manifest;
-use watchfire_model::{Digest, PartitionId, Timestamp};
+use watchfire_model::{Digest, Timestamp};
 use watchfire_notify::Notifier;
 use watchfire_store::{Store, StoreError};
 
@@ -61,60 +57,69 @@ impl EngineAdapter {
         }
     }
 
-    fn status(&self) -> Arc<EngineStatus> {
+    async fn status(&self) -> Arc<EngineStatus> {
         let kept = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, status)) = kept
             && at.elapsed() < FRESH
         {
             return status;
         }
-        let status = Arc::new(wait(self.engine.status()));
+        let status = Arc::new(self.engine.status().await);
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), status.clone()));
         status
     }
 }
 
-/// Waits for an answer of the loop, which takes microseconds, within a handler that cannot.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    tokio::task::block_in_place(|| Handle::current().block_on(future))
-}
-
 impl EngineView for EngineAdapter {
-    fn partitions(&self) -> Vec<PartitionStatus> {
-        let status = self.status();
-        let progress = self.engine.progress();
-        let one = |(id, next): (watchfire_model::PartitionId, u64)| {
-            let known = status.partitions.get(&id);
-            PartitionStatus {
-                partition: id.0,
-                offset: next,
-                end: known.map_or(next, |known| known.end.max(next)),
-                checkpoint: known.map(|known| known.checkpoint),
-            }
-        };
-        progress.into_iter().map(one).collect()
-    }
-
-    fn rule_health(&self, rule: &str) -> Option<RuleHealth> {
-        let status = self.status();
-        let rule = status.rules.get(rule)?;
-        Some(RuleHealth {
-            calls: rule.stats.calls,
-            rows: rule.stats.rows,
-            failures: rule.stats.failures,
-            nanoseconds: rule.stats.nanoseconds,
-            p99_nanoseconds: rule.stats.p99_nanoseconds(),
-            state_bytes: rule.state_bytes,
-            last_failure: rule.stats.last_failure.clone(),
+    fn partitions(&self) -> BoxFuture<'_, Vec<PartitionStatus>> {
+        Box::pin(async {
+            let status = self.status().await;
+            let one = |(id, next): (watchfire_model::PartitionId, u64)| {
+                let known = status.partitions.get(&id).and_then(Option::as_ref);
+                PartitionStatus {
+                    partition: id.0,
+                    offset: next,
+                    end: self.engine.log_end(id).max(next),
+                    checkpoint: known.map(|known| known.checkpoint),
+                    fault: known.and_then(|known| known.fault.clone()),
+                }
+            };
+            self.engine.progress().into_iter().map(one).collect()
         })
     }
 
-    fn device_state(&self, device: &str) -> Option<DeviceState> {
-        let state = wait(self.engine.device_state(device))?;
-        Some(DeviceState {
-            last_seen: state.last_seen?,
-            last_event_time: state.last_event_time?,
-            values: state.values,
+    fn rules(&self) -> BoxFuture<'_, BTreeMap<String, RuleHealth>> {
+        Box::pin(async {
+            let status = self.status().await;
+            let one = |(name, rule): (&String, &RuleStatus)| {
+                let health = RuleHealth {
+                    calls: rule.stats.calls,
+                    rows: rule.stats.rows,
+                    failures: rule.stats.failures,
+                    nanoseconds: rule.stats.nanoseconds,
+                    p99_nanoseconds: rule.stats.p99_nanoseconds(),
+                    state_bytes: rule.state_bytes,
+                    devices: rule.devices,
+                    active_alerts: rule.active,
+                    last_failure: rule.stats.last_failure.clone(),
+                };
+                (name.clone(), health)
+            };
+            status.rules.iter().map(one).collect()
+        })
+    }
+
+    fn device_states(&self, ids: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<DeviceState>>, Busy>> {
+        Box::pin(async move {
+            let states = self.engine.device_states(&ids).await.map_err(|error| Busy(error.to_string()))?;
+            let heard = |state: watchfire_engine::DeviceState| {
+                Some(DeviceState {
+                    last_seen: state.last_seen?,
+                    last_event_time: state.last_event_time?,
+                    values: state.values,
+                })
+            };
+            Ok(states.into_iter().map(|state| state.and_then(heard)).collect())
         })
     }
 
@@ -236,49 +241,6 @@ impl ModuleBytes for StoredModules {
     }
 }
 
-/// Dead letters on their way back in.
-pub struct IntakeAdapter {
-    /// The way in.
-    pub intake: Arc<Intake>,
-    /// The sources, by name.
-    pub sources: Vec<Source>,
-}
-
-impl Resubmit for IntakeAdapter {
-    fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>> {
-        Box::pin(async move {
-            let source =
-                self.sources.iter().find(|source| source.name == input.source).or(self.sources.first());
-            let Some(source) = source else {
-                return Err(ResubmitError::Unavailable("there is no source".into()));
-            };
-            // Both forms of address name the device in the same place.
-            let device =
-                input.address.split_once("devices/").and_then(|(_, rest)| rest.strip_suffix("/telemetry"));
-            let shape = device.map_or(watchfire_decode::Shape::Event, watchfire_decode::Shape::Device);
-            let payload = Payload {
-                address: &input.address,
-                bytes: &input.payload,
-                content: Content::Items(shape, watchfire_decode::Framing::Auto),
-            };
-            let unavailable = |error: &dyn std::error::Error| ResubmitError::Unavailable(error.to_string());
-            let submitted = self
-                .intake
-                .submit(source, &Principal::Anonymous, &[payload])
-                .await
-                .map_err(|error| unavailable(&error))?;
-            submitted.durable().await.map_err(|error| unavailable(&error))?;
-            let verdict = submitted.verdicts.into_iter().next().unwrap_or_default();
-            match verdict.rejected.into_iter().next() {
-                Some(rejected) if verdict.accepted == 0 => {
-                    Err(ResubmitError::Rejected { code: rejected.code.into(), reason: rejected.reason })
-                }
-                _ => Ok(u64::from(verdict.accepted)),
-            }
-        })
-    }
-}
-
 /// Who is notified.
 pub struct NotifierAdapter(pub Arc<Notifier>);
 
@@ -302,72 +264,4 @@ impl Receivers for NotifierAdapter {
             }
         })
     }
-}
-
-/// Makes backups: the store first and the log last, so that the log has everything that the store knows.
-///
-/// Checkpoints are not part of it: a restore replays the log from its beginning. So a backup needs a log of
-/// which nothing was removed yet; of any other it says so.
-pub struct Backups {
-    /// The store; modules lie beside it.
-    pub store: Store,
-    /// The log.
-    pub log: Arc<EmbeddedLog>,
-    /// Its folder.
-    pub log_folder: PathBuf,
-}
-
-impl Archiver for Backups {
-    fn snapshot(&self, into: PathBuf) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            let partitions = (0..self.log.partitions()).map(PartitionId);
-            for partition in partitions.clone() {
-                self.log.hold("backup", partition, 0);
-            }
-            let whole = partitions.clone().all(|partition| self.log.range(partition).0 == 0);
-            let copied = if whole {
-                self.copy(&into).await
-            } else {
-                Err("older parts of the log were removed already: stop the engine and copy the data folder"
-                    .into())
-            };
-            self.log.release("backup");
-            copied
-        })
-    }
-}
-
-impl Backups {
-    async fn copy(&self, into: &Path) -> Result<(), String> {
-        self.store.backup(&into.join("watchfire.db")).await.map_err(|error| error.to_string())?;
-        let folders = [
-            (self.store.modules_folder(), into.join("modules")),
-            (self.log_folder.clone(), into.join("log")),
-        ];
-        let copied = tokio::task::spawn_blocking(move || {
-            folders.iter().try_for_each(|(from, to)| copy_files(from, to))
-        });
-        match copied.await {
-            Ok(copied) => copied.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-/// Copies the files of a folder in the order of their names: of the log, older segments first, so that what is
-/// appended meanwhile can only be missing at the end.
-fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    if !from.is_dir() {
-        return Ok(());
-    }
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    files.sort();
-    for file in files.iter().filter(|file| file.is_file()) {
-        if let Some(name) = file.file_name() {
-            std::fs::copy(file, to.join(name))?;
-        }
-    }
-    Ok(())
 }

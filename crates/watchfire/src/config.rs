@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use watchfire_api::auth::Anonymous;
+use watchfire_engine::CheckpointPolicy;
 use watchfire_ingest::UnknownDevices;
 use watchfire_ingest::contract::OpenListener;
 use watchfire_ingest::http::HttpOptions;
@@ -24,6 +25,7 @@ use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
+use watchfire_store::Retention;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,6 +45,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// The log.
     pub log: LogConfig,
+    /// How long history is kept.
+    pub store: StoreConfig,
     /// The partition loop.
     pub engine: EngineConfig,
     /// What the engine says of itself.
@@ -63,6 +67,7 @@ impl Default for Config {
             mqtt: MqttConfig::default(),
             ingest: IngestConfig::default(),
             log: LogConfig::default(),
+            store: StoreConfig::default(),
             engine: EngineConfig::default(),
             telemetry: TelemetryConfig::default(),
             receiver: Vec::new(),
@@ -224,6 +229,44 @@ impl LogConfig {
     }
 }
 
+/// How long history is kept, and how much of it; whichever is over first. What is active, pending or not routed yet
+/// stays, and so does what the log could still replay.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Resolved alerts, with all that happened to them, are kept for this long after the last of it ...
+    pub alerts_for: Duration,
+    /// ... and not more of them than this.
+    pub alerts: u64,
+    /// So many resolved alerts, the latest, keep what their verdict rests on.
+    pub evidence: u64,
+    /// Deliveries that came to their end.
+    pub deliveries_for: Duration,
+    /// As many of them.
+    pub deliveries: u64,
+    /// The audit trail.
+    pub audit_for: Duration,
+    /// As many lines of it.
+    pub audit: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        let Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
+            Retention::default();
+        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+    }
+}
+
+impl StoreConfig {
+    /// As the store takes it.
+    pub fn retention(&self) -> Retention {
+        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
+            self.clone();
+        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+    }
+}
+
 /// The partition loop.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -232,6 +275,24 @@ pub struct EngineConfig {
     pub shards: usize,
     /// `/-/ready` says no while a partition is further behind than this many records; 0: 10 000.
     pub ready_lag: u64,
+    /// A checkpoint is taken after so many rows and records; 0: 1 000 000, which a start replays in about a second.
+    pub checkpoint_rows: u64,
+    /// And after so long, where anything came; 0: five minutes. The log is kept from the oldest checkpoint on.
+    pub checkpoint_interval: Duration,
+}
+
+impl EngineConfig {
+    /// When checkpoints are taken.
+    pub fn checkpoint(&self) -> CheckpointPolicy {
+        let mut policy = CheckpointPolicy::default();
+        if self.checkpoint_rows > 0 {
+            policy.rows = self.checkpoint_rows;
+        }
+        if self.checkpoint_interval > Duration::ZERO {
+            policy.interval = self.checkpoint_interval.to_std();
+        }
+        policy
+    }
 }
 
 /// What the engine says of itself.

@@ -117,7 +117,7 @@ async fn show(options: &Options) -> Result<Closing> {
     };
     let recording = options.replay.as_deref().map(Recording::read).transpose()?;
     if !(options.speed.is_finite() && options.speed > 0.0) {
-        bail!("--speed is a positive number");
+        return Err(crate::commands::ClientError::Usage("--speed is a positive number".into()).into());
     }
     let folder = tempfile::Builder::new().prefix("watchfire-demo-").tempdir().context("a folder for data")?;
 

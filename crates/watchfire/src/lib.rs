@@ -3,12 +3,14 @@
 
 pub mod adapters;
 pub mod authenticator;
+pub mod backups;
 pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod limits;
 pub mod logs;
 pub mod project;
+pub mod replay;
 pub mod restore;
 pub mod scenario;
 pub mod serve;

@@ -56,12 +56,21 @@ fn open(data: &Path) -> Result<Inspection> {
     Inspection::open(&folder).with_context(|| format!("the log in {}", data.display()))
 }
 
-/// Runs one.
-pub fn run(command: LogCommand) -> Result<()> {
+/// Runs one. `json`: for programs; records are JSON in any case.
+pub fn run(command: LogCommand, json: bool) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match command {
         LogCommand::Ls(folder) => {
             let log = folder.open()?;
+            if json {
+                let document = serde_json::json!({
+                    "epoch": log.epoch(),
+                    "partitions": log.partitions(),
+                    "segments": log.segments(),
+                });
+                writeln!(out, "{document}")?;
+                return Ok(out.flush()?);
+            }
             writeln!(out, "epoch {}, {} partitions", log.epoch(), log.partitions())?;
             writeln!(out, "{:<28} {:>12} {:>14}  last appended at", "segment", "first group", "bytes")?;
             for segment in log.segments() {
@@ -74,6 +83,10 @@ pub fn run(command: LogCommand) -> Result<()> {
         }
         LogCommand::Verify(folder) => {
             let found = folder.open()?.verify()?;
+            if json {
+                writeln!(out, "{}", serde_json::to_string(&found)?)?;
+                return Ok(out.flush()?);
+            }
             writeln!(
                 out,
                 "{} segments, {} groups, {} records, {} bytes: all as written",

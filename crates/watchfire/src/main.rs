@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use watchfire::commands::{self, GlobalOptions};
+use watchfire::commands::{self, ClientError, GlobalOptions};
 use watchfire::config::Config;
 use watchfire::{demo, limits, logs, project, restore, scenario, serve, simulate, telemetry};
 use watchfire_log::SystemClock;
@@ -110,20 +110,23 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Serve { config, data, rules } => run_server(config, data, rules).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Simulate(options) => simulate::run(options).await,
-        Command::CheckConfig { config } => check_config(config),
-        Command::Rule(Rule::New { name, language }) => new_rule(&name, &language),
-        Command::Rule(Rule::Build { folder, output }) => build_rules(folder, output),
+        Command::CheckConfig { config } => check_config(config, global.json),
+        Command::Rule(Rule::New { name, language }) => new_rule(&name, &language, global.json),
+        Command::Rule(Rule::Build { folder, output }) => build_rules(folder, output, global.json),
         Command::Rule(Rule::Test(options)) => scenario::run(options, global.json),
         Command::Rule(Rule::Remote(command)) => return commands::run_rule(command, &global).await,
-        Command::Log(command) => logs::run(command),
-        Command::Restore(options) => restore::run(options),
+        Command::Log(command) => logs::run(command, global.json),
+        Command::Restore(options) => restore::run(options, global.json),
         Command::Remote(command) => return commands::run(command, &global).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("watchfire: {error:#}");
-            ExitCode::FAILURE
+            // What was used wrongly ends with 2, as the parser of the command line does.
+            error
+                .downcast_ref::<ClientError>()
+                .map_or(ExitCode::FAILURE, |error| ExitCode::from(error.code()))
         }
     }
 }
@@ -142,21 +145,45 @@ async fn run_server(file: ConfigFile, data: Option<PathBuf>, rules: Option<PathB
     serve::run(load, Arc::new(SystemClock)).await
 }
 
-fn check_config(file: ConfigFile) -> anyhow::Result<()> {
-    let config = Config::load(file.config.as_deref())?;
-    println!("the configuration can be used: http {}, mqtt {}", config.http.listen, config.mqtt.listen);
+fn check_config(file: ConfigFile, json: bool) -> anyhow::Result<()> {
+    let config = Config::load(file.config.as_deref());
+    if json {
+        let document = match &config {
+            Ok(config) => {
+                serde_json::json!({"ok": true, "http": config.http.listen, "mqtt": config.mqtt.listen})
+            }
+            Err(error) => serde_json::json!({"ok": false, "error": watchfire_api::problem::chain(error)}),
+        };
+        println!("{document}");
+    }
+    let config = config?;
+    if !json {
+        println!("the configuration can be used: http {}, mqtt {}", config.http.listen, config.mqtt.listen);
+    }
     Ok(())
 }
 
-fn new_rule(name: &str, language: &str) -> anyhow::Result<()> {
+fn new_rule(name: &str, language: &str, json: bool) -> anyhow::Result<()> {
     let folder = project::new(name, language, &std::env::current_dir()?)?;
+    if json {
+        println!("{}", serde_json::json!({"folder": folder}));
+        return Ok(());
+    }
     println!("{} is made. Next: cd {name} && watchfire rule build && watchfire rule test", folder.display());
     Ok(())
 }
 
-fn build_rules(folder: PathBuf, output: Option<PathBuf>) -> anyhow::Result<()> {
+fn build_rules(folder: PathBuf, output: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+    let mut built = Vec::new();
     for file in project::build(&folder, output.as_deref())? {
-        println!("{} ({} bytes)", file.display(), std::fs::metadata(&file)?.len());
+        let bytes = std::fs::metadata(&file)?.len();
+        if !json {
+            println!("{} ({bytes} bytes)", file.display());
+        }
+        built.push(serde_json::json!({"file": file, "bytes": bytes}));
+    }
+    if json {
+        println!("{}", serde_json::Value::from(built));
     }
     Ok(())
 }

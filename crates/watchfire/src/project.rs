@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use watchfire_host::build::build_rust_rules;
 use watchfire_model::RuleSpec;
 
+use crate::commands::ClientError;
+
 /// The SDK and the contract, as they lie in a new project: it builds anywhere, without this repository.
 const SDK: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../../guest-sdk/rust/Cargo.toml")),
@@ -29,14 +31,19 @@ const TEMPLATE: &[(&str, &str)] = &[
     (".gitignore", "/target\n*.wasm\n"),
 ];
 
+fn usage(what: String) -> anyhow::Error {
+    ClientError::Usage(what).into()
+}
+
 /// Makes a project in a folder of its name.
 pub fn new(name: &str, language: &str, parent: &Path) -> Result<PathBuf> {
     if language != "rust" {
-        bail!("there is no template for {language:?} yet: rust");
+        return Err(usage(format!("there is no template for {language:?} yet: rust")));
     }
-    RuleSpec::check_name(name).map_err(anyhow::Error::msg)?;
+    RuleSpec::check_name(name).map_err(usage)?;
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || name.contains('.') {
-        bail!("a project's name is a package's too: it begins with a letter and has no '.'");
+        let what = "a project's name is a package's too: it begins with a letter and has no '.'";
+        return Err(usage(what.into()));
     }
     let folder = parent.join(name);
     if folder.exists() {
@@ -61,7 +68,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// Builds every rule of a folder; gives the components. They are put into `output`, or beside the project.
 pub fn build(folder: &Path, output: Option<&Path>) -> Result<Vec<PathBuf>> {
     if !folder.join("Cargo.toml").is_file() {
-        bail!("{} is no rule project: there is no Cargo.toml", folder.display());
+        return Err(usage(format!("{} is no rule project: there is no Cargo.toml", folder.display())));
     }
     let output = output.unwrap_or(folder);
     std::fs::create_dir_all(output).with_context(|| format!("{} cannot be made", output.display()))?;

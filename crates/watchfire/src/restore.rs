@@ -24,8 +24,8 @@ pub struct Options {
 /// The file that tells the next start that the folder was restored.
 pub const MARK: &str = "restored";
 
-/// Unpacks it.
-pub fn run(options: Options) -> Result<()> {
+/// Unpacks it. `json`: for programs.
+pub fn run(options: Options, json: bool) -> Result<()> {
     let data = match options.data {
         Some(data) => data,
         None => Config::load(options.config.as_deref())?.data,
@@ -52,6 +52,10 @@ pub fn run(options: Options) -> Result<()> {
         std::fs::remove_dir(&data)?;
     }
     std::fs::rename(&partial, &data)?;
+    if json {
+        println!("{}", serde_json::json!({"files": files, "data": data}));
+        return Ok(());
+    }
     println!("{} files restored to {}; the next start begins a new epoch", files, data.display());
     Ok(())
 }

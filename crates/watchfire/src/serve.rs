@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
@@ -21,16 +22,18 @@ use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
 use watchfire_notify::{Notifier, Prepared};
-use watchfire_store::Store;
+use watchfire_store::{Store, Tidying};
 
-use crate::adapters::{Backups, EngineAdapter, HostAdapter, IntakeAdapter, NotifierAdapter, StoredModules};
+use crate::adapters::{EngineAdapter, HostAdapter, NotifierAdapter, StoredModules};
 use crate::authenticator::StoreAuthenticator;
+use crate::backups::Backups;
 use crate::config::Config;
+use crate::replay::IntakeAdapter;
 use crate::{shipped, telemetry};
 
-/// Records of each partition that a start reads to know repeats again. A resend after a crash is of what was
-/// on its way, which is at most some hundred groups.
-const REPEATS_LOOK_BACK: u64 = 20_000;
+/// How often the memory of repeats is written. What came since is read from the log at a start, some million rows a
+/// second.
+const SAVE_REPEATS: Duration = Duration::from_secs(60);
 
 /// Where a server can be reached.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,10 @@ pub struct Server {
     certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
+    tidying: Tidying,
+    intake: Arc<Intake>,
+    repeats: PathBuf,
+    saving: JoinHandle<()>,
     /// Of the data folder; held until everything else is gone.
     _lock: File,
 }
@@ -106,24 +113,35 @@ impl Server {
             shipped::register(&folder, &*works, &store, &control, clock.wall()).await?;
         }
 
+        // Modules that were deleted while the log still needed them.
+        let swept = store.sweep_modules(|digest| control.needs_module(*digest)).await;
+        if swept.context("the folder of modules")? > 0 {
+            tracing::info!("the bytes of deleted modules that no record needs any more are gone");
+        }
+
         // The partition loop, which hands alerts to the store, from where people are told.
         let engine = {
             let (log, host, keeper) = (spine.clone(), Arc::new(host.clone()), store.keeper());
             let mut options = EngineOptions::new(data.join("state"));
             options.shards = config.engine.shards;
+            options.checkpoint = config.engine.checkpoint();
             Arc::new(blocking(move || Engine::start(log, host, keeper, options)).await??)
+        };
+        let tidying = {
+            let log = log.clone();
+            store.keep_tidy(config.store.retention(), Arc::new(move |partition| log.range(partition).0))
         };
         let notifier = Arc::new(Notifier::start(store.clone(), config.notify(), clock.clone()).await?);
 
         // The way in, opened last: what comes is acknowledged from here on.
         let options = IntakeOptions { repeats_per_device: config.ingest.repeats, ..IntakeOptions::default() };
         let intake = Intake::new(spine.clone(), control.directory(), control.clone(), options);
+        let repeats = data.join("repeats");
         {
-            let intake = intake.clone();
-            blocking(move || intake.rebuild_repeats(REPEATS_LOOK_BACK))
-                .await?
-                .context("the last readings")?;
+            let (intake, file) = (intake.clone(), repeats.clone());
+            blocking(move || intake.restore_repeats(&file)).await?.context("the last readings")?;
         }
+        let saving = tokio::spawn(save_repeats(intake.clone(), repeats.clone()));
         let source = |name: &str, unknown| {
             let mut source = Source::new(name, unknown);
             (source.window.back, source.window.ahead) =
@@ -177,16 +195,23 @@ impl Server {
             log: spine,
             engine: EngineAdapter::new(engine.clone()),
             works,
-            intake: Arc::new(IntakeAdapter { intake, sources: vec![mqtt_source, http_source] }),
+            intake: Arc::new(IntakeAdapter {
+                intake: intake.clone(),
+                mqtt: (mqtt_source, config.mappings()?),
+                http: http_source,
+            }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
             log_level: telemetry::level(),
             archiver: Arc::new(Backups {
                 store: store.clone(),
                 log: log.clone(),
-                log_folder: data.join("log"),
+                engine: engine.clone(),
+                data: data.clone(),
+                reserve_bytes: config.log.reserve_bytes,
             }),
             projection: projector.projection(),
             clock,
+            stop: stop.clone(),
             options: ApiOptions {
                 anonymous: config.http.anonymous,
                 scratch: data.join("scratch"),
@@ -214,6 +239,10 @@ impl Server {
             certificates,
             stop,
             listeners,
+            tidying,
+            intake,
+            repeats,
+            saving,
             _lock: lock,
         })
     }
@@ -229,13 +258,13 @@ impl Server {
     }
 
     /// Takes over receivers, routes, certificates and the level of the log from a configuration; the rest of it
-    /// counts from the next start. A certificate that cannot be used is left as it was, and so is everything after it.
+    /// counts from the next start. Where one of them cannot be used, all of them stay as they were.
     pub fn reload(&self, config: &Config) -> Result<()> {
         config.check()?;
         let prepared = Prepared::new(config.notify())?;
-        for tls in &self.certificates {
-            tls.reload()?;
-        }
+        let fresh: Vec<_> = self.certificates.iter().map(|tls| tls.prepare()).collect::<Result<_, _>>()?;
+        // Everything could be built: from here on nothing fails.
+        self.certificates.iter().zip(fresh).for_each(|(tls, fresh)| tls.swap(fresh));
         self.notifier.apply(prepared);
         // Where somebody else holds the subscriber of the process there is no level to set.
         let _ = telemetry::level().set(&config.telemetry.level);
@@ -252,13 +281,20 @@ impl Server {
         for listener in self.listeners {
             let _ = listener.await;
         }
+        self.saving.abort();
+        if let Err(error) = self.intake.save_repeats(&self.repeats).await {
+            tracing::warn!(%error, "the memory of repeats could not be written: the next start reads more of the log");
+        }
         // Everything that was taken is durable now: it was acknowledged. The loop evaluates it.
+        // From here on a database that takes nothing does not hold the loop up.
+        self.store.ending();
         let engine = self.engine.clone();
         blocking(move || engine.stop()).await?;
         self.projector.stop().await;
         self.notifier.stop().await;
         let log = self.log.clone();
         blocking(move || log.close()).await?;
+        drop(self.tidying);
         self.store.close().await;
         tracing::info!("stopped");
         Ok(())
@@ -277,6 +313,8 @@ pub async fn run(load: impl Fn() -> Result<Config>, clock: Arc<dyn Clock>) -> Re
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // What is in the log is evaluated by the process that comes next.
+            said = server.engine().failed() => bail!("a thread of the partition loop has panicked: {said}"),
             _ = hang_up.recv() => match load().and_then(|config| server.reload(&config)) {
                 Ok(()) => tracing::info!("receivers, routes, certificates and the level of the log are as configured now"),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
@@ -287,6 +325,15 @@ pub async fn run(load: impl Fn() -> Result<Config>, clock: Arc<dyn Clock>) -> Re
         stopped = server.stop() => stopped,
         _ = terminate.recv() => bail!("ended by a second signal, without a checkpoint"),
         _ = interrupt.recv() => bail!("ended by a second signal, without a checkpoint"),
+    }
+}
+
+async fn save_repeats(intake: Arc<Intake>, file: PathBuf) {
+    loop {
+        tokio::time::sleep(SAVE_REPEATS).await;
+        if let Err(error) = intake.save_repeats(&file).await {
+            tracing::warn!(%error, "the memory of repeats could not be written; it is tried again");
+        }
     }
 }
 

@@ -1,170 +1,221 @@
-//! A device that keeps a ledger: it sends one reading at a time, over MQTT or HTTP, again and again until it
-//! is acknowledged, and only then the next. So it knows what must be in the log, and in which order.
+//! A device that keeps a ledger: it sends a few readings, over MQTT or HTTP, again and again until each is
+//! acknowledged, and only then the next. So it knows what must be in the log, and in which order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use serde_json::{Value, json};
 
 use crate::engine::Addresses;
+use crate::mqtt::{Link, PATIENCE};
 
-/// Above this the rule under test triggers; at [`CALM`] it clears.
+/// Above [`LIMIT`](crate::engine::MAIN_LIMIT) of the rule that never changes.
 pub const HOT: f64 = 120.0;
-/// Below the deadband of the rule under test.
+/// Below its deadband.
 pub const CALM: f64 = 20.0;
+/// What the rule that comes and goes looks at: between its limits and beyond them.
+const LOADS: [f64; 6] = [0.0, 44.0, 52.0, 58.0, 66.0, 85.0];
+/// Serial numbers of two devices are so far apart.
+pub const SERIALS: u64 = 1_000_000;
+
+/// One reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Unlike that of any other reading of any device.
+    pub serial: u64,
+    /// Milliseconds since the epoch; grows from reading to reading.
+    pub time: i64,
+    /// What the rule that never changes looks at.
+    pub temperature: f64,
+    /// What the rule that comes and goes looks at.
+    pub load: f64,
+}
+
+impl Reading {
+    /// What it says, by metric.
+    pub fn metrics(&self) -> Value {
+        let mut metrics = json!({"serial": self.serial, "temperature": self.temperature, "load": self.load});
+        // Columns that only some rows have, of all types.
+        if self.serial.is_multiple_of(3) {
+            metrics["mode"] = if self.serial.is_multiple_of(2) { "auto" } else { "manual" }.into();
+        }
+        if self.serial.is_multiple_of(5) {
+            metrics["door_open"] = self.serial.is_multiple_of(2).into();
+        }
+        metrics
+    }
+
+    fn json(&self) -> Value {
+        json!({"time": self.time, "metrics": self.metrics()})
+    }
+}
 
 /// What one device sent and got acknowledged.
+#[derive(Clone, Debug)]
 pub struct Ledger {
     /// The device.
     pub device: String,
-    /// Acknowledged readings in order: milliseconds since the epoch, and the value.
-    pub acknowledged: Vec<(i64, f64)>,
-    /// Times that a reading had to be sent again.
+    /// Acknowledged readings in order.
+    pub acknowledged: Vec<Reading>,
+    /// Times that readings had to be sent again.
     pub resent: u64,
 }
 
 /// How a device talks.
-#[derive(Clone, Copy)]
-pub enum Way {
-    /// MQTT 3.1.1, QoS 1.
-    Mqtt,
-    /// HTTP/1.1.
-    Http,
+enum Way {
+    Mqtt { five: bool, link: Option<Link> },
+    Http { client: reqwest::Client, array: bool },
 }
 
-/// Sends until it is told to stop, then gives its ledger; the last reading sent is acknowledged and calm,
-/// so that every alert of the device must be resolved in the end.
-pub async fn run(number: u64, way: Way, addresses: Addresses, seed: u64, stop: Arc<AtomicBool>) -> Ledger {
-    let mut random = StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let mut ledger = Ledger { device: format!("torture-{number:04}"), acknowledged: Vec::new(), resent: 0 };
-    let http = crate::client();
-    let mut link = None;
-    let mut hot = false;
-    // Its own clock, strictly growing: a reading is known by its time.
-    let mut time = crate::now_millis();
-    loop {
-        let last = stop.load(Ordering::Relaxed);
-        if last {
-            hot = false;
-        } else if random.random_ratio(1, 6) {
-            hot = !hot;
+/// A device.
+pub struct Device {
+    number: u64,
+    way: Way,
+    addresses: Addresses,
+    random: StdRng,
+    ledger: Ledger,
+    time: i64,
+    hot: bool,
+    load: f64,
+}
+
+impl Device {
+    /// A device that has sent nothing yet. Its number says how it talks: MQTT 3.1.1 or 5, HTTP/1.1 or 2.
+    pub fn new(number: u64, addresses: Addresses, seed: u64) -> Result<Self> {
+        let client = reqwest::Client::builder();
+        let way = match number % 4 {
+            0 => Way::Mqtt { five: false, link: None },
+            1 => Way::Http { client: client.http1_only().build()?, array: true },
+            2 => Way::Mqtt { five: true, link: None },
+            _ => Way::Http { client: client.http2_prior_knowledge().build()?, array: false },
+        };
+        Ok(Self {
+            number,
+            way,
+            addresses,
+            random: StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ledger: Ledger { device: name(number), acknowledged: Vec::new(), resent: 0 },
+            time: 0,
+            hot: false,
+            load: 0.0,
+        })
+    }
+
+    /// Sends until it is told to stop, then a last reading that is calm in every respect, so that each of
+    /// its alerts is resolved in the end.
+    pub async fn run(mut self, stop: Arc<AtomicBool>) -> Result<Ledger> {
+        while !stop.load(Ordering::Relaxed) {
+            // Mostly one at a time, now and then some at once.
+            let count = if self.random.random_ratio(1, 5) { self.random.random_range(2..8) } else { 1 };
+            let values: Vec<_> = (0..count).map(|_| self.wander()).collect();
+            self.send(&values).await?;
+            let pause = self.random.random_range(1..60);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        let value = if hot { HOT } else { CALM } + f64::from(random.random_range(0..1000_u32)) / 1000.0;
-        time = crate::now_millis().max(time + 1);
-        let mut tries = 0;
-        loop {
-            let sent = match way {
-                Way::Mqtt => publish(&mut link, &addresses, &ledger.device, time, value).await,
-                Way::Http => post(&http, &addresses, &ledger.device, time, value).await,
-            };
-            match sent {
-                Ok(()) => break,
-                Err(_) => {
-                    link = None;
-                    tries += 1;
-                    ledger.resent += 1;
-                    tokio::time::sleep(Duration::from_millis(20 + random.random_range(0..80))).await;
-                    assert!(tries < 6000, "{}: a reading was never acknowledged", ledger.device);
-                }
+        self.finish().await
+    }
+
+    /// Sends a last, calm reading.
+    pub async fn finish(mut self) -> Result<Ledger> {
+        self.send(&[(CALM, 0.0)]).await?;
+        Ok(self.ledger)
+    }
+
+    fn wander(&mut self) -> (f64, f64) {
+        if self.random.random_ratio(1, 16) {
+            self.hot = !self.hot;
+        }
+        if self.random.random_ratio(1, 16) {
+            self.load = LOADS[self.random.random_range(0..LOADS.len())];
+        }
+        let noise = f64::from(self.random.random_range(0..1000_u32)) / 1000.0;
+        (if self.hot { HOT } else { CALM } + noise, self.load)
+    }
+
+    /// Sends readings with these values until all are acknowledged.
+    pub async fn send(&mut self, values: &[(f64, f64)]) -> Result<()> {
+        // Times grow, and are never ahead of the clock: the engine would move them back.
+        let first = loop {
+            let first = crate::now_millis() - values.len() as i64 + 1;
+            if first > self.time {
+                break first;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        self.time = first + values.len() as i64 - 1;
+        let serial = self.number * SERIALS + self.ledger.acknowledged.len() as u64;
+        let readings = values.iter().zip(0..).map(|((temperature, load), i)| Reading {
+            serial: serial + i as u64,
+            time: first + i,
+            temperature: *temperature,
+            load: *load,
+        });
+        let mut open: std::collections::VecDeque<Reading> = readings.collect();
+        let mut failures = 0;
+        while !open.is_empty() {
+            let sent = self.attempt(&mut open, failures > 0).await;
+            if let Err(error) = sent {
+                failures += 1;
+                self.ledger.resent += open.len() as u64;
+                ensure!(
+                    failures < 3000,
+                    "{}: a reading was never acknowledged: {error:#}",
+                    self.ledger.device
+                );
+                let pause = 20 + self.random.random_range(0..80);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
-        ledger.acknowledged.push((time, value));
-        if last {
-            return ledger;
+        Ok(())
+    }
+
+    /// One attempt with all that are open; those that were acknowledged leave the queue.
+    async fn attempt(&mut self, open: &mut std::collections::VecDeque<Reading>, again: bool) -> Result<()> {
+        let device = self.ledger.device.clone();
+        match &mut self.way {
+            Way::Mqtt { five, link } => {
+                // Taken out: after a failure nobody uses it again.
+                let mut live = match link.take() {
+                    Some(live) => live,
+                    None => Link::connect(self.addresses.mqtt, &device, *five).await?,
+                };
+                let payloads: Vec<String> = open.iter().map(|reading| reading.json().to_string()).collect();
+                let acknowledged = &mut self.ledger.acknowledged;
+                let topic = format!("devices/{device}/telemetry");
+                live.publish(&topic, &payloads, again, || acknowledged.extend(open.pop_front())).await?;
+                *link = Some(live);
+            }
+            Way::Http { client, array } => {
+                let (path, kind, body) = if *array {
+                    let items: Vec<Value> = open.iter().map(Reading::json).collect();
+                    let path = format!("devices/{device}/telemetry");
+                    (path, "application/json", Value::from(items).to_string())
+                } else {
+                    let line = |reading: &Reading| {
+                        let mut event = reading.json();
+                        event["device"] = device.as_str().into();
+                        event.to_string() + "\n"
+                    };
+                    ("telemetry".into(), "application/x-ndjson", open.iter().map(line).collect())
+                };
+                let url = format!("http://{}/ingest/v1/{path}", self.addresses.http);
+                let request = client.post(url).header("content-type", kind).body(body).timeout(PATIENCE);
+                let answer = request.send().await?;
+                let status = answer.status();
+                let said: Value = serde_json::from_str(&answer.text().await?).unwrap_or_default();
+                ensure!(status.is_success() && said["accepted"] == open.len(), "{status}: {said}");
+                self.ledger.acknowledged.extend(open.drain(..));
+            }
         }
-        tokio::time::sleep(Duration::from_millis(random.random_range(1..60))).await;
+        Ok(())
     }
 }
 
-async fn post(
-    http: &reqwest::Client,
-    addresses: &Addresses,
-    device: &str,
-    time: i64,
-    value: f64,
-) -> Result<()> {
-    let url = format!("http://{}/ingest/v1/devices/{device}/telemetry", addresses.http);
-    let body = format!(r#"{{"time":{time},"metrics":{{"temperature":{value}}}}}"#);
-    let answer = http
-        .post(url)
-        .header("content-type", "application/json")
-        .body(body)
-        .timeout(Duration::from_secs(5))
-        .send()
-        .await?;
-    if !answer.status().is_success() {
-        bail!("{}", answer.status());
-    }
-    Ok(())
-}
-
-/// A link of its own and no client library: what is proved must not rest on what is tested or on
-/// reconnections that nobody sees. Packets as in MQTT 3.1.1, sections 3.1 to 3.4.
-async fn publish(
-    link: &mut Option<(TcpStream, u16)>,
-    addresses: &Addresses,
-    device: &str,
-    time: i64,
-    value: f64,
-) -> Result<()> {
-    if link.is_none() {
-        *link = Some((connect(addresses, device).await?, 0));
-    }
-    let (stream, id) = link.as_mut().context("connected above")?;
-    *id = id.wrapping_add(1).max(1);
-    let topic = format!("devices/{device}/telemetry");
-    let payload = format!(r#"{{"time":{time},"metrics":{{"temperature":{value}}}}}"#);
-    let mut body = Vec::new();
-    text(&mut body, &topic);
-    body.extend_from_slice(&id.to_be_bytes());
-    body.extend_from_slice(payload.as_bytes());
-    stream.write_all(&packet(0x32, &body)).await?;
-    let mut acknowledgement = [0; 4];
-    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut acknowledgement)).await??;
-    if acknowledgement != [0x40, 2, (*id >> 8) as u8, *id as u8] {
-        bail!("expected the PUBACK of {id}, got {acknowledgement:02x?}");
-    }
-    Ok(())
-}
-
-async fn connect(addresses: &Addresses, device: &str) -> Result<TcpStream> {
-    let mut stream =
-        tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(addresses.mqtt)).await??;
-    stream.set_nodelay(true)?;
-    let mut body = Vec::new();
-    text(&mut body, "MQTT");
-    body.extend_from_slice(&[4, 2, 0, 30]);
-    text(&mut body, device);
-    stream.write_all(&packet(0x10, &body)).await?;
-    let mut answer = [0; 4];
-    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await??;
-    if answer[0] != 0x20 || answer[3] != 0 {
-        bail!("refused: {answer:02x?}");
-    }
-    Ok(stream)
-}
-
-fn text(body: &mut Vec<u8>, text: &str) {
-    body.extend_from_slice(&(text.len() as u16).to_be_bytes());
-    body.extend_from_slice(text.as_bytes());
-}
-
-fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut packet = vec![kind];
-    let mut rest = body.len();
-    loop {
-        let byte = (rest % 128) as u8;
-        rest /= 128;
-        packet.push(if rest > 0 { byte | 0x80 } else { byte });
-        if rest == 0 {
-            break;
-        }
-    }
-    packet.extend_from_slice(body);
-    packet
+/// The device with this number.
+pub fn name(number: u64) -> String {
+    format!("torture-{number:04}")
 }

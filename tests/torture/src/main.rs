@@ -1,28 +1,47 @@
 //! Kills the real binary at random moments, again and again, while devices send over MQTT and HTTP, rules are
-//! deployed and rolled back, and the webhook receiver refuses and hangs. At the end an independent ledger says
-//! whether
+//! deployed and rolled back, and the webhook receiver refuses, hangs, cuts connections and dies. At the end
+//! independent ledgers say whether
 //!
-//! - every acknowledged reading is in the log, once, in the order of its device,
-//! - every condition that should have alerted did, and is resolved, and no identity had two alerts at once,
+//! - every acknowledged reading is in the log, once, in the order of its device, as it was sent,
+//! - every acknowledged change of a rule is in the log and was made by every partition,
+//! - every condition that should have alerted did, at its time, and is resolved; no identity had two alerts at
+//!   once; a rollback counted from its place in the log on,
 //! - every alert arrived at the receiver, its raise before its resolve, and what came twice had the same id.
+//!
+//! Each of these proofs is then tried on evidence that was tampered with, and must fail.
 //!
 //! Prints its seed; the same seed gives the same sequence of faults (not the same timing).
 
 mod config;
 mod device;
+mod doubt;
 mod engine;
+mod evidence;
+mod model;
+mod mqtt;
+mod ports;
 mod prove;
 mod receiver;
+mod storm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+
+use device::{CALM, Device, Ledger};
+use engine::Engine;
+use evidence::Evidence;
+use receiver::Receiver;
+use storm::Storm;
+
+/// How long what is under way in the end may take to come to rest.
+const REST: Duration = Duration::from_secs(90);
 
 /// Kills the engine again and again and proves that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -33,12 +52,15 @@ struct Arguments {
     /// Seed of the sequence of faults; printed when it is not given.
     #[arg(long)]
     seed: Option<u64>,
-    /// Devices, half over MQTT, half over HTTP.
+    /// Devices: a quarter each over MQTT 3.1.1, MQTT 5, HTTP/1.1 and HTTP/2.
     #[arg(long, default_value_t = 40)]
     devices: u64,
     /// The binary under test.
     #[arg(long)]
     binary: PathBuf,
+    /// The folder with the components of the shipped rules.
+    #[arg(long, env = "WATCHFIRE_RULES")]
+    rules: PathBuf,
     /// Keep the folder with configuration, data and the engine's log.
     #[arg(long)]
     keep: bool,
@@ -46,10 +68,6 @@ struct Arguments {
 
 fn now_millis() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::new()
 }
 
 #[tokio::main]
@@ -62,67 +80,147 @@ async fn main() -> Result<()> {
     let folder =
         std::env::temp_dir().join(format!("watchfire-torture-{}-{}", std::process::id(), now_millis()));
     std::fs::create_dir_all(&folder)?;
-    println!("torture: folder {}", folder.display());
 
     let outcome = torture(&arguments, seed, &folder).await;
     match &outcome {
         Ok(()) if !arguments.keep => std::fs::remove_dir_all(&folder)?,
-        _ => println!("torture: kept {}", folder.display()),
+        _ => println!("torture: seed {seed}: kept {}", folder.display()),
     }
     outcome
 }
 
-async fn torture(arguments: &Arguments, seed: u64, folder: &std::path::Path) -> Result<()> {
+async fn torture(arguments: &Arguments, seed: u64, folder: &Path) -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
-    let receiver = receiver::Receiver::start(seed).await?;
-    let mut engine = engine::Engine::new(&arguments.binary, folder, receiver.address)?;
-    engine.start().await?;
-    engine.deploy("main", 100.0).await?;
+    let receiver = Receiver::start(seed).await?;
+    let rules = std::path::absolute(&arguments.rules)?;
+    let mut engine = Engine::new(&arguments.binary, &rules, folder, receiver.address)?;
+    let first = engine.start().await?;
+    let main = engine::threshold("temperature", engine::MAIN_LIMIT);
+    engine.api.call("PUT", "/rules/main?wait=true", Some(main)).await?;
+    let mut storm = Storm::default();
+    storm.changes.push(storm::change(&engine.api, Some(60.0)).await?.made()?);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let devices: Vec<_> = (0..arguments.devices)
-        .map(|number| {
-            let way = if number % 2 == 0 { device::Way::Mqtt } else { device::Way::Http };
-            tokio::spawn(device::run(number, way, engine.addresses, seed, stop.clone()))
-        })
-        .collect();
-
-    let began = Instant::now();
-    let (mut kills, mut deploys, mut slowest) = (0_u32, 0_u32, Duration::ZERO);
-    while began.elapsed() < Duration::from_secs(arguments.seconds) {
-        tokio::time::sleep(Duration::from_millis(random.random_range(50..1500))).await;
-        if random.random_ratio(1, 3) {
-            // A rule beside the one under test comes, changes and goes back; cut off by the kill or not.
-            let change = async {
-                engine.deploy("churn", f64::from(random.random_range(90..110_u32))).await?;
-                if random.random_ratio(1, 2) {
-                    engine.call("POST", "/rules/churn/rollback", None).await?;
-                }
-                anyhow::Ok(())
-            };
-            if tokio::time::timeout(Duration::from_secs(5), change).await.is_ok_and(|done| done.is_ok()) {
-                deploys += 1;
-            }
-        }
-        engine.kill()?;
-        kills += 1;
-        if random.random_ratio(1, 4) {
-            tokio::time::sleep(Duration::from_millis(random.random_range(0..1000))).await;
-        }
-        slowest = slowest.max(engine.start().await?);
+    let mut devices = Vec::new();
+    for number in 0..arguments.devices {
+        let device = Device::new(number, engine.addresses, seed)?;
+        devices.push(tokio::spawn(device.run(stop.clone())));
     }
+    let dying = tokio::spawn(receiver.clone().die_again_and_again(seed));
+    let time = Duration::from_secs(arguments.seconds);
+    storm.rage(&mut engine, &receiver, &mut random, time).await?;
 
-    receiver.heal();
+    receiver.heal().await?;
+    let mut ledgers = vec![go_back(&engine, &mut storm, arguments.devices, seed).await?];
     stop.store(true, Ordering::Relaxed);
-    let mut ledgers = Vec::new();
     for device in devices {
-        ledgers.push(device.await?);
+        ledgers.push(device.await??);
     }
+    dying.await??;
+    let slowest = storm.starts.iter().max().copied().unwrap_or_default();
+    let last = storm.starts.last().copied().unwrap_or_default();
     println!(
-        "torture: {kills} kills, {deploys} deployments, slowest start {:.2} s, {} readings acknowledged, {} sent again",
+        "torture: {} kills ({} before it was ready), {} ends; starts: first {:.2} s, slowest {:.2} s, last {:.2} s",
+        storm.kills,
+        storm.early,
+        storm.ends,
+        first.as_secs_f64(),
         slowest.as_secs_f64(),
+        last.as_secs_f64(),
+    );
+    println!(
+        "torture: {} readings acknowledged, {} sent again",
         ledgers.iter().map(|ledger| ledger.acknowledged.len()).sum::<usize>(),
         ledgers.iter().map(|ledger| ledger.resent).sum::<u64>(),
     );
-    prove::all(&mut engine, &receiver, &ledgers).await
+
+    let evidence = collect(&mut engine, &receiver, ledgers, storm).await?;
+    prove(&evidence)?;
+    let found = doubt::check(&evidence)?;
+    println!("torture: tampered with {found} times, and each time the proof for it failed");
+    Ok(())
+}
+
+/// Where the effect of a rollback can be seen with the naked eye: a limit that nothing reaches is deployed and
+/// taken back, and only after that a load raises an alert.
+async fn go_back(engine: &Engine, storm: &mut Storm, number: u64, seed: u64) -> Result<Ledger> {
+    let alerts = async || {
+        let path = format!("/alerts?rule=churn&device={}", device::name(number));
+        let page = engine.api.call("GET", &path, None).await?;
+        anyhow::Ok(page["items"].as_array().map_or(0, Vec::len))
+    };
+    let mut device = Device::new(number, engine.addresses, seed)?;
+    device.send(&[(CALM, 0.0)]).await?;
+    let high = storm::change(&engine.api, Some(1000.0)).await?.made()?;
+    device.send(&[(CALM, 85.0)]).await?;
+    // Said once every partition has swapped: it has seen the reading before by then.
+    let back = storm::change(&engine.api, None).await?.made()?;
+    ensure!(alerts().await? == 0, "an alert by a version that nothing reaches");
+    storm.changes.extend([high, back]);
+    device.send(&[(CALM, 85.0)]).await?;
+    let began = Instant::now();
+    while alerts().await? == 0 {
+        ensure!(began.elapsed() < REST, "no alert by the version that came back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    device.finish().await
+}
+
+/// Waits until everything came to rest, stops the engine, and gathers what is known from every side. Where
+/// it does not come to rest, the proofs say what is missing.
+async fn collect(
+    engine: &mut Engine,
+    receiver: &Receiver,
+    ledgers: Vec<Ledger>,
+    storm: Storm,
+) -> Result<Evidence> {
+    let mut evidence = Evidence {
+        ledgers,
+        changes: storm.changes,
+        arrivals: Vec::new(),
+        alerts: Vec::new(),
+        deliveries: Vec::new(),
+        versions: evidence::versions(&engine.api).await?,
+        log: Vec::new(),
+    };
+    let began = Instant::now();
+    while began.elapsed() < REST {
+        let (alerts, deliveries) =
+            (evidence::alerts(&engine.api).await?, evidence::deliveries(&engine.api).await?);
+        // Twice the same: nothing is on its way any more.
+        let stable = alerts == evidence.alerts && deliveries == evidence.deliveries;
+        (evidence.alerts, evidence.deliveries) = (alerts, deliveries);
+        if stable
+            && storm::at_rest(&evidence.alerts, &evidence.deliveries)
+            && prove::episodes(&evidence).is_ok()
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    println!("torture: at rest after {:.1} s", began.elapsed().as_secs_f64());
+    if let Some((megabytes, files)) = engine.size() {
+        println!("torture: in the end it has {megabytes} MB of memory and {files} open files");
+    }
+    ensure!(engine.terminate(Duration::from_secs(30)).await?, "the engine did not end on SIGTERM");
+    println!("torture: the log: {}", engine.verify_log()?.trim_end());
+    evidence.arrivals = receiver.arrivals()?;
+    evidence.log = evidence::log(engine)?;
+    Ok(evidence)
+}
+
+/// Runs every proof, so that one that fails does not hide another.
+fn prove(evidence: &Evidence) -> Result<()> {
+    let mut failed = Vec::new();
+    for (name, proof) in prove::PROOFS {
+        match proof(evidence) {
+            Ok(said) => println!("torture: {said}"),
+            Err(error) => {
+                println!("torture: FAILED: {name}: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "does not hold: {}", failed.join(", "));
+    Ok(())
 }

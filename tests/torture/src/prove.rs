@@ -1,177 +1,306 @@
-//! What must hold at the end, from the ledgers alone.
+//! What must hold at the end. Each proof is a function of the evidence alone, so that it can be tried on
+//! evidence that was tampered with: see [`crate::doubt`].
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
-use crate::device::{HOT, Ledger};
-use crate::engine::Engine;
-use crate::receiver::Receiver;
+use crate::device::HOT;
+use crate::evidence::{Alert, Evidence, What, micros};
+use crate::model;
 
-/// Proves everything, or says what does not hold.
-pub async fn all(engine: &mut Engine, receiver: &Receiver, ledgers: &[Ledger]) -> Result<()> {
-    let expected: HashMap<&str, usize> =
-        ledgers.iter().map(|ledger| (ledger.device.as_str(), episodes(ledger))).collect();
-    let alerts = settled(engine, &expected).await?;
-    delivered(receiver, &alerts).await?;
-    engine.terminate().await.context("stop at the end")?;
-    engine.verify_log()?;
-    logged(&engine.dump_log()?, ledgers)?;
-    Ok(())
-}
+/// A proof: what it says when it holds, or what does not hold.
+pub type Proof = fn(&Evidence) -> Result<String>;
 
-/// How many times a device went from calm to hot: each is one alert.
-fn episodes(ledger: &Ledger) -> usize {
-    let mut hot = false;
-    ledger
-        .acknowledged
-        .iter()
-        .filter(|(_, value)| {
-            let was = std::mem::replace(&mut hot, *value >= HOT);
-            hot && !was
-        })
-        .count()
-}
+/// All of them, by name.
+pub const PROOFS: [(&str, Proof); 7] = [
+    ("readings", readings),
+    ("changes", changes),
+    ("episodes", episodes),
+    ("verdicts", verdicts),
+    ("one at a time", one_at_a_time),
+    ("arrived", arrived),
+    ("ids", ids),
+];
 
-/// Waits until the alerts of the rule under test are those that the ledgers call for, all resolved.
-async fn settled(engine: &Engine, expected: &HashMap<&str, usize>) -> Result<Vec<Value>> {
-    let began = Instant::now();
-    loop {
-        let alerts = all_alerts(engine).await?;
-        let mut found: HashMap<&str, usize> = HashMap::new();
-        let mut active = 0;
-        for alert in &alerts {
-            *found.entry(alert["device"].as_str().unwrap_or_default()).or_default() += 1;
-            active += usize::from(alert["state"] == "active");
-        }
-        let missing: Vec<_> = expected
-            .iter()
-            .filter(|(device, count)| found.get(*device).copied().unwrap_or(0) != **count)
-            .map(|(device, count)| {
-                format!("{device}: {} alerts for {count} episodes", found.get(device).unwrap_or(&0))
-            })
-            .collect();
-        if missing.is_empty() && active == 0 {
-            println!("torture: {} alerts, as many as episodes, all resolved", alerts.len());
-            return Ok(alerts);
-        }
-        if began.elapsed() > Duration::from_secs(30) {
-            bail!("{active} alerts still active; {}", missing.join("; "));
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-async fn all_alerts(engine: &Engine) -> Result<Vec<Value>> {
-    let (mut alerts, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let page = engine.call("GET", &format!("/alerts?rule=main&limit=500&cursor={cursor}"), None).await?;
-        let items =
-            page["alerts"].as_array().or(page["items"].as_array()).context("a page without alerts")?;
-        alerts.extend(items.iter().cloned());
-        match page["next_cursor"].as_str().or(page["cursor"].as_str()) {
-            Some(next) if !items.is_empty() => cursor = next.to_string(),
-            _ => return Ok(alerts),
+/// Every acknowledged reading is in the log, once, with all that it said, in the order of its device; and
+/// nothing else is.
+fn readings(evidence: &Evidence) -> Result<String> {
+    let mut logged: HashMap<(u64, u64), Vec<_>> = HashMap::new();
+    for record in &evidence.log {
+        match &record.what {
+            What::Rows(rows) => rows.iter().for_each(|row| {
+                logged.entry((record.partition, row.handle)).or_default().push(row);
+            }),
+            What::Bad(record) => bail!("in the log: {record}"),
+            _ => {}
         }
     }
-}
-
-/// Waits until every alert's raise and resolve were accepted by the receiver; proves order and ids.
-async fn delivered(receiver: &Receiver, alerts: &[Value]) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let missing = receiver.with(|received| {
-            // Per identity and start: what was accepted, in order of first acceptance.
-            let mut accepted: HashMap<(String, String), Vec<String>> = HashMap::new();
-            let mut seen = std::collections::HashSet::new();
-            for (id, _) in received.arrivals.iter().filter(|(_, ok)| *ok) {
-                if !seen.insert(id.clone()) {
-                    continue;
-                }
-                for alert in received.bodies[id]["alerts"].as_array().into_iter().flatten() {
-                    let labels = &alert["labels"];
-                    if labels["rule"] != "main" {
-                        continue;
-                    }
-                    let key = (
-                        labels["device"].as_str().unwrap_or_default().to_string(),
-                        alert["startsAt"].as_str().unwrap_or_default().to_string(),
-                    );
-                    accepted
-                        .entry(key)
-                        .or_default()
-                        .push(alert["status"].as_str().unwrap_or_default().to_string());
-                }
-            }
-            for (key, states) in &accepted {
-                if states.first().is_some_and(|first| first != "firing") {
-                    received.faults.push(format!("{key:?}: {states:?}: a resolve before its raise"));
-                }
-            }
-            ensure!(received.faults.is_empty(), "{:?}", received.faults);
-            let whole = |states: &&Vec<String>| {
-                states.iter().any(|s| s == "firing") && states.iter().any(|s| s == "resolved")
-            };
-            Ok(alerts.len().abs_diff(accepted.values().filter(whole).count()))
-        })?;
-        if missing == 0 {
-            let (arrivals, distinct) =
-                receiver.with(|received| (received.arrivals.len(), received.bodies.len()));
-            println!(
-                "torture: {distinct} deliveries in {arrivals} attempts, every raise and resolve arrived in order"
-            );
-            return Ok(());
-        }
-        if began.elapsed() > Duration::from_secs(120) {
-            bail!("{missing} of {} alerts were not delivered whole", alerts.len());
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut by_first: HashMap<u64, _> = HashMap::new();
+    for rows in logged.values() {
+        ensure!(by_first.insert(rows[0].serial, rows).is_none(), "two handles of one device");
     }
-}
-
-/// Every acknowledged reading is in the log, once, in the order of its device.
-fn logged(dump: &str, ledgers: &[Ledger]) -> Result<()> {
-    let mut logged: HashMap<String, Vec<i64>> = HashMap::new();
-    for line in dump.lines() {
-        let entry: Value =
-            serde_json::from_str(line).with_context(|| format!("log dump line {line:.200}"))?;
-        if entry["stream"] != "readings" {
-            continue;
-        }
-        for row in entry["rows"].as_array().into_iter().flatten() {
-            let device = row["device"].as_str().context("a row without a device")?;
-            let time = row["time"].as_str().context("a row without a time")?;
-            logged.entry(device.into()).or_default().push(millis(time)?);
-        }
-    }
-    for ledger in ledgers {
-        let there = logged.get(&ledger.device).map_or(&[][..], Vec::as_slice);
-        let sent: Vec<i64> = ledger.acknowledged.iter().map(|(time, _)| *time).collect();
-        if there != sent {
-            let lost = sent.iter().filter(|time| !there.contains(time)).count();
-            bail!(
-                "{}: {} readings acknowledged, {} in the log, {lost} acknowledged ones missing",
-                ledger.device,
-                sent.len(),
-                there.len()
+    let mut count = 0;
+    for ledger in &evidence.ledgers {
+        let Some(first) = ledger.acknowledged.first() else { continue };
+        let there = by_first.remove(&first.serial);
+        let there = there
+            .with_context(|| format!("{}: its first reading is not the first in the log", ledger.device))?;
+        let serials: HashSet<u64> = there.iter().map(|row| row.serial).collect();
+        let lost = ledger.acknowledged.iter().filter(|reading| !serials.contains(&reading.serial)).count();
+        ensure!(
+            there.len() == ledger.acknowledged.len(),
+            "{}: {} readings acknowledged, {} rows in the log, {lost} acknowledged ones missing",
+            ledger.device,
+            ledger.acknowledged.len(),
+            there.len()
+        );
+        for (row, reading) in there.iter().zip(&ledger.acknowledged) {
+            // As it was sent: what is missing there is missing here.
+            let sent = reading.metrics();
+            let same = sent.as_object().map(serde_json::Map::len)
+                == row.metrics.as_object().map(serde_json::Map::len)
+                && sent.as_object().into_iter().flatten().all(|(metric, value)| match value.as_f64() {
+                    Some(number) => row.number(metric) == Some(number),
+                    None => row.metrics[metric] == *value,
+                });
+            ensure!(
+                row.time == reading.time * 1000 && same,
+                "{}: sent {reading:?}, the log has {row:?}",
+                ledger.device
             );
         }
+        count += there.len();
     }
-    println!("torture: the log holds every acknowledged reading once, in order");
-    Ok(())
+    ensure!(by_first.is_empty(), "{} devices in the log sent nothing", by_first.len());
+    Ok(format!("{count} acknowledged readings are in the log, each once, in order"))
 }
 
-/// Milliseconds since the epoch of an RFC 3339 time in UTC with six decimals, as the log prints it.
-fn millis(time: &str) -> Result<i64> {
-    let part = |from: usize, to: usize| -> Result<i64> {
-        Ok(time.get(from..to).with_context(|| format!("{time:?} is no time"))?.parse()?)
+/// Every change of a rule that was said to be durable is in the log where it was said to be, and was made by
+/// every partition; versions are never given twice; a rollback brings back what that version was; and the
+/// API tells the same versions.
+fn changes(evidence: &Evidence) -> Result<String> {
+    let mut by_position = HashMap::new();
+    let mut versions: BTreeMap<u64, (f64, Option<u64>)> = BTreeMap::new();
+    let mut activated: HashMap<u64, BTreeSet<u64>> = HashMap::new();
+    let mut partitions = BTreeSet::new();
+    for record in &evidence.log {
+        partitions.insert(record.partition);
+        match &record.what {
+            What::Rule { rule, version, restores, high, .. } if rule == "churn" => {
+                by_position.insert(record.position.as_str(), (*version, *high));
+                let known = *versions.entry(*version).or_insert((*high, *restores));
+                ensure!(known == (*high, *restores), "version {version} was given twice");
+            }
+            What::Activated { rule, version } if rule == "churn" => {
+                let new = activated.entry(*version).or_default().insert(record.partition);
+                ensure!(new, "partition {} made version {version} twice", record.partition);
+            }
+            _ => {}
+        }
+    }
+    for change in &evidence.changes {
+        let (high, restores) =
+            *versions.get(&change.version).with_context(|| format!("version {} is lost", change.version))?;
+        ensure!(change.positions.len() == partitions.len(), "{change:?}: not in every partition");
+        for position in &change.positions {
+            ensure!(
+                by_position.get(position.as_str()) == Some(&(change.version, high)),
+                "version {} does not stand at {position}",
+                change.version
+            );
+        }
+        match (change.high, restores) {
+            (Some(asked), None) => ensure!(asked == high, "{change:?}: the log says {high}"),
+            (None, Some(restores)) => {
+                let then = versions.get(&restores).map(|(high, _)| *high);
+                ensure!(then == Some(high), "{change:?}: version {restores} had {then:?}, not {high}");
+            }
+            _ => bail!("{change:?} is something else in the log"),
+        }
+    }
+    for version in versions.keys() {
+        let made = activated.get(version).map_or(0, BTreeSet::len);
+        ensure!(made == partitions.len(), "version {version} was made by {made} partitions");
+    }
+    let told: BTreeMap<u64, f64> = evidence.versions.iter().copied().collect();
+    let logged: BTreeMap<u64, f64> = versions.iter().map(|(version, (high, _))| (*version, *high)).collect();
+    ensure!(told == logged, "the API tells versions {told:?}, the log has {logged:?}");
+    let rollbacks = versions.values().filter(|(_, restores)| restores.is_some()).count();
+    Ok(format!(
+        "{} versions of a rule, {rollbacks} of them rollbacks, made by every partition",
+        versions.len()
+    ))
+}
+
+/// The rule that never changes said what the ledgers of the devices call for, at their times, and nothing
+/// else.
+pub fn episodes(evidence: &Evidence) -> Result<String> {
+    let mut expected = BTreeSet::new();
+    for ledger in &evidence.ledgers {
+        let mut since = None;
+        for reading in &ledger.acknowledged {
+            match (reading.temperature >= HOT, since) {
+                (true, None) => since = Some(reading.time),
+                (false, Some(began)) => {
+                    expected.insert((ledger.device.clone(), began * 1000, Some(reading.time * 1000)));
+                    since = None;
+                }
+                _ => {}
+            }
+        }
+        ensure!(since.is_none(), "{} did not end calm", ledger.device);
+    }
+    let main = evidence.alerts.iter().filter(|alert| alert.rule == "main");
+    let found: BTreeSet<_> =
+        main.clone().map(|alert| (alert.device.clone(), alert.raised, alert.resolved)).collect();
+    ensure!(found.len() == main.count(), "an alert was raised twice");
+    same("episodes of the ledgers", &expected, &found)?;
+    Ok(format!("{} times a device was too hot, and as many alerts with these times", found.len()))
+}
+
+/// All alerts are those that follow from the log, version by version: a rollback counts from its record on,
+/// with the state from before.
+fn verdicts(evidence: &Evidence) -> Result<String> {
+    let key = |alert: &Alert| {
+        let Alert { rule, version, device, raised, resolved, position } = alert.clone();
+        (rule, device, raised, resolved, version, position)
     };
-    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
-    // Days since 1970-01-01 in the proleptic Gregorian calendar, years counted from March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    let seconds = days * 86_400 + part(11, 13)? * 3600 + part(14, 16)? * 60 + part(17, 19)?;
-    Ok(seconds * 1000 + part(20, 23)?)
+    let expected: BTreeSet<_> = model::alerts(evidence)?.iter().map(key).collect();
+    let found: BTreeSet<_> = evidence.alerts.iter().map(key).collect();
+    ensure!(found.len() == evidence.alerts.len(), "an alert was raised twice");
+    same("verdicts that follow from the log", &expected, &found)?;
+    Ok(format!("{} alerts of all versions are those that follow from the log", found.len()))
+}
+
+fn same<T: Ord + std::fmt::Debug>(what: &str, expected: &BTreeSet<T>, found: &BTreeSet<T>) -> Result<()> {
+    let missing: Vec<_> = expected.difference(found).collect();
+    let more: Vec<_> = found.difference(expected).collect();
+    if missing.is_empty() && more.is_empty() {
+        return Ok(());
+    }
+    let few =
+        |list: &[&T]| list.iter().take(3).map(|item| format!("{item:?}")).collect::<Vec<_>>().join("; ");
+    bail!(
+        "{what}: {} have no alert ({}), {} alerts follow from none ({})",
+        missing.len(),
+        few(&missing),
+        more.len(),
+        few(&more)
+    )
+}
+
+/// No identity had two alerts at the same time, and in the end none is active. Begin and end are by the clock of
+/// the device, or by that of the log where a rollback ended an alert: a reading may have been on its way
+/// meanwhile. So an alert must have ended when the log received what began the next one.
+fn one_at_a_time(evidence: &Evidence) -> Result<String> {
+    let logged: HashMap<&str, i64> =
+        evidence.log.iter().map(|record| (record.position.as_str(), record.appended_at)).collect();
+    let mut identities: BTreeMap<(&str, &str), Vec<(i64, i64)>> = BTreeMap::new();
+    for alert in &evidence.alerts {
+        let resolved = alert.resolved.with_context(|| format!("still active: {alert:?}"))?;
+        let logged = logged.get(alert.position.as_str());
+        let logged = *logged.with_context(|| format!("raised by no record: {alert:?}"))?;
+        identities.entry((&alert.rule, &alert.device)).or_default().push((logged, resolved));
+    }
+    for (identity, spans) in &mut identities {
+        spans.sort_unstable();
+        for pair in spans.windows(2) {
+            ensure!(pair[0].1 <= pair[1].0, "{identity:?} had two alerts at once: {pair:?}");
+        }
+    }
+    Ok(format!("{} identities, each with one alert at a time, all resolved", identities.len()))
+}
+
+/// What a delivery says of one alert: rule, device, status, begin, end.
+type Notice = (String, String, String, i64, Option<i64>);
+
+fn notices(body: &serde_json::Value) -> Result<Vec<Notice>> {
+    let alerts = body["alerts"].as_array().context("a delivery without alerts")?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_string();
+    let notice = |alert: &serde_json::Value| {
+        let status = text(&alert["status"]);
+        let end = (status == "resolved").then(|| micros(&alert["endsAt"])).transpose()?;
+        let labels = &alert["labels"];
+        Ok((text(&labels["rule"]), text(&labels["device"]), status, micros(&alert["startsAt"])?, end))
+    };
+    alerts.iter().map(notice).collect()
+}
+
+/// Raise and resolve of every alert were taken by the receiver, with their times; it was told of nothing
+/// else; and the engine's ledger of deliveries says the same.
+fn arrived(evidence: &Evidence) -> Result<String> {
+    let mut expected: BTreeSet<Notice> = BTreeSet::new();
+    for alert in &evidence.alerts {
+        let notice = |status: &str, end| {
+            (alert.rule.clone(), alert.device.clone(), status.to_string(), alert.raised, end)
+        };
+        expected.insert(notice("firing", None));
+        expected.insert(notice("resolved", alert.resolved));
+    }
+    let mut taken = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    let mut taken_ids = BTreeSet::new();
+    for arrival in &evidence.arrivals {
+        let notices = notices(&arrival.body)?;
+        told.extend(notices.iter().cloned());
+        if arrival.taken {
+            taken.extend(notices);
+            taken_ids.insert(arrival.id.as_str());
+        }
+    }
+    let missing: Vec<_> = expected.difference(&taken).take(3).collect();
+    ensure!(missing.is_empty(), "never taken by the receiver, among others: {missing:?}");
+    let more: Vec<_> = told.difference(&expected).take(3).collect();
+    ensure!(more.is_empty(), "told, though there is no such alert: {more:?}");
+    let open: Vec<_> = evidence.deliveries.iter().filter(|(_, state)| state != "delivered").take(3).collect();
+    ensure!(open.is_empty(), "not delivered, as the API tells: {open:?}");
+    let ids: BTreeSet<&str> = evidence.deliveries.iter().map(|(id, _)| id.as_str()).collect();
+    ensure!(ids == taken_ids, "the API and the receiver know different deliveries");
+    Ok(format!("{} deliveries in {} attempts, all taken", ids.len(), evidence.arrivals.len()))
+}
+
+/// What came twice came with the same id, an id never told two things, and in each group the next notice
+/// came only after the one before was taken: so a resolve never overtook its raise.
+fn ids(evidence: &Evidence) -> Result<String> {
+    let mut of_notice: HashMap<Notice, &str> = HashMap::new();
+    let mut of_id: HashMap<&str, (Vec<Notice>, bool)> = HashMap::new();
+    let mut last: HashMap<&str, &str> = HashMap::new();
+    let mut again = 0;
+    for arrival in &evidence.arrivals {
+        let id = arrival.id.as_str();
+        let notices = notices(&arrival.body)?;
+        for notice in &notices {
+            let known = *of_notice.entry(notice.clone()).or_insert(id);
+            ensure!(known == id, "{notice:?} came as {known} and as {id}");
+        }
+        let group = arrival.body["groupKey"].as_str().context("a delivery without a group")?;
+        let before = last.insert(group, id);
+        let new = !of_id.contains_key(id);
+        match before {
+            Some(before) if before == id => again += 1,
+            Some(before) => {
+                ensure!(of_id[before].1, "{id} came before {before} of its group was taken");
+                ensure!(new, "{id} came again after {before} of its group");
+            }
+            None => {}
+        }
+        let (told, taken) = of_id.entry(id).or_insert_with(|| (notices.clone(), false));
+        ensure!(*told == notices, "{id} told {told:?}, then {notices:?}");
+        *taken |= arrival.taken;
+    }
+    // Within a group raise and resolve of one alert take turns.
+    let mut standing: HashMap<(String, String), i64> = HashMap::new();
+    let mut seen = HashSet::new();
+    for arrival in evidence.arrivals.iter().filter(|arrival| seen.insert(arrival.id.as_str())) {
+        for (rule, device, status, begin, _) in notices(&arrival.body)? {
+            let identity = (rule, device);
+            let before = match status.as_str() {
+                "firing" => standing.insert(identity.clone(), begin).is_none(),
+                _ => standing.remove(&identity) == Some(begin),
+            };
+            ensure!(before, "{identity:?}: {status} of the alert of {begin} came out of turn");
+        }
+    }
+    Ok(format!("{again} repeated attempts, each with the id of the first"))
 }

@@ -10,7 +10,7 @@ use watchfire_model::{
 };
 
 use super::{ControlError, ControlPlane, Rule};
-use crate::contract::ModuleInfo;
+use crate::contract::{ModuleInfo, ModuleWorks};
 
 /// What `PUT /rules/{name}` takes.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
@@ -279,36 +279,7 @@ impl ControlPlane {
         let module = self
             .find_module(&request.module)
             .ok_or_else(|| ControlError::not_found("module", &request.module))?;
-        let input = request.input.unwrap_or_else(|| watchfire_model::READINGS.into());
-        for (pointer, stream) in [("/input", Some(&input)), ("/output", request.output.as_ref())] {
-            if let Some(stream) = stream {
-                RuleSpec::check_name(stream)
-                    .map_err(|fault| ControlError::invalid("stream-name", pointer, fault))?;
-            }
-        }
-        if request.output.as_deref() == Some(watchfire_model::READINGS) {
-            let detail = "the stream \"readings\" is what devices sent: a rule publishes another one";
-            return Err(ControlError::invalid("stream-name", "/output", detail));
-        }
-        let parameters = request.parameters.unwrap_or_else(|| serde_json::json!({}));
-        let parameters = self
-            .works
-            .validate_parameters(&module.manifest(), &parameters)
-            .map_err(ControlError::Parameters)?;
-        let condition = super::parameters::condition(request.condition)?;
-        super::parameters::check_limits(&request.limits)?;
-        let spec = RuleSpec {
-            name: name.to_string(),
-            module: module.digest,
-            input,
-            output: request.output,
-            pass: request.pass,
-            select: request.select,
-            parameters,
-            condition,
-            limits: request.limits,
-        };
-        Ok((spec, module))
+        Ok((draft(name, request, &module, &*self.works)?, module))
     }
 
     /// A module by digest, by name (the newest upload), or by `name@version`.
@@ -366,6 +337,44 @@ impl ControlPlane {
             None => Ok(()),
         }
     }
+}
+
+/// What a request comes to with this module: names resolved, defaults filled in, everything checked that can be
+/// without starting it.
+pub fn draft(
+    name: &str,
+    request: RuleRequest,
+    module: &ModuleInfo,
+    works: &dyn ModuleWorks,
+) -> Result<RuleSpec, ControlError> {
+    RuleSpec::check_name(name).map_err(|fault| ControlError::invalid("rule-name", "/name", fault))?;
+    let input = request.input.unwrap_or_else(|| watchfire_model::READINGS.into());
+    for (pointer, stream) in [("/input", Some(&input)), ("/output", request.output.as_ref())] {
+        if let Some(stream) = stream {
+            RuleSpec::check_name(stream)
+                .map_err(|fault| ControlError::invalid("stream-name", pointer, fault))?;
+        }
+    }
+    if request.output.as_deref() == Some(watchfire_model::READINGS) {
+        let detail = "the stream \"readings\" is what devices sent: a rule publishes another one";
+        return Err(ControlError::invalid("stream-name", "/output", detail));
+    }
+    let parameters = request.parameters.unwrap_or_else(|| serde_json::json!({}));
+    let parameters =
+        works.validate_parameters(&module.manifest(), &parameters).map_err(ControlError::Parameters)?;
+    let condition = super::parameters::condition(request.condition)?;
+    super::parameters::check_limits(&request.limits)?;
+    Ok(RuleSpec {
+        name: name.to_string(),
+        module: module.digest,
+        input,
+        output: request.output,
+        pass: request.pass,
+        select: request.select,
+        parameters,
+        condition,
+        limits: request.limits,
+    })
 }
 
 /// Refuses a module that can neither read the state of the present one nor migrate it.

@@ -22,7 +22,7 @@ use watchfire_model::call::Modules;
 use watchfire_model::device::Registries;
 use watchfire_model::{Control, Digest, PartitionId, Position, RuleVersion, Timestamp};
 
-pub use commands::{Activation, Outcome, RuleRequest};
+pub use commands::{Activation, Outcome, RuleRequest, draft};
 pub(crate) use devices::check_device;
 pub use error::ControlError;
 pub use rules::{Progress, Rule, Rules, Swap, Version};
@@ -146,9 +146,10 @@ impl ControlPlane {
         catalog.insert(info.digest, Arc::new(info)).is_none()
     }
 
-    /// The rules whose history names a module; where there is none, the module is forgotten here, and no
-    /// deployment can name it any more. Versions that are not current count too: a rollback needs them.
-    pub async fn forget_module(&self, digest: Digest) -> Result<(), Vec<String>> {
+    /// Forgets a module: from now on no deployment can name it. Refused with the rules whose history names it while
+    /// they run. Says whether its bytes have to stay: the log may still be replayed from before the end of a rule
+    /// that ran it.
+    pub async fn forget_module(&self, digest: Digest) -> Result<bool, Vec<String>> {
         let _order = self.order.lock().await;
         let users: Vec<String> = self.with_rules(|rules| {
             let uses = |rule: &&Rule| {
@@ -160,7 +161,14 @@ impl ControlPlane {
             return Err(users);
         }
         self.catalog.write().unwrap_or_else(PoisonError::into_inner).remove(&digest);
-        Ok(())
+        Ok(self.needs_module(digest))
+    }
+
+    /// Whether a rule, or a replay of what the log holds, may still call a module.
+    pub fn needs_module(&self, digest: Digest) -> bool {
+        let partitions = self.log.partitions();
+        let first = |partition| self.log.range(PartitionId(partition)).0;
+        self.with_rules(|rules| rules.iter().any(|rule| rule.needs(digest, partitions, first)))
     }
 
     /// Notes what a partition made of a version: told by the projector, which reads it from the log.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use watchfire_model::{Actor, Control, Position, RuleSpec, RuleVersion, Timestamp};
+use watchfire_model::{Actor, Control, Digest, Offset, Position, RuleSpec, RuleVersion, Timestamp};
 
 /// All rules, by name; removed ones stay listed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +27,9 @@ pub struct Rule {
     pub current: Option<RuleVersion>,
     /// It gets no callbacks.
     pub paused: bool,
+    /// The record that last ended it, in each partition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended_at: BTreeMap<u16, Position>,
 }
 
 /// One version of a rule.
@@ -98,6 +101,19 @@ impl Rule {
         self.versions.get(&self.current?)
     }
 
+    fn end(&mut self, positions: &[Position]) {
+        self.ended_at.extend(positions.iter().map(|position| (position.partition.0, *position)));
+    }
+
+    /// Whether something may still call a module for this rule: it runs, or a partition whose log begins at the
+    /// offset that `first` gives may replay records from before it ended. Versions that are not current count too: a
+    /// rollback needs them.
+    pub fn needs(&self, module: Digest, partitions: u16, first: impl Fn(u16) -> Offset) -> bool {
+        let ended = |partition| self.ended_at.get(&partition).is_some_and(|at| at.offset < first(partition));
+        let over = self.current.is_none() && (0..partitions).all(ended);
+        !over && self.versions.values().any(|version| version.spec.module == module)
+    }
+
     /// The number that the next version gets.
     pub fn next_version(&self) -> RuleVersion {
         self.versions.keys().next_back().map_or(1, |last| last + 1)
@@ -145,7 +161,11 @@ impl Rules {
         if positions.iter().all(|position| position.partition.0 != 0) {
             let (name, version) = match control {
                 Control::RuleDeployed { spec, version, .. } => (&spec.name, version),
-                Control::RuleRolledBack { name, version, .. } => (name, version),
+                Control::RuleRolledBack { name, version: version @ 1.., .. } => (name, version),
+                Control::RuleRemoved { name, .. } | Control::RuleRolledBack { name, spec: None, .. } => {
+                    self.rules.get_mut(name)?.end(positions);
+                    return Some(name.clone());
+                }
                 _ => return None,
             };
             let version = self.rules.get_mut(name)?.versions.get_mut(version)?;
@@ -170,6 +190,9 @@ impl Rules {
                     if rule.current == Some(*from) {
                         rule.current = spec.as_ref().map(|_| *to);
                     }
+                    if spec.is_none() {
+                        rule.end(positions);
+                    }
                 }
                 Some(name.clone())
             }
@@ -178,6 +201,7 @@ impl Rules {
             Control::RuleRemoved { name, .. } => {
                 let rule = self.rules.get_mut(name)?;
                 (rule.current, rule.paused) = (None, false);
+                rule.end(positions);
                 Some(name.clone())
             }
             Control::DevicesPut { .. }
@@ -228,6 +252,7 @@ impl Rules {
             versions: BTreeMap::new(),
             current: None,
             paused: false,
+            ended_at: BTreeMap::new(),
         });
         let replaces = rule.current.replace(version);
         rule.versions.entry(version).or_insert_with(|| Version {
@@ -295,7 +320,7 @@ pub fn stream_cycle<'a>(specs: impl IntoIterator<Item = &'a RuleSpec>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use watchfire_model::{Digest, Epoch, PartitionId};
+    use watchfire_model::{Epoch, PartitionId};
 
     fn spec(name: &str, input: &str, output: Option<&str>) -> RuleSpec {
         let text = serde_json::json!({
@@ -363,6 +388,22 @@ mod tests {
         withdraw(&mut rules, 1, None);
         let rule = rules.get("hot").unwrap();
         assert_eq!((rule.current, rule.next_version(), rule.previous()), (None, 2, None));
+    }
+
+    #[test]
+    fn a_module_is_needed_until_the_log_forgot_the_end_of_its_rules() {
+        let mut rules = Rules::default();
+        deploy(&mut rules, 1);
+        let module = Digest::of(b"m");
+        let needed = |rules: &Rules, first| rules.get("hot").unwrap().needs(module, 2, |_| first);
+        assert!(needed(&rules, 100), "it runs");
+        let removed = Control::RuleRemoved { name: "hot".into(), by: Actor::default() };
+        // The other partition says so later, as at a start.
+        rules.apply(&removed, &positions(7)[..1], Timestamp(0));
+        assert!(needed(&rules, 100));
+        rules.apply(&removed, &positions(7)[1..], Timestamp(0));
+        assert!(needed(&rules, 7) && !needed(&rules, 8));
+        assert!(!rules.get("hot").unwrap().needs(Digest::of(b"other"), 2, |_| 0));
     }
 
     #[test]

@@ -8,12 +8,12 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use watchfire_model::{Severity, Timestamp};
-use watchfire_store::{AlertFilter, AlertState};
+use watchfire_model::Severity;
+use watchfire_store::{AlertDetail, AlertFilter, AlertRow, AlertState};
 
 use super::AppState;
 use super::extract::{Json, JsonOrDefault, Operator, Path, Query, Viewer};
-use super::page::PageQuery;
+use super::page::{Listing, PageQuery};
 use crate::problem::Problem;
 
 /// Events that are read from the store at once.
@@ -28,7 +28,7 @@ pub(crate) struct AlertQuery {
     severity: Option<String>,
     rule: Option<String>,
     device: Option<String>,
-    /// Raised at this time or later: RFC 3339.
+    /// Raised at this time or later: RFC 3339, or milliseconds since the epoch.
     since: Option<String>,
 }
 
@@ -77,8 +77,7 @@ fn check_comment(comment: &str) -> Result<(), Problem> {
 
 /// Alerts, the latest first
 #[utoipa::path(get, path = "/alerts", tag = "alerts", params(PageQuery, AlertQuery),
-    responses((status = 200, body = serde_json::Value,
-        description = "`{items, next}`; each item has id, rule, device, key, severity, summary, details, labels, state, raised_at, resolved_at, acknowledged_at")))]
+    responses((status = 200, body = Listing<AlertRow>)))]
 pub(crate) async fn list_alerts(
     _: Viewer,
     State(state): State<AppState>,
@@ -94,7 +93,7 @@ pub(crate) async fn list_alerts(
             .collect::<Result<_, _>>()?,
         rule: query.rule,
         device: query.device,
-        since: parameter::<Timestamp>("since", query.since.as_deref())?,
+        since: super::page::time("since", query.since.as_deref())?,
         limit: page.limit()?,
         cursor: page.cursor,
     };
@@ -103,7 +102,7 @@ pub(crate) async fn list_alerts(
 
 /// One alert with its history, its evidence and who was told
 #[utoipa::path(get, path = "/alerts/{id}", tag = "alerts", params(("id" = String, Path)),
-    responses((status = 200, body = serde_json::Value), (status = 404)))]
+    responses((status = 200, body = AlertDetail), (status = 404)))]
 pub(crate) async fn get_alert(
     _: Viewer,
     State(state): State<AppState>,
@@ -115,7 +114,7 @@ pub(crate) async fn get_alert(
 /// Somebody knows of it
 #[utoipa::path(post, path = "/alerts/{id}/acknowledge", tag = "alerts", params(("id" = String, Path)),
     request_body = AcknowledgeRequest,
-    responses((status = 200, body = serde_json::Value), (status = 404)))]
+    responses((status = 200, body = AlertRow), (status = 404)))]
 pub(crate) async fn acknowledge_alert(
     Operator(caller): Operator,
     State(state): State<AppState>,
@@ -132,7 +131,7 @@ pub(crate) async fn acknowledge_alert(
 /// A remark in its history
 #[utoipa::path(post, path = "/alerts/{id}/comment", tag = "alerts", params(("id" = String, Path)),
     request_body = CommentRequest,
-    responses((status = 200, body = serde_json::Value), (status = 404)))]
+    responses((status = 200, body = AlertRow), (status = 404)))]
 pub(crate) async fn comment_alert(
     Operator(caller): Operator,
     State(state): State<AppState>,
@@ -220,6 +219,7 @@ pub(crate) async fn alert_events(
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = sender.closed() => return,
+                    () = state.stop.cancelled() => return,
                 }
             }
         }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::AppState;
 use super::extract::Admin;
+use crate::contract::ArchiveError;
 use crate::problem::Problem;
 
 /// Pieces of the stream that wait for the network.
@@ -22,7 +23,7 @@ const PIECE: usize = 64 << 10;
 ///
 /// The copy is made first, at one moment, and then sent: the connection may be slow.
 #[utoipa::path(post, path = "/backup", tag = "backup",
-    responses((status = 200, content_type = "application/x-tar"), (status = 409, description = "one is running")))]
+    responses((status = 200, content_type = "application/x-tar"), (status = 409, description = "one is running, or it cannot be made as things are: says why")))]
 pub(crate) async fn backup(Admin(caller): Admin, State(state): State<AppState>) -> Result<Response, Problem> {
     let permit = state
         .backup
@@ -37,10 +38,14 @@ pub(crate) async fn backup(Admin(caller): Admin, State(state): State<AppState>) 
         _ => tokio::fs::create_dir_all(&folder).await.map_err(io)?,
     }
     let copied = state.archiver.snapshot(folder.clone()).await;
-    state.audit(&caller, "backup", "", copied.as_ref().err().cloned()).await;
-    if let Err(detail) = copied {
-        tracing::error!(detail, "the copy for a backup could not be made");
+    state.audit(&caller, "backup", "", copied.as_ref().err().map(ToString::to_string)).await;
+    if let Err(error) = copied {
         let _ = tokio::fs::remove_dir_all(&folder).await;
+        let detail = match error {
+            ArchiveError::Refused(detail) => return Err(Problem::conflict("backup-refused", detail)),
+            ArchiveError::Failed(detail) => detail,
+        };
+        tracing::error!(detail, "the copy for a backup could not be made");
         return Err(Problem::new(
             axum::http::StatusCode::INTERNAL_SERVER_ERROR,
             "backup",

@@ -1,32 +1,37 @@
 //! Dead letters: look, replay, delete.
 
+use std::sync::PoisonError;
+
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
-use watchfire_model::{Position, Timestamp};
+use watchfire_model::Position;
 use watchfire_store::{DeadLetterFilter, DeadLetterRow};
 
 use super::AppState;
 use super::extract::{Operator, Path, Query, Viewer};
-use super::page::PageQuery;
+use super::page::{Listing, PageQuery, time};
 use crate::contract::{RawInput, ResubmitError};
 use crate::problem::Problem;
+
+/// The code of what its sender was not allowed to say.
+const NOT_AUTHORISED: &str = "not-authorised";
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
 pub(crate) struct DeadLetterQuery {
+    /// `decode` or `rule`.
+    kind: Option<String>,
     source: Option<String>,
     device: Option<String>,
     code: Option<String>,
     rule: Option<String>,
     /// Only those that were replayed, or only the others.
     replayed: Option<bool>,
-    /// Received at this time or later: RFC 3339.
+    /// Received at this time or later: RFC 3339, or milliseconds since the epoch.
     since: Option<String>,
 }
 
@@ -45,64 +50,69 @@ pub(crate) struct ReplayAnswer {
     positions: Vec<Position>,
 }
 
-/// The letter with its payload: as text where it is text, as base64 otherwise.
-fn view(row: &DeadLetterRow) -> Value {
-    let mut view = json!(row);
-    let whole = row.payload.len() as u64 >= row.size;
-    let payload = match std::str::from_utf8(&row.payload) {
-        Ok(text) => ("payload", json!(text)),
+/// A dead letter with its payload: as text where it is text, as base64 otherwise.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeadLetterView {
+    #[serde(flatten)]
+    letter: DeadLetterRow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+    /// Only the beginning of the payload is here: a list cuts it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    payload_cut: bool,
+}
+
+fn view(mut letter: DeadLetterRow) -> DeadLetterView {
+    let bytes = std::mem::take(&mut letter.payload);
+    let whole = bytes.len() as u64 >= letter.size;
+    let (text, base64) = match std::str::from_utf8(&bytes) {
+        Ok(text) => (Some(text.to_string()), None),
         // The cut of a list may go through a character.
         Err(error) if !whole && error.error_len().is_none() => {
-            ("payload", json!(String::from_utf8_lossy(&row.payload[..error.valid_up_to()])))
+            (Some(String::from_utf8_lossy(&bytes[..error.valid_up_to()]).into_owned()), None)
         }
-        Err(_) => ("payload_base64", json!(STANDARD.encode(&row.payload))),
+        Err(_) => (None, Some(STANDARD.encode(&bytes))),
     };
-    view[payload.0] = payload.1;
-    if !whole {
-        view["payload_cut"] = json!(true);
-    }
-    view
+    DeadLetterView { letter, payload: text, payload_base64: base64, payload_cut: !whole }
 }
 
 /// Dead letters, the latest first; of each payload the beginning
 #[utoipa::path(get, path = "/dead-letters", tag = "dead letters", params(PageQuery, DeadLetterQuery),
-    responses((status = 200, body = serde_json::Value,
-        description = "`{items, next}`; each item has id, at, kind (`decode` or `rule`), source, address, device, code, reason, payload or payload_base64")))]
+    responses((status = 200, body = Listing<DeadLetterView>)))]
 pub(crate) async fn list_dead_letters(
     _: Viewer,
     State(state): State<AppState>,
     Query(page): Query<PageQuery>,
     Query(query): Query<DeadLetterQuery>,
-) -> Result<Response, Problem> {
-    let since = query.since.as_deref().map(str::parse::<Timestamp>).transpose();
+) -> Result<axum::Json<Listing<DeadLetterView>>, Problem> {
     let filter = DeadLetterFilter {
+        kind: query.kind,
         source: query.source,
         device: query.device,
         code: query.code,
         rule: query.rule,
         replayed: query.replayed,
-        since: since
-            .map_err(|error| Problem::bad_request("query", error.to_string()).with("parameter", "since"))?,
+        since: time("since", query.since.as_deref())?,
         limit: page.limit()?,
         cursor: page.cursor,
     };
     let found = state.store.dead_letters(&filter).await?;
-    let items: Vec<Value> = found.items.iter().map(view).collect();
-    let listing = super::page::Listing { items, next: found.next };
-    Ok(axum::Json(listing).into_response())
+    Ok(axum::Json(Listing { items: found.items.into_iter().map(view).collect(), next: found.next }))
 }
 
 /// One dead letter, whole
 ///
 /// Its id is a position and an index, with slashes: write them as `%2F`, or as `-`.
 #[utoipa::path(get, path = "/dead-letters/{id}", tag = "dead letters", params(("id" = String, Path)),
-    responses((status = 200, body = serde_json::Value), (status = 404)))]
+    responses((status = 200, body = DeadLetterView), (status = 404)))]
 pub(crate) async fn get_dead_letter(
     _: Viewer,
     State(state): State<AppState>,
     Path(id): Path<String>,
-) -> Result<axum::Json<Value>, Problem> {
-    Ok(axum::Json(view(&state.store.dead_letter(&written(&id)).await?)))
+) -> Result<axum::Json<DeadLetterView>, Problem> {
+    Ok(axum::Json(view(state.store.dead_letter(&written(&id)).await?)))
 }
 
 /// Ids may be written with `-` for `/`: proxies like to unpack `%2F`.
@@ -112,26 +122,83 @@ fn written(id: &str) -> String {
 
 /// Uses a dead letter once more
 ///
-/// What could not be decoded goes through intake as new input. Rows whose rule failed are evaluated again, by
-/// that rule alone; all rows of the same record go together.
+/// What could not be decoded goes through intake as new input, as whoever sent it: all of it or nothing. Rows whose
+/// rule failed are evaluated again, by that rule alone; all rows of the same record go together, and so do their
+/// letters. A letter that is refused again stays as it is.
 #[utoipa::path(post, path = "/dead-letters/{id}/replay", tag = "dead letters", params(("id" = String, Path)),
-    responses((status = 200, body = ReplayAnswer), (status = 404), (status = 409),
-        (status = 422, description = "it is refused again, and says why")))]
+    responses((status = 200, body = ReplayAnswer), (status = 404),
+        (status = 409, description = "it was replayed already, or is being replayed"),
+        (status = 422, description = "it is refused again, or no replay can help; says why")))]
 pub(crate) async fn replay_dead_letter(
     Operator(caller): Operator,
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<ReplayAnswer>, Problem> {
-    let letter = state.store.dead_letter(&written(&id)).await?;
-    let id = letter.id.clone();
+    // A task of its own: a caller that goes away between the append and the mark would leave a letter that was
+    // used and does not say so.
+    let replayed = tokio::spawn(async move { claim_and_replay(&state, &caller, &written(&id)).await });
+    match replayed.await {
+        Ok(answer) => answer.map(axum::Json),
+        Err(error) => Err(Problem::internal(&error)),
+    }
+}
+
+/// What is being replayed: taken before anything is read, so that two callers never use a letter twice. It is
+/// not kept in the store: after a crash the letter is there, and a reading that was appended is known as a repeat.
+struct Claim<'a> {
+    state: &'a super::State,
+    key: String,
+}
+
+impl<'a> Claim<'a> {
+    fn take(state: &'a super::State, key: String) -> Result<Self, Problem> {
+        let mut replaying = state.replaying.lock().unwrap_or_else(PoisonError::into_inner);
+        match replaying.insert(key.clone()) {
+            true => Ok(Self { state, key }),
+            false => Err(Problem::conflict("replaying", "this dead letter is being replayed at this moment")),
+        }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.state.replaying.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+async fn claim_and_replay(
+    state: &AppState,
+    caller: &crate::auth::Caller,
+    id: &str,
+) -> Result<ReplayAnswer, Problem> {
+    let letter = state.store.dead_letter(id).await?;
+    // Letters of one record and rule are one thing: they are replayed together.
+    let record = letter.rule.clone().map(|rule| (rule, letter.position.clone()));
+    let _claim = Claim::take(
+        state,
+        match &record {
+            Some((rule, position)) => format!("{position} {rule}"),
+            None => letter.id.clone(),
+        },
+    )?;
+    // Whoever had the claim before may just have used it.
+    let letter = state.store.dead_letter(id).await?;
     if letter.replayed_at.is_some() {
         return Err(Problem::conflict("replayed", "this dead letter was replayed already"));
     }
-    let outcome = replay(&state, &caller, letter).await;
-    state.audit(&caller, "dead-letter.replay", &id, outcome.as_ref().err().map(|p| p.detail.clone())).await;
+    let outcome = replay(state, caller, letter).await;
+    state.audit(caller, "dead-letter.replay", id, outcome.as_ref().err().map(|p| p.detail.clone())).await;
     let answer = outcome?;
-    state.store.mark_replayed(&id, &caller.name, state.clock.wall()).await?;
-    Ok(axum::Json(answer))
+    let now = state.clock.wall();
+    match record {
+        Some((rule, position)) => {
+            state.store.mark_record_replayed(&rule, &position, &caller.name, now).await?;
+        }
+        None => {
+            state.store.mark_replayed(id, &caller.name, now).await?;
+        }
+    }
+    Ok(answer)
 }
 
 async fn replay(
@@ -140,6 +207,15 @@ async fn replay(
     letter: DeadLetterRow,
 ) -> Result<ReplayAnswer, Problem> {
     if let Some(rule) = letter.rule {
+        if letter.rows.is_empty() {
+            let what = letter.callback.as_deref().unwrap_or("callback");
+            return Err(Problem::refused(
+                "not-replayable",
+                format!(
+                    "the call that failed was for {what}, which counts as done: there are no rows to evaluate again"
+                ),
+            ));
+        }
         let position: Position = letter.position.parse().map_err(|error| Problem::internal(&error))?;
         if position.epoch != state.log.epoch() {
             return Err(Problem::conflict("not-kept", "the record is of an earlier life of the log"));
@@ -148,10 +224,18 @@ async fn replay(
         let positions = state.control.redo(rule, position.partition, range, caller.actor(None)).await?;
         return Ok(ReplayAnswer { id: letter.id, outcome: "redo", accepted: None, positions });
     }
+    // What a device was not allowed to say does not become true because somebody else may say it.
+    if letter.code == NOT_AUTHORISED {
+        return Err(Problem::refused(
+            "not-replayable",
+            "whoever sent it was not allowed to: no replay makes it a reading of that device",
+        ));
+    }
     let input = RawInput {
         source: letter.source,
         address: letter.address,
         device: letter.device,
+        sender: letter.sender,
         payload: letter.payload,
     };
     match state.intake.resubmit(input).await {

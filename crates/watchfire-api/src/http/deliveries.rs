@@ -4,11 +4,11 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
-use watchfire_store::{DeliveryFilter, DeliveryState};
+use watchfire_store::{DeliveryDetail, DeliveryFilter, DeliveryRow, DeliveryState};
 
 use super::AppState;
 use super::extract::{Path, Query, Viewer};
-use super::page::PageQuery;
+use super::page::{Listing, PageQuery};
 use crate::problem::Problem;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -23,8 +23,7 @@ pub(crate) struct DeliveryQuery {
 
 /// Deliveries, the latest first
 #[utoipa::path(get, path = "/deliveries", tag = "deliveries", params(PageQuery, DeliveryQuery),
-    responses((status = 200, body = serde_json::Value,
-        description = "`{items, next}`; each item has id, receiver, status, state, attempts, next_try, last_error")))]
+    responses((status = 200, body = Listing<DeliveryRow>)))]
 pub(crate) async fn list_deliveries(
     _: Viewer,
     State(state): State<AppState>,
@@ -46,7 +45,7 @@ pub(crate) async fn list_deliveries(
 
 /// One delivery with its message and every attempt
 #[utoipa::path(get, path = "/deliveries/{id}", tag = "deliveries", params(("id" = String, Path)),
-    responses((status = 200, body = serde_json::Value), (status = 404)))]
+    responses((status = 200, body = DeliveryDetail), (status = 404)))]
 pub(crate) async fn get_delivery(
     _: Viewer,
     State(state): State<AppState>,

@@ -111,6 +111,24 @@ pub(crate) struct StateQuery {
     ttl: Option<String>,
 }
 
+/// What a device said at one time.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReadingView {
+    /// By its own clock.
+    #[schema(value_type = String)]
+    time: Timestamp,
+    /// The metrics that it named then.
+    #[schema(value_type = Object)]
+    metrics: BTreeMap<String, Value>,
+}
+
+fn last_reading(heard: &crate::contract::DeviceState) -> ReadingView {
+    let time = heard.last_event_time;
+    let then = heard.values.iter().filter(|(_, (at, _))| *at == time);
+    let metrics = then.map(|(metric, (_, value))| (metric.clone(), value.clone())).collect();
+    ReadingView { time, metrics }
+}
+
 /// Everything that may explain why a device is or is not heard.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WhyView {
@@ -120,9 +138,8 @@ pub(crate) struct WhyView {
     /// When something came from it last.
     #[schema(value_type = Option<String>)]
     last_contact: Option<Timestamp>,
-    /// The time of its latest reading, by its own clock.
-    #[schema(value_type = Option<String>)]
-    last_reading: Option<Timestamp>,
+    /// Its latest reading.
+    last_reading: Option<ReadingView>,
     /// The latest input that could not be used, and why.
     #[schema(value_type = Option<Object>)]
     last_reject: Option<serde_json::Value>,
@@ -165,15 +182,20 @@ pub(crate) struct CredentialAnswer {
     secret: Option<String>,
 }
 
-fn view(state: &AppState, spec: &DeviceSpec) -> DeviceView {
+fn view(spec: &DeviceSpec, heard: Option<&crate::contract::DeviceState>) -> DeviceView {
     DeviceView {
         id: spec.id.clone(),
         kind: spec.kind.clone(),
         site: spec.site.clone(),
         labels: spec.labels.clone(),
         interval: spec.interval,
-        last_seen: state.engine.device_state(&spec.id).map(|device| device.last_seen),
+        last_seen: heard.map(|heard| heard.last_seen),
     }
+}
+
+/// What came of a device so far.
+async fn heard(state: &AppState, id: &str) -> Result<Option<crate::contract::DeviceState>, Problem> {
+    Ok(state.engine.device_states(vec![id.into()]).await?.pop().flatten())
 }
 
 fn find(state: &AppState, id: &str) -> Option<DeviceSpec> {
@@ -215,7 +237,10 @@ pub(crate) async fn list_devices(
     }
     let ids = first.into_sorted_vec();
     let next = (ids.len() > limit).then(|| ids[limit - 1].to_string());
-    let items = ids.iter().take(limit).filter_map(|id| find(&state, id)).map(|spec| view(&state, &spec));
+    let specs: Vec<DeviceSpec> = ids.iter().take(limit).filter_map(|id| find(&state, id)).collect();
+    // All in one question: the loop answers between records.
+    let heard = state.engine.device_states(specs.iter().map(|spec| spec.id.clone()).collect()).await?;
+    let items = specs.iter().zip(&heard).map(|(spec, heard)| view(spec, heard.as_ref()));
     Ok(axum::Json(Listing { items: items.collect(), next }))
 }
 
@@ -227,7 +252,8 @@ pub(crate) async fn get_device(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<DeviceView>, Problem> {
-    Ok(axum::Json(view(&state, &must_find(&state, &id)?)))
+    let spec = must_find(&state, &id)?;
+    Ok(axum::Json(view(&spec, heard(&state, &id).await?.as_ref())))
 }
 
 /// Registers a device, or changes what is known of it
@@ -254,7 +280,10 @@ pub(crate) async fn put_device(
     let outcome = state.control.put_devices(vec![spec.clone()], caller.actor(None)).await;
     state.audit(&caller, "device.put", &id, outcome.as_ref().err().map(ToString::to_string)).await;
     let new = outcome?.first().copied().unwrap_or_default();
-    Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, axum::Json(view(&state, &spec))))
+    // It is registered, whether or not the loop answers now.
+    let heard = heard(&state, &id).await.unwrap_or_default();
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, axum::Json(view(&spec, heard.as_ref()))))
 }
 
 /// Deletes a device, with its state, timers, alerts and credentials
@@ -346,7 +375,7 @@ pub(crate) async fn device_state(
     };
     // By the log's clock: in a replay of old data that one says what is old.
     let now = state.control.now();
-    let device = state.engine.device_state(&id);
+    let device = heard(&state, &id).await?;
     let metrics = device.iter().flat_map(|device| &device.values).map(|(metric, (time, value))| {
         let stale = now.since(*time) > ttl;
         (metric.clone(), MetricView { value: value.clone(), time: *time, stale })
@@ -364,8 +393,10 @@ pub(crate) async fn device_why(
     Path(id): Path<String>,
 ) -> Result<axum::Json<WhyView>, Problem> {
     let spec = find(&state, &id);
-    let heard = state.engine.device_state(&id);
+    let heard = heard(&state, &id).await?;
+    // Rows of it whose rule failed were used: they say something of the rule, not of the device.
     let filter = watchfire_store::DeadLetterFilter {
+        kind: Some("decode".into()),
         device: Some(id.clone()),
         limit: 1,
         ..watchfire_store::DeadLetterFilter::default()
@@ -408,7 +439,7 @@ pub(crate) async fn device_why(
         device: id,
         registered: spec.is_some(),
         last_contact: heard.as_ref().map(|heard| heard.last_seen),
-        last_reading: heard.as_ref().map(|heard| heard.last_event_time),
+        last_reading: heard.as_ref().map(last_reading),
         last_reject: reject.and_then(|reject| serde_json::to_value(reject).ok()),
         credentials,
         rules,

@@ -43,10 +43,14 @@ pub(crate) struct LogLevelView {
     filter: String,
 }
 
-fn ready_now(state: &AppState) -> Result<(), String> {
-    let partitions = state.engine.partitions();
+fn ready_now(state: &AppState, partitions: &[PartitionStatus]) -> Result<(), String> {
     if partitions.len() < usize::from(state.log.partitions()) {
         return Err("the engine is starting".into());
+    }
+    for partition in partitions {
+        if let Some(fault) = &partition.fault {
+            return Err(format!("partition {} stands still: {fault}", partition.partition));
+        }
     }
     match partitions.iter().find(|partition| lag(partition) > state.options.ready_lag) {
         Some(partition) => {
@@ -70,7 +74,9 @@ pub(crate) async fn healthy() -> &'static str {
 #[utoipa::path(get, path = "/-/ready", tag = "health",
     responses((status = 200, body = String), (status = 503)))]
 pub(crate) async fn ready(State(state): State<AppState>) -> Result<&'static str, Problem> {
-    ready_now(&state).map(|()| "ready\n").map_err(|detail| Problem::unavailable("not-ready", detail))
+    ready_now(&state, &state.engine.partitions().await)
+        .map(|()| "ready\n")
+        .map_err(|detail| Problem::unavailable("not-ready", detail))
 }
 
 /// Metrics, in the Prometheus text format
@@ -87,6 +93,7 @@ pub(crate) async fn status(
     _: Viewer,
     State(state): State<AppState>,
 ) -> Result<axum::Json<StatusView>, Problem> {
+    let partitions = state.engine.partitions().await;
     let registries = state.control.registries();
     let devices = registries.0.iter().flat_map(|registry| registry.devices());
     let behind = (0..state.log.partitions()).map(|partition| {
@@ -97,8 +104,8 @@ pub(crate) async fn status(
         version: env!("CARGO_PKG_VERSION"),
         epoch: state.log.epoch().0,
         log_time: state.log.now(),
-        ready: ready_now(&state).is_ok(),
-        partitions: state.engine.partitions(),
+        ready: ready_now(&state, &partitions).is_ok(),
+        partitions,
         projector_lag: behind.sum(),
         devices: devices.filter(|device| !device.deleted).count(),
         rules: state.control.with_rules(|rules| rules.active().count()),

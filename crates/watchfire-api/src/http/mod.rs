@@ -3,6 +3,7 @@
 mod alerts;
 mod audit;
 mod backup;
+mod clock;
 mod dead_letters;
 mod deliveries;
 mod devices;
@@ -16,13 +17,15 @@ mod rules;
 mod streams;
 mod tokens;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi as OpenApiDocument;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -72,6 +75,8 @@ pub struct Services {
     pub projection: Projection,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// The server ends: event streams, which have no end of their own, end with it.
+    pub stop: CancellationToken,
     /// What the operator chose.
     pub options: ApiOptions,
 }
@@ -96,6 +101,8 @@ impl Default for ApiOptions {
 pub(crate) struct State {
     services: Services,
     event_streams: Arc<Semaphore>,
+    /// Dead letters that are being replayed at this moment.
+    replaying: Mutex<BTreeSet<String>>,
     /// One backup at a time: each is a copy of everything.
     backup: Arc<Semaphore>,
     openapi: std::sync::OnceLock<OpenApiDocument>,
@@ -153,6 +160,7 @@ pub fn router(services: Services) -> Router {
     let state = Arc::new(State {
         services,
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
+        replaying: Mutex::default(),
         backup: Arc::new(Semaphore::new(1)),
         openapi: std::sync::OnceLock::new(),
     });
@@ -218,6 +226,7 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(health::get_log_level, health::put_log_level))
         .routes(routes!(health::status))
+        .routes(routes!(clock::confirm_clock))
         .routes(routes!(health::openapi_json))
         .routes(routes!(backup::backup))
         .layer(DefaultBodyLimit::max(BODY))
@@ -231,12 +240,21 @@ fn describe() -> OpenApiRouter<AppState> {
 }
 
 /// What went wrong in the store, in outside words.
+impl From<crate::contract::Busy> for Problem {
+    fn from(busy: crate::contract::Busy) -> Self {
+        Self::unavailable("engine-busy", busy.0)
+    }
+}
+
 impl From<watchfire_store::StoreError> for Problem {
     fn from(error: watchfire_store::StoreError) -> Self {
         use watchfire_store::StoreError;
         match error {
             StoreError::NotFound { what, id } => Self::not_found(what, &id),
             StoreError::Refused(detail) => Self::conflict("refused", detail),
+            error @ StoreError::Cursor(_) => {
+                Self::bad_request("query", error.to_string()).with("parameter", "cursor")
+            }
             StoreError::DiskFull { .. } => Self::unavailable("disk-full", "the disk is full"),
             error => Self::internal(&error),
         }

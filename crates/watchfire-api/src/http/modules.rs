@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
 use watchfire_model::Digest;
 
 use super::AppState;
@@ -46,6 +49,10 @@ pub(crate) async fn add_module(
         Ok(info) => info,
         Err(refusal) => {
             state.audit(&caller, "module.add", &digest.to_string(), Some(refusal.to_string())).await;
+            // Nothing is wrong with the component: the same may be sent again.
+            if refusal.code == "busy" {
+                return Err(Problem::unavailable("module-busy", refusal.detail));
+            }
             return Err(Problem::refused("module", refusal.detail)
                 .with("reason", refusal.code)
                 .with("digest", digest.to_string()));
@@ -83,26 +90,51 @@ pub(crate) async fn get_module(
     Ok(axum::Json((*info.ok_or_else(|| Problem::not_found("module", &reference))?).clone()))
 }
 
+/// A module that no rule can name any more, but whose bytes stay for a while.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModuleDeleted {
+    #[schema(value_type = String)]
+    digest: Digest,
+    /// Why.
+    kept: &'static str,
+}
+
 /// Deletes a module that no rule uses
+///
+/// Its bytes stay as long as the log holds records from before the end of a rule that ran it, because a replay needs
+/// them: the answer then is 202. They go with a start after that.
 #[utoipa::path(delete, path = "/modules/{digest}", tag = "modules", params(("digest" = String, Path)),
-    responses((status = 204), (status = 404), (status = 409, description = "a rule uses it")))]
+    responses((status = 204), (status = 202, body = ModuleDeleted), (status = 404),
+        (status = 409, description = "a rule uses it")))]
 pub(crate) async fn delete_module(
     Author(caller): Author,
     State(state): State<AppState>,
     Path(reference): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     // By digest alone: a name would delete whatever it means at this moment.
     let digest: Digest = reference.parse().map_err(|_| Problem::not_found("module", &reference))?;
     if state.control.module(digest).is_none() {
         return Err(Problem::not_found("module", &reference));
     }
-    if let Err(rules) = state.control.forget_module(digest).await {
-        let detail = format!("versions of {} use it", rules.join(", "));
-        state.audit(&caller, "module.delete", &reference, Some(detail.clone())).await;
-        return Err(Problem::conflict("module-in-use", detail).with("rules", rules));
+    let kept = state.control.forget_module(digest).await;
+    let kept = match kept {
+        Ok(kept) => kept,
+        Err(rules) => {
+            let detail = format!("versions of {} use it", rules.join(", "));
+            state.audit(&caller, "module.delete", &reference, Some(detail.clone())).await;
+            return Err(Problem::conflict("module-in-use", detail).with("rules", rules));
+        }
+    };
+    if kept {
+        // The loop may replay records in which a rule ran it, after a crash or from a backup.
+        state.store.delete_module_row(&digest).await?;
+        state.audit(&caller, "module.delete", &reference, None).await;
+        let kept = "the log still holds records of a rule that ran it: the bytes stay until it does not";
+        let answer = ModuleDeleted { digest, kept };
+        return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
     }
     state.store.delete_module(&digest).await?;
     state.works.remove(digest);
     state.audit(&caller, "module.delete", &reference, None).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

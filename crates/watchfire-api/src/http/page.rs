@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use watchfire_model::Timestamp;
+
 use crate::problem::Problem;
 
 /// Items of one part at most.
@@ -60,9 +62,34 @@ impl PageQuery {
     }
 }
 
+/// A time in the query of an address: RFC 3339, or integer milliseconds since the epoch. Empty is as if it were
+/// missing.
+pub(crate) fn time(name: &'static str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let parsed = match text.parse::<i64>() {
+        Ok(milliseconds) => {
+            Timestamp::from_millis(milliseconds).ok_or_else(|| "milliseconds out of range".to_string())
+        }
+        Err(_) => text.parse::<Timestamp>().map_err(|error| error.to_string()),
+    };
+    parsed.map(Some).map_err(|detail| Problem::bad_request("query", detail).with("parameter", name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_texts_or_milliseconds() {
+        let of = |text: &str| time("since", Some(text)).map_err(|problem| problem.status.as_u16());
+        let midnight = Some(Timestamp(1_767_225_600_000_000));
+        assert_eq!(of("1767225600000"), Ok(midnight));
+        assert_eq!(of("2026-01-01T00:00:00Z"), Ok(midnight));
+        assert_eq!(of(""), Ok(None));
+        for bad in ["yesterday", "1767225600000.5", "9223372036854775807"] {
+            assert_eq!(of(bad), Err(400), "{bad}");
+        }
+    }
 
     #[test]
     fn parts_follow_each_other_without_gap_or_repeat() {

@@ -1,11 +1,13 @@
 //! Rules: deploy, look, go back, pause, remove, and watch at work.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
@@ -17,6 +19,7 @@ use super::page::{Listing, PageQuery};
 use super::{AppState, Reason};
 use crate::contract::RuleHealth;
 use crate::control::{Activation, Outcome, Progress, Rule, RuleRequest, Version};
+use crate::difference::differences;
 use crate::problem::Problem;
 
 /// A wait for the swap ends after this long; the answer then says that it is pending.
@@ -137,8 +140,10 @@ fn rule_state(rule: &Rule, partitions: u16) -> &'static str {
     }
 }
 
-fn rule_view(state: &AppState, rule: &Rule) -> RuleView {
+/// `health`: of all rules, where the loop answered.
+fn rule_view(state: &AppState, rule: &Rule, health: &BTreeMap<String, RuleHealth>) -> RuleView {
     let active = rule.active();
+    let health = active.and_then(|_| health.get(&rule.name));
     let latest = active.or_else(|| rule.versions.values().next_back());
     let count = |version: &Version| {
         let registries = state.control.registries();
@@ -153,8 +158,12 @@ fn rule_view(state: &AppState, rule: &Rule) -> RuleView {
         spec: active.map(|version| spec_json(&version.spec)),
         updated_at: latest.map(|version| version.at),
         updated_by: latest.map(|version| version.by.name.clone()),
-        devices: active.map_or(0, count),
-        health: active.and_then(|_| state.engine.rule_health(&rule.name)),
+        // The loop knows; going through all devices for each rule is for when it does not answer.
+        devices: match (active, health) {
+            (Some(_), Some(health)) => health.devices as usize,
+            (active, _) => active.map_or(0, count),
+        },
+        health: health.cloned(),
     }
 }
 
@@ -200,7 +209,8 @@ pub(crate) async fn list_rules(
         rules.iter().filter(|rule| filter.removed || rule.current.is_some()).cloned().collect()
     });
     let listing = page.cut(rules, |rule| &rule.name)?;
-    Ok(axum::Json(listing.map(|rule| rule_view(&state, &rule))))
+    let health = state.engine.rules().await;
+    Ok(axum::Json(listing.map(|rule| rule_view(&state, &rule, &health))))
 }
 
 /// One rule
@@ -211,7 +221,8 @@ pub(crate) async fn get_rule(
     State(state): State<AppState>,
     Path(name): Path<String>,
 ) -> Result<axum::Json<RuleView>, Problem> {
-    Ok(axum::Json(rule_view(&state, &find(&state, &name)?)))
+    let rule = find(&state, &name)?;
+    Ok(axum::Json(rule_view(&state, &rule, &state.engine.rules().await)))
 }
 
 /// Every version of a rule, with who, when and why
@@ -268,9 +279,8 @@ pub(crate) async fn put_rule(
         }
         Outcome::WouldDeploy { from, to } => {
             let to = spec_json(&to);
-            let mut differences = Vec::new();
-            let before = from.as_ref().map(|from| spec_json(from));
-            compare("", before.as_ref().unwrap_or(&json!({})), &to, &mut differences);
+            let before = from.as_ref().map_or_else(|| json!({}), |from| spec_json(from));
+            let differences = differences(&before, &to);
             let change = if from.is_some() { "update" } else { "create" };
             Ok(axum::Json(DryRunAnswer { change, differences, spec: Some(to) }).into_response())
         }
@@ -298,30 +308,6 @@ async fn activation_answer(
         .with("partition", partition)),
         Progress::Pending => Ok(DeployAnswer { version, activated_at, state: "pending" }),
         Progress::Activated => Ok(DeployAnswer { version, activated_at, state: "active" }),
-    }
-}
-
-/// Collects what differs, member by member; lists are compared as a whole.
-fn compare(
-    path: &str,
-    from: &serde_json::Value,
-    to: &serde_json::Value,
-    differences: &mut Vec<serde_json::Value>,
-) {
-    use serde_json::Value;
-    if let (Value::Object(before), Value::Object(after)) = (from, to) {
-        let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        for name in names {
-            let (a, b) = (before.get(name), after.get(name));
-            compare(
-                &format!("{path}/{name}"),
-                a.unwrap_or(&Value::Null),
-                b.unwrap_or(&Value::Null),
-                differences,
-            );
-        }
-    } else if from != to {
-        differences.push(json!({"path": path, "from": from, "to": to}));
     }
 }
 
@@ -379,7 +365,8 @@ async fn set_paused(
     let action = if paused { "rule.pause" } else { "rule.resume" };
     state.audit(&caller, action, &name, outcome.as_ref().err().map(ToString::to_string)).await;
     outcome?;
-    Ok(axum::Json(rule_view(&state, &find(&state, &name)?)))
+    let rule = find(&state, &name)?;
+    Ok(axum::Json(rule_view(&state, &rule, &state.engine.rules().await)))
 }
 
 /// Removes a rule: its alerts are resolved, its state is dropped
@@ -409,6 +396,7 @@ pub(crate) async fn tail_rule(
     find(&state, &name)?;
     let permit = super::streams::permit(&state)?;
     let events = state.engine.rule_events();
+    let stop = state.stop.clone();
     let stream = futures::stream::unfold((events, name, permit), |(mut events, name, permit)| async move {
         loop {
             let event = match events.recv().await {
@@ -424,27 +412,6 @@ pub(crate) async fn tail_rule(
             return Some((Ok::<_, std::convert::Infallible>(event), (events, name, permit)));
         }
     });
+    let stream = stream.take_until(stop.cancelled_owned());
     Ok(Sse::new(stream).keep_alive(super::streams::keep_alive()).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn differences_are_named_member_by_member() {
-        let (from, to) = (
-            json!({"parameters": {"limit": 80, "key": "a"}, "input": "readings"}),
-            json!({"parameters": {"limit": 85, "key": "a"}, "input": "readings", "output": "x"}),
-        );
-        let mut differences = Vec::new();
-        compare("", &from, &to, &mut differences);
-        assert_eq!(
-            differences,
-            [
-                json!({"path": "/output", "from": null, "to": "x"}),
-                json!({"path": "/parameters/limit", "from": 80, "to": 85}),
-            ]
-        );
-    }
 }

@@ -84,7 +84,7 @@ pub(crate) async fn list_streams(
 /// Server-sent events, one reading each. The last one of a record carries the id to resume behind it with
 /// `Last-Event-ID`; without that header the stream begins with what comes next.
 #[utoipa::path(get, path = "/streams/{name}/tail", tag = "streams", params(("name" = String, Path), TailQuery),
-    responses((status = 200, content_type = "text/event-stream")))]
+    responses((status = 200, content_type = "text/event-stream"), (status = 404)))]
 pub(crate) async fn tail_stream(
     _: Viewer,
     State(state): State<AppState>,
@@ -92,6 +92,17 @@ pub(crate) async fn tail_stream(
     Query(query): Query<TailQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    // A name that nothing publishes is most often misspelt, and would stay silent for ever. A rule that was removed
+    // leaves its stream behind: it can still be read.
+    let known = name == READINGS
+        || state.control.with_rules(|rules| {
+            let mut versions = rules.iter().flat_map(|rule| rule.versions.values());
+            versions
+                .any(|version| version.spec.output.as_deref() == Some(&*name) || version.spec.input == name)
+        });
+    if !known {
+        return Err(Problem::not_found("stream", &name));
+    }
     let permit = permit(&state)?;
     let from = match headers.get("last-event-id") {
         Some(id) => Some(parse_id(id.to_str().unwrap_or_default(), state.log.partitions())?),
@@ -136,6 +147,7 @@ async fn pump(
             tokio::select! {
                 _ = state.log.synced_past(group) => continue,
                 () = sender.closed() => return Ok(()),
+                () = state.stop.cancelled() => return Ok(()),
             }
         }
         let registries = state.control.registries();

@@ -9,19 +9,19 @@ use watchfire_log::{Record, Reject};
 
 use crate::server::{Answer, Server};
 
-fn problem(answer: &Answer, status: u16, code: &str) {
+pub fn problem(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.status.as_u16(), status, "{}", answer.json);
     assert_eq!(answer.headers["content-type"], "application/problem+json");
     assert_eq!(answer.json["type"], format!("urn:watchfire:problem:{code}"), "{}", answer.json);
     assert_eq!(answer.json["request"], answer.headers["x-request-id"].to_str().unwrap());
 }
 
-fn ok(answer: &Answer, status: u16) -> &Value {
+pub fn ok(answer: &Answer, status: u16) -> &Value {
     assert_eq!(answer.status.as_u16(), status, "{}", answer.json);
     &answer.json
 }
 
-async fn upload(server: &Server, bytes: &str) -> String {
+pub async fn upload(server: &Server, bytes: &str) -> String {
     let answer = server.call("POST", "/api/v1/modules", json!(bytes)).await;
     answer.json["digest"].as_str().expect("a module").to_string()
 }
@@ -41,8 +41,19 @@ async fn modules_are_uploaded_listed_and_deleted() {
     let path = format!("/api/v1/modules/{digest}");
     problem(&server.call("DELETE", &path, Value::Null).await, 409, "module-in-use");
     ok(&server.call("DELETE", "/api/v1/rules/hot", Value::Null).await, 204);
-    ok(&server.call("DELETE", &path, Value::Null).await, 204);
+    // Nobody can name it any more, but a replay of what the log holds needs it.
+    let deleted = server.call("DELETE", &path, Value::Null).await;
+    assert!(ok(&deleted, 202)["kept"].as_str().unwrap().contains("the log still holds"));
     problem(&server.call("DELETE", &path, Value::Null).await, 404, "not-found");
+    let kept: watchfire_model::Digest = digest.parse().unwrap();
+    assert_eq!(server.store.sweep_modules(|digest| server.control.needs_module(*digest)).await.unwrap(), 0);
+    assert!(server.store.module_bytes(&kept).is_ok());
+    assert_eq!(server.store.sweep_modules(|_| false).await.unwrap(), 1);
+    assert!(server.store.module_bytes(&kept).is_err());
+    // One that no rule ever ran goes at once.
+    let unused = upload(&server, "unused").await;
+    ok(&server.call("DELETE", &format!("/api/v1/modules/{unused}"), Value::Null).await, 204);
+    assert!(server.store.module_bytes(&unused.parse().unwrap()).is_err());
     problem(&server.call("PUT", "/api/v1/rules/hot", json!({"module": digest})).await, 404, "not-found");
 }
 
@@ -192,6 +203,7 @@ async fn dead_letters_are_kept_replayed_and_deleted() {
         source: "mqtt".into(),
         address: "devices/press-1/telemetry".into(),
         device: Some("press-1".into()),
+        sender: None,
         index: None,
         code: "not-json".into(),
         reason: "no JSON at byte 0".into(),
@@ -351,4 +363,21 @@ async fn the_document_lists_each_route_and_each_route_answers() {
     ] {
         assert!(paths.contains_key(promised), "{promised}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_that_stands_still_is_seen_from_outside() {
+    let server = Server::start().await;
+    ok(&server.call("PUT", "/api/v1/devices/press-1", json!({})).await, 201);
+    ok(&server.call("GET", "/api/v1/devices/press-1/state", Value::Null).await, 200);
+    *server.fake.fault.lock().unwrap() = Some("the log cannot be read".into());
+    let ready = server.call("GET", "/-/ready", Value::Null).await;
+    problem(&ready, 503, "not-ready");
+    assert!(ready.json["detail"].as_str().unwrap().contains("the log cannot be read"), "{}", ready.json);
+    let status = server.call("GET", "/api/v1/status", Value::Null).await;
+    assert_eq!(ok(&status, 200)["partitions"][0]["fault"], "the log cannot be read");
+    // What only the loop knows is not made up; what others know is told.
+    problem(&server.call("GET", "/api/v1/devices/press-1/state", Value::Null).await, 503, "engine-busy");
+    problem(&server.call("GET", "/api/v1/devices", Value::Null).await, 503, "engine-busy");
+    ok(&server.call("GET", "/-/healthy", Value::Null).await, 200);
 }

@@ -1,5 +1,6 @@
 //! A whole API in this process, called without a network.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,22 +29,35 @@ pub struct Fake {
     events: broadcast::Sender<RuleEvent>,
     pub resubmitted: Mutex<Vec<RawInput>>,
     filter: Mutex<String>,
+    /// There is no room for a backup.
+    pub full: std::sync::atomic::AtomicBool,
+    /// The loop stands still, for this reason.
+    pub fault: Mutex<Option<String>>,
 }
 
 impl EngineView for Fake {
-    fn partitions(&self) -> Vec<PartitionStatus> {
-        (0..self.log.partitions())
+    fn partitions(&self) -> BoxFuture<'_, Vec<PartitionStatus>> {
+        let all = (0..self.log.partitions())
             .map(|partition| {
                 let end = self.log.range(PartitionId(partition)).1;
-                PartitionStatus { partition, offset: end, end, checkpoint: None }
+                let fault = self.fault.lock().unwrap().clone();
+                PartitionStatus { partition, offset: end, end, checkpoint: None, fault }
             })
-            .collect()
+            .collect();
+        Box::pin(async { all })
     }
-    fn rule_health(&self, _: &str) -> Option<RuleHealth> {
-        Some(RuleHealth { calls: 3, ..RuleHealth::default() })
+    fn rules(&self) -> BoxFuture<'_, BTreeMap<String, RuleHealth>> {
+        let health = RuleHealth { calls: 3, devices: 1, ..RuleHealth::default() };
+        Box::pin(async { BTreeMap::from([("hot".to_string(), health)]) })
     }
-    fn device_state(&self, _: &str) -> Option<DeviceState> {
-        None
+    fn device_states(&self, ids: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<DeviceState>>, Busy>> {
+        let fault = self.fault.lock().unwrap().clone();
+        Box::pin(async move {
+            match fault {
+                Some(fault) => Err(Busy(fault)),
+                None => Ok(vec![None; ids.len()]),
+            }
+        })
     }
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent> {
         self.events.subscribe()
@@ -71,6 +85,10 @@ pub fn info(bytes: &[u8]) -> ModuleInfo {
 impl ModuleWorks for Fake {
     fn add(&self, bytes: Arc<[u8]>) -> BoxFuture<'_, Result<ModuleInfo, ModuleRefusal>> {
         Box::pin(async move {
+            if bytes.starts_with(b"busy") {
+                let detail = "two other components are being compiled".into();
+                return Err(ModuleRefusal { code: "busy".into(), detail });
+            }
             if bytes.starts_with(b"bad") {
                 let detail = "imports wasi:clocks/wall-clock, which no rule has".into();
                 return Err(ModuleRefusal { code: "import-outside-contract".into(), detail });
@@ -95,6 +113,9 @@ impl Resubmit for Fake {
         Box::pin(async move {
             if input.payload == b"still bad" {
                 return Err(ResubmitError::Rejected { code: "not-json".into(), reason: "no JSON".into() });
+            }
+            if input.payload == b"slow" {
+                tokio::time::sleep(Duration::from_millis(300)).await;
             }
             self.resubmitted.lock().unwrap().push(input);
             Ok(1)
@@ -125,8 +146,15 @@ impl LogLevel for Fake {
 }
 
 impl Archiver for Fake {
-    fn snapshot(&self, into: std::path::PathBuf) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { std::fs::write(into.join("watchfire.db"), b"copy").map_err(|e| e.to_string()) })
+    fn snapshot(&self, into: std::path::PathBuf) -> BoxFuture<'_, Result<(), ArchiveError>> {
+        let refused = self.full.load(std::sync::atomic::Ordering::Relaxed);
+        Box::pin(async move {
+            if refused {
+                return Err(ArchiveError::Refused("only the reserve is left".into()));
+            }
+            std::fs::write(into.join("watchfire.db"), b"copy")
+                .map_err(|e| ArchiveError::Failed(e.to_string()))
+        })
     }
 }
 
@@ -139,6 +167,7 @@ pub struct Server {
     pub control: Arc<ControlPlane>,
     projector: Projector,
     pub folder: tempfile::TempDir,
+    pub stop: tokio_util::sync::CancellationToken,
 }
 
 /// An answer.
@@ -164,6 +193,8 @@ impl Server {
             events: broadcast::Sender::new(16),
             resubmitted: Mutex::default(),
             filter: Mutex::new("info".into()),
+            full: Default::default(),
+            fault: Mutex::default(),
         });
         let modules = Arc::new(AnyModule);
         let snapshot = Snapshot::load(&store, log.partitions()).await.unwrap();
@@ -171,6 +202,7 @@ impl Server {
         let projector =
             Projector::start(log.clone(), store.clone(), control.clone(), snapshot).await.unwrap();
         let options = ApiOptions { scratch: folder.path().join("scratch"), ..ApiOptions::default() };
+        let stop = tokio_util::sync::CancellationToken::new();
         let router = router(Services {
             control: control.clone(),
             store: store.clone(),
@@ -183,9 +215,10 @@ impl Server {
             archiver: fake.clone(),
             projection: projector.projection(),
             clock,
+            stop: stop.clone(),
             options,
         });
-        Self { router, fake, log, store, control, projector, folder }
+        Self { router, fake, log, store, control, projector, folder, stop }
     }
 
     /// Ends as on SIGTERM and starts again on the same folder, with what the log had synced.
@@ -248,6 +281,23 @@ impl Server {
             text.trim().split("\n\n").map(String::from).collect()
         };
         tokio::time::timeout(Duration::from_secs(10), read).await.expect("no events came")
+    }
+
+    /// Everything that a stream still says when the server stops, and that it ends then.
+    pub async fn until_stop(&self, path: &str) -> String {
+        let mut request = Request::builder().uri(path).header("host", "localhost:8080");
+        request = request.header("last-event-id", "0,0").header("x-request-id", "until-stop");
+        let mut request = request.body(Body::empty()).unwrap();
+        if !path.contains("/streams/") {
+            request.headers_mut().remove("last-event-id");
+        }
+        request.extensions_mut().insert(ConnectInfo::<SocketAddr>("127.0.0.1:9".parse().unwrap()));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        self.stop.cancel();
+        let rest = tokio::time::timeout(Duration::from_secs(10), response.into_body().collect());
+        let bytes = rest.await.unwrap_or_else(|_| panic!("{path} has no end")).unwrap().to_bytes();
+        String::from_utf8(bytes.to_vec()).unwrap()
     }
 
     /// Appends records as the engine or intake would.

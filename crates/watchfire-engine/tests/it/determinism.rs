@@ -29,10 +29,10 @@ fn watchdog(guest: &mut Guest<'_>, live: &AtomicBool) -> Answer {
         Callback::Batch(rows) => {
             let xs = rows.numbers("x");
             // In the first run a call fails now and then for no reason that a replay would see.
-            if live.load(Ordering::Relaxed) && xs.iter().any(|x| *x == 77.0) {
+            if live.load(Ordering::Relaxed) && xs.contains(&77.0) {
                 return trap("only then");
             }
-            if xs.iter().any(|x| *x == 99.0) {
+            if xs.contains(&99.0) {
                 return trap("always");
             }
             let mut last = std::collections::BTreeMap::new();

@@ -210,7 +210,9 @@ async fn a_checkpoint_waits_until_what_it_covers_is_committed() {
     let engine = site.start_with(policy);
     site.keeper.hold();
     site.put(readings(&[(0, 0, 20.0)]));
-    (0..60).for_each(|i| drop(site.put(readings(&[(0, i, 20.0)]))));
+    for i in 0..60 {
+        site.put(readings(&[(0, i, 20.0)]));
+    }
     let marked = || site.log.records().iter().any(|entry| entry.record == Record::CheckpointMark);
     until("a mark is there", async || marked()).await;
     engine.wait_level().await.unwrap();
@@ -332,7 +334,9 @@ async fn a_call_in_which_the_process_dies_again_and_again_is_skipped() {
 #[test]
 fn a_log_that_begins_behind_the_checkpoint_is_refused() {
     let site = Site::new(1);
-    (0..5).for_each(|_| drop(site.put(Record::Tick)));
+    for _ in 0..5 {
+        site.put(Record::Tick);
+    }
     site.log.drop_before(PartitionId(0), 3);
     let options = EngineOptions::new(site.folder.path());
     let started = Engine::start(site.log.clone(), site.modules.clone(), site.keeper.clone(), options);

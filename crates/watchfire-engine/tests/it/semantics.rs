@@ -597,7 +597,7 @@ fn what_a_partition_makes_of_an_activation_is_a_record_and_a_replay_obeys_it() {
     let moody = world.modules.add(NativeModule::with_instances(
         "moody",
         move |_| if state.load(Ordering::Relaxed) == 1 { trap("moody") } else { Ok(Subscription::default()) },
-        |_| Ok(Box::new(|guest| threshold(guest))),
+        |_| Ok(Box::new(threshold)),
     ));
     let bad_cron = Schedule { name: "x".into(), cron: "* * *".into(), zone: None };
     let cron = world.modules.add(NativeModule::new(

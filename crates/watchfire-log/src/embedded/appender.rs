@@ -92,13 +92,15 @@ impl Appender {
         let first_asked = all.len();
         all.extend(records);
         let partitions = || (0..self.shared.partitions).map(PartitionId);
-        for (partition, rows) in partitions().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
-            let record = Record::Readings {
-                stream: self.shared.readings.clone(),
-                origin: None,
-                batch: Arc::new(rows.finish()),
-            };
-            all.push(Pending { partition, record, encoded: None });
+        for (partition, rows) in partitions().zip(rows) {
+            for batch in rows.finish() {
+                let record = Record::Readings {
+                    stream: self.shared.readings.clone(),
+                    origin: None,
+                    batch: Arc::new(batch),
+                };
+                all.push(Pending { partition, record, encoded: None });
+            }
         }
         for (partition, rejects) in partitions().zip(rejects).filter(|(_, rejects)| !rejects.is_empty()) {
             all.push(Pending { partition, record: Record::Rejects(rejects), encoded: None });

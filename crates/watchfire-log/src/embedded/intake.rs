@@ -5,10 +5,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use watchfire_model::{BatchBuilder, PartitionId, Position};
+use watchfire_model::{PartitionId, Position};
 use watchfire_telemetry::metrics;
 
 use super::lock;
+use super::rows::Rows;
 use crate::codec::record::{decode, encode, is_json, kind};
 use crate::contract::{Append, AppendError, Ticket};
 use crate::record::{Record, Reject};
@@ -52,7 +53,7 @@ pub(super) struct Pending {
 pub(super) struct OpenGroup {
     pub number: u64,
     pub records: Vec<Pending>,
-    pub rows: Vec<BatchBuilder>,
+    pub rows: Vec<Rows>,
     pub rejects: Vec<Vec<Reject>>,
     pub bytes: usize,
     pub opened: Instant,
@@ -127,8 +128,8 @@ impl Intake {
         let (number, outcome) = (group.number, group.outcome.clone());
         let ticket = match append {
             Append::Intake { rows, rejects } => {
-                for (partition, batch) in &rows {
-                    group.rows[usize::from(partition.0)].append(batch);
+                for (partition, batch) in rows {
+                    group.rows[usize::from(partition.0)].append(&batch);
                 }
                 for (partition, reject) in rejects {
                     group.rejects[usize::from(partition.0)].push(reject);
@@ -193,7 +194,7 @@ impl Intake {
         OpenGroup {
             number,
             records: Vec::new(),
-            rows: vec![BatchBuilder::new(); partitions],
+            rows: vec![Rows::default(); partitions],
             rejects: vec![Vec::new(); partitions],
             bytes: 0,
             opened: Instant::now(),
@@ -259,6 +260,12 @@ impl Intake {
             metrics().log.paused.set(pause.is_some().into());
             state.pause = pause;
         }
+    }
+
+    /// Whether nothing waits or is being written.
+    pub fn is_idle(&self) -> bool {
+        let state = lock(&self.state);
+        state.bytes == 0 && state.groups.is_empty()
     }
 
     /// Accepts nothing any more.

@@ -3,15 +3,17 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use watchfire_model::PartitionId;
 use watchfire_telemetry::metrics;
 
 use super::segment::file_name;
 use super::{Shared, lock};
-use crate::contract::AppendError;
+use crate::contract::{Append, AppendError};
 use crate::disk::DiskFile;
-use crate::record::GapReason;
+use crate::record::{GapReason, Record};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -32,6 +34,7 @@ impl Shared {
     fn keep(&self, cut: &mut HashSet<u64>) {
         self.watch_clock();
         self.watch_space();
+        self.beat();
         self.cut_sealed(cut);
         if let Err(error) = self.retain() {
             tracing::warn!(%error, "an old segment could not be removed");
@@ -47,6 +50,19 @@ impl Shared {
         self.apply_pause();
         if resumed {
             self.intake.nudge();
+        }
+    }
+
+    /// Writes down that time passed, where nothing else did. The tick stands in one partition alone: it is the time
+    /// of its group that a start looks at.
+    fn beat(&self) {
+        let written = Duration::from_micros(self.written.load(Ordering::Relaxed));
+        if self.clock.boot().saturating_sub(written) >= self.options.heartbeat
+            && lock(&self.time).paused().is_none()
+            && self.intake.is_idle()
+        {
+            // Who refuses it has something to write or says why it cannot.
+            let _ = self.intake.append(Append::Records(vec![(PartitionId(0), Record::Tick)]));
         }
     }
 

@@ -10,6 +10,7 @@ use watchfire_telemetry::metrics;
 use super::options::Detached;
 use super::segment::Segment;
 use super::{Shared, lock};
+use crate::disk::Disk;
 
 /// The reader that is never detached, and without which nothing is removed.
 pub const ENGINE: &str = "engine";
@@ -26,7 +27,34 @@ pub(super) struct Needs {
     detached: Vec<Detached>,
 }
 
+/// The file that says which readers lost a part of the log: JSON, a list of [`Detached`].
+const NOTE: &str = "DETACHED";
+
 impl Needs {
+    /// With what was noted in earlier lives of the log.
+    pub fn restore(disk: &dyn Disk) -> Self {
+        let mut needs = Self::default();
+        let Ok(file) = disk.open(NOTE) else { return needs };
+        let mut bytes = vec![0; file.length().unwrap_or_default() as usize];
+        let read = file.read_at(0, &mut bytes).unwrap_or_default();
+        match serde_json::from_slice(&bytes[..read]) {
+            Ok(detached) => needs.detached = detached,
+            Err(error) => {
+                tracing::error!(%error, "{NOTE} cannot be read: which readers were detached is lost")
+            }
+        }
+        metrics().log.detached_readers.set(needs.detached.len() as i64);
+        needs
+    }
+
+    fn note(&self, disk: &dyn Disk) {
+        metrics().log.detached_readers.set(self.detached.len() as i64);
+        let text = serde_json::to_vec_pretty(&self.detached).unwrap_or_default();
+        if let Err(error) = disk.replace(NOTE, &text) {
+            tracing::error!(%error, "{NOTE} cannot be written: the next start does not know what was detached");
+        }
+    }
+
     pub fn set_cursor(&mut self, reader: &str, partition: PartitionId, next: Offset, first: &[Offset]) {
         let place = usize::from(partition.0);
         if !self.cursors.contains_key(reader) {
@@ -38,8 +66,14 @@ impl Needs {
         }
     }
 
-    pub fn remove_cursor(&mut self, reader: &str) {
+    /// It is gone for good, and so is what is said of it.
+    pub fn remove_cursor(&mut self, reader: &str, disk: &dyn Disk) {
         self.cursors.remove(reader);
+        let before = self.detached.len();
+        self.detached.retain(|detached| detached.name != reader);
+        if self.detached.len() < before {
+            self.note(disk);
+        }
     }
 
     pub fn hold(&mut self, name: &str, partition: PartitionId, from: Offset) {
@@ -57,10 +91,11 @@ impl Needs {
     }
 
     fn remember(&mut self, detached: Detached) {
-        tracing::warn!(
+        tracing::error!(
             reader = detached.name,
             bytes = detached.bytes,
-            "a reader holds more of the log than it may and is detached"
+            needed = ?detached.needed,
+            "a reader holds more of the log than it may and is detached: it loses what is removed from now on"
         );
         metrics().log.detached.inc();
         if self.detached.len() == REMEMBERED {
@@ -70,7 +105,7 @@ impl Needs {
     }
 
     /// Detaches whoever keeps more than `limit` bytes of these segments.
-    fn enforce(&mut self, segments: &[Arc<Segment>], limit: u64, now: Timestamp) {
+    fn enforce(&mut self, segments: &[Arc<Segment>], limit: u64, now: Timestamp, disk: &dyn Disk) {
         let total: u64 = segments.iter().map(|segment| segment.end()).sum();
         let held = |needed: &[(PartitionId, Offset)]| {
             let mut passed = 0;
@@ -102,7 +137,11 @@ impl Needs {
             }
             bytes <= limit
         });
-        over.into_iter().for_each(|detached| self.remember(detached));
+        if !over.is_empty() {
+            over.into_iter().for_each(|detached| self.remember(detached));
+            // Before anything is removed: a crash in between must not leave a loss that nobody knows of.
+            self.note(disk);
+        }
     }
 
     /// Whether somebody needs a record before these offsets.
@@ -120,6 +159,12 @@ impl Needs {
 }
 
 impl Shared {
+    /// Bytes that must be free for intake to go on once it was paused, and for the segment after that.
+    fn enough(&self) -> u64 {
+        let (reserve, segment) = (self.options.reserve_bytes, self.options.segment_bytes);
+        reserve.saturating_add(reserve / 16).saturating_add(segment)
+    }
+
     /// Removes the oldest segments, as many as may go. The segment that is written always stays.
     pub(super) fn retain(&self) -> std::io::Result<()> {
         let now = lock(&self.time).now();
@@ -130,13 +175,15 @@ impl Shared {
         if self.clock.boot().saturating_sub(self.opened) < self.options.retention_delay {
             return Ok(());
         }
-        lock(&self.needs).enforce(&segments, self.options.reader_bytes, now);
+        lock(&self.needs).enforce(&segments, self.options.reader_bytes, now, &*self.disk);
         for pair in segments.windows(2) {
             let (segment, next) = (&pair[0], &pair[1]);
             let newest = Timestamp(segment.appended_at.load(Ordering::Relaxed));
             let old = now.since(newest).to_std() >= self.options.retain_for;
             let large = kept > self.options.retain_bytes;
-            if !(old || large) || lock(&self.needs).needs_before(&next.header.offsets) {
+            // On a disk that is smaller than what is kept, intake would stand still until something is old.
+            let scarce = || self.disk.free().is_ok_and(|free| free < self.enough());
+            if !(old || large || scarce()) || lock(&self.needs).needs_before(&next.header.offsets) {
                 break;
             }
             // First nobody finds it, then it goes. One by one: were two removals made durable together,

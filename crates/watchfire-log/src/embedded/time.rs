@@ -44,6 +44,8 @@ struct Step {
     difference: i128,
     /// On the boot clock.
     since: Duration,
+    /// A wall clock that is no farther ahead than this is believed again.
+    bound: Duration,
 }
 
 fn plus(time: Timestamp, span: Duration) -> Timestamp {
@@ -51,12 +53,26 @@ fn plus(time: Timestamp, span: Duration) -> Timestamp {
 }
 
 impl LogTime {
-    /// Goes on after `last`, the time of the newest group if there is one.
-    pub fn new(clock: Arc<dyn Clock>, last: Option<Timestamp>, bound: Duration, stable: Duration) -> Self {
+    /// Goes on after `last`, the time of the newest group if there is one. A wall clock that is farther ahead of it
+    /// than `away`, longer than an installation is ever switched off, is not believed at once: a clock chip whose
+    /// battery is dead begins wherever it likes, and what is in the log once never goes back.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        last: Option<Timestamp>,
+        bound: Duration,
+        stable: Duration,
+        away: Duration,
+    ) -> Self {
         let (wall, boot) = (clock.wall(), clock.boot());
-        let now = last.map_or(wall, |last| last.max(wall));
+        let mut now = last.map_or(wall, |last| last.max(wall));
         let gap = last.filter(|last| *last < now).map(|last| (last, GapReason::Stopped));
-        Self { clock, bound, stable, last: now, boot, pause: None, step: None, gap }
+        let (mut pause, mut step) = (None, None);
+        if let Some(last) = last.filter(|last| wall > plus(*last, away)) {
+            now = last;
+            step = Some(Step { difference: difference(wall, boot), since: boot, bound: away });
+            pause = Some((GapReason::ClockStep, AppendError::ClockStep(wall.since(last).to_std())));
+        }
+        Self { clock, bound, stable, last: now, boot, pause, step, gap }
     }
 
     /// What time it is. Notices when the wall clock was set.
@@ -72,7 +88,7 @@ impl LogTime {
         if wall > plus(projected, self.bound) {
             self.last = projected;
             let jump = wall.since(projected).to_std();
-            self.step = Some(Step { difference: difference(wall, boot), since: boot });
+            self.step = Some(Step { difference: difference(wall, boot), since: boot, bound: self.bound });
             self.pause = Some((GapReason::ClockStep, AppendError::ClockStep(jump)));
         } else if wall > plus(projected, NOTICED) {
             self.gap.get_or_insert((projected, GapReason::ClockStep));
@@ -144,13 +160,18 @@ impl LogTime {
         };
         let wall = self.clock.wall();
         let boot = self.clock.boot();
-        if wall <= plus(plus(self.last, boot.saturating_sub(self.boot)), self.bound) {
+        let projected = plus(self.last, boot.saturating_sub(self.boot));
+        if wall <= plus(projected, step.bound) {
+            // What is believed at a start may be a jump for one that runs: it is confirmed, or it paused again.
+            if wall > plus(projected, self.bound) {
+                return self.confirm();
+            }
             self.step = None;
             return self.resume(GapReason::ClockStep);
         }
         let moved = (difference(wall, boot) - step.difference).unsigned_abs() > NOTICED.as_micros();
         if moved {
-            self.step = Some(Step { difference: difference(wall, boot), since: boot });
+            self.step = Some(Step { difference: difference(wall, boot), since: boot, ..step });
             return false;
         }
         boot.saturating_sub(step.since) >= self.stable && self.confirm()
@@ -168,12 +189,17 @@ mod tests {
 
     const START: Timestamp = Timestamp(1_800_000_000_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
+    const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+    fn log_time(clock: &Arc<ManualClock>, last: Option<Timestamp>, stable: Duration) -> LogTime {
+        LogTime::new(clock.clone(), last, HOUR, stable, MONTH)
+    }
 
     /// Runs steps (seconds that pass, seconds by which the wall clock is set besides) and gives the log's
     /// time after each, in seconds from the start; `None`: paused.
     fn check(steps: &[(u64, i64)], expected: &[Option<i64>]) -> LogTime {
         let clock = Arc::new(ManualClock::new(START));
-        let mut time = LogTime::new(clock.clone(), None, HOUR, Duration::from_secs(300));
+        let mut time = log_time(&clock, None, Duration::from_secs(300));
         let mut seen = Vec::new();
         for &(passed, set) in steps {
             clock.advance(Duration::from_secs(passed));
@@ -221,7 +247,7 @@ mod tests {
     #[test]
     fn a_pause_stops_time_and_ends_in_a_gap() {
         let clock = Arc::new(ManualClock::new(START));
-        let mut time = LogTime::new(clock.clone(), None, HOUR, HOUR);
+        let mut time = log_time(&clock, None, HOUR);
         time.pause(GapReason::DiskFull, AppendError::DiskFull);
         clock.advance(HOUR);
         assert_eq!(time.stamp(), (START, None));
@@ -233,8 +259,44 @@ mod tests {
     #[test]
     fn a_start_behind_the_last_record_does_not_go_back() {
         let clock = Arc::new(ManualClock::new(Timestamp(0)));
-        let mut time = LogTime::new(clock.clone(), Some(START), HOUR, HOUR);
+        let mut time = log_time(&clock, Some(START), HOUR);
         clock.advance(Duration::from_secs(5));
         assert_eq!(time.stamp(), (plus(START, Duration::from_secs(5)), None));
+    }
+
+    /// A start so many seconds after the last record, with a clock that shows so many more.
+    fn start(off: u64, ahead: i64) -> (Arc<ManualClock>, LogTime) {
+        let clock = Arc::new(ManualClock::new(Timestamp(START.0 + (off as i64 + ahead) * 1_000_000)));
+        let time = log_time(&clock, Some(START), Duration::from_secs(300));
+        (clock, time)
+    }
+
+    #[test]
+    fn a_start_does_not_believe_a_clock_that_is_months_ahead() {
+        let years = 70 * 365 * 86_400;
+        let (clock, mut time) = start(60, years);
+        assert!(matches!(time.paused(), Some((GapReason::ClockStep, AppendError::ClockStep(_)))));
+        assert_eq!((time.now(), time.stamp()), (START, (START, None)), "log time stands where it was");
+        // The network says what time it is: that is believed at once, though the log slept for two days.
+        clock.advance(Duration::from_secs(20));
+        assert!(!time.settle());
+        clock.set_wall(plus(START, Duration::from_secs(2 * 86_400)));
+        assert!(time.settle() && time.paused().is_none());
+        let to = plus(START, Duration::from_secs(2 * 86_400));
+        assert_eq!(time.stamp(), (to, Some(Gap { from: START, to, reason: GapReason::Stopped })));
+    }
+
+    #[test]
+    fn what_was_off_for_months_waits_for_a_stable_clock_or_a_word() {
+        let (clock, mut time) = start(100 * 86_400, 0);
+        clock.advance(Duration::from_secs(299));
+        assert!(!time.settle() && time.paused().is_some());
+        clock.advance(Duration::from_secs(2));
+        assert!(time.settle() && time.paused().is_none());
+        assert_eq!(time.stamp().1.map(|gap| (gap.from, gap.to)), Some((START, clock.wall())));
+        let (clock, mut time) = start(100 * 86_400, 0);
+        assert!(time.confirm() && time.now() == clock.wall());
+        // A month is believed.
+        assert!(start(29 * 86_400, 0).1.paused().is_none());
     }
 }

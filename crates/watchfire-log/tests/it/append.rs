@@ -6,7 +6,7 @@ use std::time::Duration;
 use watchfire_log::disk::sim::SimDisk;
 use watchfire_log::embedded::{EmbeddedLog, LogOptions};
 use watchfire_log::{Append, AppendError, Log, LogError, Record, SystemClock};
-use watchfire_model::{PartitionId, Position};
+use watchfire_model::{PartitionId, Position, Timestamp};
 
 use crate::help::*;
 
@@ -215,4 +215,28 @@ fn a_record_that_could_not_be_read_back_is_refused() {
     };
     let append = Append::Records(vec![(PartitionId(0), Record::Control(Box::new(bad)))]);
     assert!(matches!(log.append(append), Err(AppendError::WriteFailed(_))));
+}
+
+#[test]
+fn a_group_of_very_many_rows_is_several_records_and_a_replay_sees_the_same() {
+    let disk = SimDisk::new(1);
+    let options =
+        || LogOptions { group_bytes: 8 << 20, queue_bytes: 64 << 20, segment_bytes: 8 << 20, ..options() };
+    let (log, _) = open(&disk, options()).unwrap();
+    let mut many = watchfire_model::BatchBuilder::new();
+    for number in 0..20_000_u32 {
+        many.begin(watchfire_model::DeviceHandle(number), Timestamp(i64::from(number)));
+        many.number("value", 1.0).unwrap();
+        many.commit();
+    }
+    let upload = Append::Intake { rows: vec![(PartitionId(1), many.finish())], rejects: Vec::new() };
+    durable(log.append(upload).unwrap()).unwrap();
+    let sizes =
+        |log: &dyn Log| read(log, 1, 0).iter().map(|entry| numbers_of(entry).len()).collect::<Vec<_>>();
+    assert_eq!(sizes(&*log), [8192, 8192, 3616]);
+    assert_eq!(numbers(&*log, 1), (0..20_000).collect::<Vec<u64>>());
+    let before = read(&*log, 1, 0);
+    drop(log);
+    let (log, _) = open(&disk.kill(), options()).unwrap();
+    assert_eq!(read(&*log, 1, 0)[..3], before[..]);
 }

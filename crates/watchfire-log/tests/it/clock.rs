@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use watchfire_log::clock::Clock;
 use watchfire_log::disk::sim::SimDisk;
-use watchfire_log::embedded::EmbeddedLog;
+use watchfire_log::embedded::{EmbeddedLog, LogOptions};
 use watchfire_log::record::GapReason;
 use watchfire_log::{AppendError, Log, Record};
 use watchfire_model::Timestamp;
@@ -91,4 +91,72 @@ fn a_start_begins_with_the_gap_since_the_last_record() {
     }
     let kinds: Vec<bool> = read(&*log, 0, 1).iter().map(|e| matches!(e.record, Record::Gap { .. })).collect();
     assert_eq!(kinds, [true, false], "the gap comes first");
+}
+
+#[test]
+fn after_a_crash_the_gap_begins_where_time_was_last_written_down() {
+    let (disk, clock) = (SimDisk::new(1), clock());
+    let options = || LogOptions { heartbeat: Duration::from_secs(5), ..options() };
+    let open =
+        |disk: &SimDisk| EmbeddedLog::open_on(Arc::new(disk.clone()), options(), clock.clone()).unwrap().0;
+    let log = open(&disk);
+    durable(log.append(rows(0, [1])).unwrap()).unwrap();
+    // A quiet quarter of an hour, in which somebody's patience is over.
+    for _ in 0..180 {
+        let before = log.synced_group();
+        clock.advance(Duration::from_secs(5));
+        until("time is written down", || log.synced_group() > before);
+    }
+    let ticks = |log: &dyn Log| read(log, 0, 0).iter().filter(|entry| entry.record == Record::Tick).count();
+    assert_eq!(ticks(&*log), 180, "one for each five seconds, and no more");
+    clock.advance(Duration::from_secs(4));
+    let disk = disk.restart();
+    clock.advance(Duration::from_secs(100));
+    let log = open(&disk);
+    durable(log.append(rows(0, [2])).unwrap()).unwrap();
+    // The last group may not have been synced when the power went; it is never more than one.
+    let (from, to, reason) = gaps(&*log, 0)[0];
+    assert!((895..=900).contains(&from), "{from}");
+    assert_eq!((to, reason), (1004, GapReason::Stopped));
+    log.close();
+}
+
+#[test]
+fn a_log_that_is_written_needs_no_ticks() {
+    let (disk, clock) = (SimDisk::new(1), clock());
+    let options = LogOptions { heartbeat: Duration::from_secs(5), ..options() };
+    let (log, _) = EmbeddedLog::open_on(Arc::new(disk), options, clock.clone()).unwrap();
+    for number in 0..40 {
+        durable(log.append(rows(1, [number])).unwrap()).unwrap();
+        clock.advance(Duration::from_secs(4));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(read(&*log, 0, 0).is_empty());
+}
+
+#[test]
+fn a_start_with_a_dead_clock_takes_nothing_until_it_is_confirmed_and_reads_all_the_same() {
+    let (disk, clock) = (SimDisk::new(1), clock());
+    let open = || EmbeddedLog::open_on(Arc::new(disk.clone()), options(), clock.clone()).unwrap().0;
+    let log = open();
+    durable(log.append(rows(0, [1])).unwrap()).unwrap();
+    log.close();
+    drop(log);
+    let year_2099 = "2099-01-01T00:00:00Z".parse().unwrap();
+    clock.set_wall(year_2099);
+    let log = open();
+    assert!(matches!(log.append(rows(0, [2])), Err(AppendError::ClockStep(_))), "from the first moment");
+    assert_eq!(numbers(&*log, 0), [1], "reading waits for nothing");
+    assert_eq!(log.now(), START);
+    log.close();
+    drop(log);
+    // A start that was never believed leaves no trace, so the next one asks again.
+    let log = open();
+    assert!(log.paused().is_some());
+    let log: Arc<dyn Log> = log;
+    assert!(log.confirm_clock() && !log.confirm_clock());
+    until("it goes on", || log.append(rows(0, [2])).is_ok_and(|ticket| durable(ticket).is_ok()));
+    assert_eq!(log.now(), year_2099);
+    let (from, _, reason) = gaps(&*log, 0)[0];
+    assert_eq!((from, reason), (0, GapReason::Stopped));
 }

@@ -61,6 +61,8 @@ pub fn options() -> LogOptions {
         tail_bytes: 1 << 20,
         reserve_bytes: 0,
         retention_delay: Duration::ZERO,
+        // Tests say themselves when they want one: clocks here leap.
+        heartbeat: Duration::MAX,
         ..LogOptions::default()
     }
 }
@@ -96,6 +98,7 @@ pub fn reject(number: u64) -> Reject {
         source: "mqtt".into(),
         address: format!("devices/{number}"),
         device: Some(format!("d{number}")),
+        sender: None,
         index: None,
         code: "not-json".into(),
         reason: "it is not".into(),

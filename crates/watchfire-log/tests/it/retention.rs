@@ -1,12 +1,13 @@
 //! What is removed, and what never is.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use watchfire_log::disk::Disk;
 use watchfire_log::disk::sim::SimDisk;
 use watchfire_log::embedded::{EmbeddedLog, LogOptions};
-use watchfire_log::{Log, LogError};
+use watchfire_log::{AppendError, Log, LogError};
 use watchfire_model::PartitionId;
 
 use crate::help::*;
@@ -89,7 +90,7 @@ fn what_is_young_and_small_stays_and_what_is_large_goes() {
 
 #[test]
 fn a_sink_that_holds_too_much_is_detached_and_the_engine_never() {
-    let (_disk, log) = filled(LogOptions { reader_bytes: 40 << 10, ..an_hour() });
+    let (disk, log) = filled(LogOptions { reader_bytes: 40 << 10, ..an_hour() });
     log.set_cursor("engine", P0, 0);
     log.set_cursor("kafka", P0, 5);
     until("it is detached", || !log.detached().is_empty());
@@ -101,4 +102,45 @@ fn a_sink_that_holds_too_much_is_detached_and_the_engine_never() {
     pass(&log, "engine");
     until("some go", || log.range(P0).0 > 5);
     assert_eq!(log.detached().len(), 1);
+    // It outlives the process, because the loss does; until the reader is given up.
+    log.close();
+    drop(log);
+    let open = || open(&disk, an_hour()).unwrap().0;
+    let log = open();
+    assert_eq!(log.detached(), detached);
+    log.remove_cursor("kafka");
+    assert!(log.detached().is_empty());
+    log.close();
+    drop(log);
+    assert!(open().detached().is_empty());
+}
+
+#[test]
+fn a_disk_that_is_smaller_than_what_is_kept_takes_readings_for_as_long_as_everybody_reads() {
+    let (disk, clock) = (SimDisk::new(1), clock());
+    disk.set_capacity(600 << 10);
+    let options = LogOptions { reserve_bytes: 128 << 10, ..options() };
+    let (log, _) = EmbeddedLog::open_on(Arc::new(disk.clone()), options, clock).unwrap();
+    log.set_cursor("engine", P0, 0);
+    let number = Cell::new(0);
+    let append = || {
+        durable(log.append(rows(0, number.get()..number.get() + 20))?)?;
+        number.set(number.get() + 20);
+        Ok(())
+    };
+    until("the disk is full", || append() == Err(AppendError::DiskFull));
+    settle();
+    assert_eq!(log.range(P0).0, 0, "what the engine has not seen stays, whatever that costs");
+    // It is young, and far below what may be kept; but there is no room for more.
+    pass(&log, "engine");
+    until("intake goes on", || append().is_ok());
+    let first = log.range(P0).0;
+    assert!(first > 0);
+    let end = number.get() + 20_000;
+    until("several times the disk went through it", || {
+        pass(&log, "engine");
+        let _ = append();
+        number.get() >= end
+    });
+    assert!(disk.free().unwrap() >= 128 << 10);
 }

@@ -118,27 +118,47 @@ pub fn test_message(receiver: &str, public_url: Option<&str>, now: Timestamp) ->
     .map(|(name, value)| (name.to_string(), value.to_string()))
     .into();
     let text = "This is a test: nothing is wrong";
+    Message {
+        notification_reason: "test".into(),
+        ..own_message(receiver, public_url, labels, text, now, None)
+    }
+}
+
+/// A message of Watchfire's own, of no rule and no device: one alert that fires, or ended at `until`.
+pub fn own_message(
+    receiver: &str,
+    public_url: Option<&str>,
+    labels: BTreeMap<String, String>,
+    text: &str,
+    since: Timestamp,
+    until: Option<Timestamp>,
+) -> Message {
     let annotations: BTreeMap<String, String> =
         [("summary", text), ("description", text)].map(|(name, value)| (name.into(), value.into())).into();
+    let name = labels.get("alertname").cloned().unwrap_or_default();
+    let status = if until.is_some() { "resolved" } else { "firing" };
+    // Those of one receiver that was told of are one group: the end must not overtake the beginning.
+    let of = labels.get("receiver").map(|of| format!(",receiver={of:?}")).unwrap_or_default();
     Message {
         version: "4".into(),
-        group_key: "{}:{alertname=\"watchfire-test\"}".into(),
+        group_key: format!("{{}}:{{alertname={name:?}{of}}}"),
         truncated_alerts: 0,
-        status: "firing".into(),
+        status: status.into(),
         receiver: receiver.into(),
-        group_labels: [("alertname".to_string(), "watchfire-test".to_string())].into(),
+        group_labels: [("alertname".to_string(), name)].into(),
         common_labels: labels.clone(),
         common_annotations: annotations.clone(),
         external_url: public_url.unwrap_or_default().into(),
-        notification_reason: "test".into(),
+        notification_reason: if until.is_some() { "all alerts resolved" } else { "first notification" }
+            .into(),
         route_labels: BTreeMap::new(),
         alerts: vec![Alert {
-            status: "firing".into(),
+            status: status.into(),
             fingerprint: watchfire_store::fingerprint(&labels),
             labels,
             annotations,
-            starts_at: now.to_string(),
-            ends_at: NO_END.into(),
+            starts_at: since.to_string(),
+            ends_at: until.map_or(NO_END.into(), |end| end.to_string()),
             generator_url: String::new(),
         }],
     }

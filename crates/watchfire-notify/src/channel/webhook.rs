@@ -137,8 +137,13 @@ fn innermost(error: &reqwest::Error) -> String {
     inner.map_or_else(|| "no further cause".into(), ToString::to_string)
 }
 
-/// What an answer means: 2xx taken; 408, 425, 429 and 5xx come again; so do redirects, which are a mistake
-/// in a configuration that somebody may put right; any other 4xx never.
+/// Answers that are about the message itself, or say in so many words that it will never do: the same one will be
+/// refused again. 400, 406, 411, 413, 414, 415, 422, 431; and 405 and 410, which no deployment answers on its way.
+const NEVER: [u16; 10] = [400, 405, 406, 410, 411, 413, 414, 415, 422, 431];
+
+/// What an answer means: 2xx taken; what is about this message never; everything else comes again until it expires:
+/// 5xx and 429 of course, and also 401, 403 and 404, which a proxy answers for a receiver that is being deployed, and
+/// a receiver whose secret is being changed; redirects, a mistake in a configuration that somebody may put right.
 fn classify(status: StatusCode, after: Option<Duration>) -> Outcome {
     let code = status.as_u16();
     if status.is_success() {
@@ -149,8 +154,7 @@ fn classify(status: StatusCode, after: Option<Duration>) -> Outcome {
     } else {
         format!("answered {code} {}", status.canonical_reason().unwrap_or_default()).trim_end().to_string()
     };
-    let never = status.is_client_error() && !matches!(code, 408 | 425 | 429);
-    let retry = if never { Retry::Never } else { Retry::Later(after) };
+    let retry = if NEVER.contains(&code) { Retry::Never } else { Retry::Later(after) };
     Outcome::Failed { retry, status: Some(code), error }
 }
 
@@ -195,10 +199,10 @@ mod tests {
         for code in [200, 202, 204] {
             check(code, None);
         }
-        for code in [302, 408, 425, 429, 500, 502, 503] {
+        for code in [302, 401, 403, 404, 407, 408, 409, 421, 425, 429, 500, 501, 502, 503, 504] {
             check(code, later);
         }
-        for code in [400, 401, 404, 410, 422] {
+        for code in [400, 405, 410, 413, 415, 422] {
             check(code, Some(Retry::Never));
         }
     }

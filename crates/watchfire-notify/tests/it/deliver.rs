@@ -1,8 +1,10 @@
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use watchfire_log::{Clock, ManualClock, SystemClock};
 use watchfire_model::Severity;
 use watchfire_model::alert::TransitionKind;
-use watchfire_notify::NotifyError;
+use watchfire_notify::{Notifier, NotifyError};
 use watchfire_store::{DeliveryFilter, DeliveryState, Store};
 
 use crate::receiver::{Behave, Place, Receiver, config, notify, raise, resolve, submit, transition, until};
@@ -294,4 +296,80 @@ async fn settled_one(store: &Store) {
     while !store.waiting_deliveries().await.unwrap().is_empty() {
         tokio::time::sleep(std::time::Duration::from_micros(500)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_is_being_deployed_is_told_when_it_is_back() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    receiver.next([Behave::Answer(404), Behave::Answer(401), Behave::Answer(403), Behave::Answer(502)]);
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    receiver.wait_taken(1).await;
+    settled(&store, 1).await;
+    assert_eq!(states(&store).await, [(DeliveryState::Delivered, 5)]);
+    notifier.stop().await;
+}
+
+/// A clock that is so many hours ahead, and stands still.
+fn hours_ahead(hours: u64) -> Arc<ManualClock> {
+    let clock = ManualClock::new(SystemClock.wall());
+    clock.advance(std::time::Duration::from_secs(hours * 3600));
+    Arc::new(clock)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_receiver_that_is_gone_expires() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    receiver.usual(Behave::Answer(503));
+    let notifier = notify(&store, config(&receiver.url, "")).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    until("it is tried", || receiver.count() > 0).await;
+    notifier.stop().await;
+    let without = || toml::from_str("").unwrap();
+    let notifier = Notifier::start(store.clone(), without(), hours_ahead(23)).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(states(&store).await[0].0, DeliveryState::Pending, "it may come back");
+    notifier.stop().await;
+    let notifier = Notifier::start(store.clone(), without(), hours_ahead(25)).await.unwrap();
+    settled(&store, 1).await;
+    assert_eq!(states(&store).await[0].0, DeliveryState::Expired);
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_receiver_is_told_once_that_one_takes_nothing_and_once_that_it_does_again() {
+    let (place, bad, good) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    bad.usual(Behave::Answer(503));
+    let more = format!(
+        "[[receiver]]\nname = \"other\"\nwebhook = {{ url = \"{}\" }}\n[route]\nreceiver = \"hook\"\n",
+        good.url
+    );
+    let notifier = notify(&store, config(&bad.url, &more)).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    until("it is tried", || bad.count() > 0).await;
+    assert_eq!(good.count(), 0, "that is no hour");
+    notifier.stop().await;
+    // Told once, whatever restarts.
+    for _ in 0..2 {
+        let notifier = Notifier::start(store.clone(), config(&bad.url, &more), hours_ahead(1)).await.unwrap();
+        let told = good.wait_taken(1).await;
+        assert_eq!(told[0].body["alerts"][0]["labels"]["alertname"], "watchfire-undelivered");
+        assert_eq!(told[0].body["alerts"][0]["labels"]["receiver"], "hook");
+        assert_eq!(told[0].body["status"], "firing");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert_eq!(good.count(), 1);
+        notifier.stop().await;
+    }
+    bad.usual(Behave::Take);
+    let clock = hours_ahead(1);
+    let notifier = Notifier::start(store.clone(), config(&bad.url, &more), clock.clone()).await.unwrap();
+    // The wait after an attempt that failed is over.
+    clock.advance(std::time::Duration::from_secs(3600));
+    bad.wait_taken(1).await;
+    let told = good.wait_taken(2).await;
+    assert_eq!((&told[1].body["status"], told.len()), (&serde_json::json!("resolved"), 2));
+    notifier.stop().await;
 }

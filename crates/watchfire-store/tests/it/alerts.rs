@@ -310,6 +310,107 @@ async fn machine_and_store_are_compared_after_a_recovery() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_loop_holds_as_raised_goes_on_though_the_store_had_it_resolved() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut life = Life::new("hot", "press-1", 0);
+    let (raise, resolve) = (life.raise(), life.resolve());
+    submit(&store, vec![raise.clone(), resolve]).await;
+    let alert = life.alert.clone();
+    let told = |offset: u64| Transition {
+        id: format!("recovered/1/0/{offset}/{alert}"),
+        severity: Severity::Critical,
+        evidence: None,
+        ..raise.clone()
+    };
+    let at = |offset, active| {
+        Some(Recovered { partition: PartitionId(0), at: Timestamp(START.0 + offset), active })
+    };
+    let routed = store.unrouted(100).await.unwrap().len();
+    for _ in 0..2 {
+        let recovered = at(50, vec![told(50)]);
+        hand_over(&store, AlertChanges { recovered, ..AlertChanges::default() }).await;
+        let detail = store.alert(&life.alert.0).await.unwrap();
+        assert_eq!((detail.alert.state, detail.alert.severity), (AlertState::Active, Severity::Critical));
+        assert_eq!((detail.alert.resolved_at, detail.alert.resolve_reason), (None, None));
+        assert_eq!(detail.alert.labels["severity"], "critical");
+        let told: Vec<_> = detail.history.iter().map(|e| (e.kind.as_str(), e.reason.as_deref())).collect();
+        assert_eq!(told, [("raised", None), ("resolved", Some("cleared")), ("raised", Some("restored"))]);
+        // Who was told that it ended is told that it goes on.
+        assert_eq!(store.unrouted(100).await.unwrap().len(), routed + 1);
+    }
+    // It may be orphaned and restored as often as it takes.
+    for round in 1..3 {
+        hand_over(&store, AlertChanges { recovered: at(round * 100, vec![]), ..AlertChanges::default() })
+            .await;
+        assert_eq!(store.active_alerts(PartitionId(0)).await.unwrap().len(), 0);
+        let recovered = at(round * 100 + 50, vec![told(round as u64 * 100 + 50)]);
+        hand_over(&store, AlertChanges { recovered, ..AlertChanges::default() }).await;
+        assert_eq!(store.active_alerts(PartitionId(0)).await.unwrap().len(), 1);
+    }
+    // One that is latched is restored as latched.
+    submit(&store, vec![life.resolve()]).await;
+    let latched = Transition { kind: TransitionKind::Cleared, ..told(900) };
+    hand_over(&store, AlertChanges { recovered: at(900, vec![latched]), ..AlertChanges::default() }).await;
+    let row = &store.active_alerts(PartitionId(0)).await.unwrap()[0];
+    assert!(row.cleared_at.is_some());
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_nothing_holds_up_the_loop_but_not_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    submit(&store, vec![Life::new("hot", "first", 0).raise()]).await;
+    store.limit_pages_for_tests(Some(1)).await;
+    let keeper = store.keeper();
+    let (sent, received) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        for i in 0..30_000 {
+            let number = keeper.submit(AlertChanges {
+                transitions: vec![Life::new("hot", &format!("d-{i}"), i).raise()],
+                ..AlertChanges::default()
+            });
+            let _ = sent.send((number, keeper.committed()));
+        }
+    });
+    let waited = tokio::task::spawn_blocking(move || {
+        let mut last = (0, 0);
+        while let Ok(next) = received.recv_timeout(Duration::from_secs(2)) {
+            last = next;
+        }
+        (received, last)
+    });
+    let (received, (number, _)) = waited.await.unwrap();
+    assert!(number < 20_000, "it waits: {number}");
+    store.ending();
+    let begun = Instant::now();
+    let rest = tokio::task::spawn_blocking(move || received.iter().last().unwrap()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    // Nothing that was not written counts as written, so no checkpoint covers it.
+    assert!(rest.1 < number && rest.0 > number, "{rest:?}");
+    store.limit_pages_for_tests(None).await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_holds_no_more_state_than_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut life = Life::new("hot", "press-1", 0);
+    let mut raise = life.raise();
+    let evidence = raise.evidence.as_mut().unwrap();
+    evidence.state_before =
+        [(0, "00".repeat(1 << 20)), (1, "01".repeat(100)), (7, "02".repeat(40_000))].into();
+    submit(&store, vec![raise]).await;
+    let kept = store.alert(&life.alert.0).await.unwrap().evidence.unwrap();
+    assert_eq!(kept["state_left_out"], serde_json::json!([0, 7]));
+    assert_eq!(kept["state_before"].as_object().unwrap().len(), 1);
+    assert_eq!(kept["parameters"]["limit"], 90);
+    store.close().await;
+}
+
 /// Not a test of time: prints what a storm costs. `cargo test -p watchfire-store -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]

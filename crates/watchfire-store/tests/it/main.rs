@@ -4,4 +4,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod retention;
 mod tables;

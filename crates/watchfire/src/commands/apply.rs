@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::client::{Client, ClientError, read_file, segment};
-use super::rule::{differences, module};
+use super::rule::{Found, find, plan, show_plan, works};
 use super::table::Output;
 
 /// How to apply a folder.
@@ -38,18 +38,21 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
         .map(String::from)
         .collect();
     // Everything is checked before anything is changed: a broken file leaves the server as it is.
-    let mut changes = Vec::new();
+    let works = works()?;
+    let (mut changes, mut uploads) = (Vec::new(), Vec::new());
     for (name, body) in &mut rules {
         let reference = body["module"].as_str().unwrap_or_default().to_string();
-        body["module"] = module(&reference, client, output).await?["digest"].take();
-        let path = format!("/rules/{}?dry_run=true", segment(name));
-        let answer = client.call(Method::PUT, &path, Some(body)).await?;
+        let module = find(&reference, client, output, &works).await?;
+        body["module"] = module.digest();
+        let answer = plan(name, body, &module, client, &works).await?;
         if !output.is_json() {
-            output.line(&format!("rule {name}: {}", answer["change"].as_str().unwrap_or("none")));
-            differences(&answer, output);
+            show_plan(name, &answer, output);
         }
         if answer["change"] != "none" {
             changes.push(name.clone());
+        }
+        if matches!(module, Found::Here(..)) {
+            uploads.push((name.clone(), module));
         }
     }
     if !output.is_json() {
@@ -59,6 +62,12 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
         }
     }
     if !command.dry_run {
+        // What only a server can check of a new module is checked once it has it, and still before any rule changes.
+        for (name, module) in &uploads {
+            module.upload(client, output).await?;
+            let path = format!("/rules/{}?dry_run=true", segment(name));
+            client.call(Method::PUT, &path, rules.get(name)).await?;
+        }
         for name in &changes {
             client.call(Method::PUT, &format!("/rules/{}?wait=true", segment(name)), rules.get(name)).await?;
         }

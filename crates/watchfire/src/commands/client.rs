@@ -39,6 +39,16 @@ pub enum ClientError {
     /// What was given makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// It was done here and came to nothing.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ClientError {
+    /// What the process ends with: 2 where it was used wrongly, 1 where it was refused or failed.
+    pub fn code(&self) -> u8 {
+        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+    }
 }
 
 fn refusal(document: &Value) -> String {
@@ -149,6 +159,15 @@ impl Client {
 
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
         self.json(self.request(Method::GET, &with_query(path, query)).timeout(Duration::from_secs(60))).await
+    }
+
+    /// As [`Client::get`]; `None`: there is no such thing.
+    pub(super) async fn find(&self, path: &str) -> Result<Option<Value>, ClientError> {
+        match self.get(path, &[]).await {
+            Ok(found) => Ok(Some(found)),
+            Err(ClientError::Refused(document)) if document["status"] == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn call(

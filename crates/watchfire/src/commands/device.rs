@@ -13,7 +13,7 @@ use super::table::Output;
 /// Commands about devices.
 #[derive(Subcommand, Debug)]
 pub enum DeviceCommand {
-    /// Register a device, or change what is known of it
+    /// Register a device, or change what is known of it: what is not named stays as it is
     Add {
         /// Its id
         id: String,
@@ -23,7 +23,7 @@ pub enum DeviceCommand {
         /// Where it stands
         #[arg(long)]
         site: Option<String>,
-        /// A label; may be repeated
+        /// A label; may be repeated; without a value it is taken away
         #[arg(long, value_name = "NAME=VALUE")]
         label: Vec<String>,
         /// How often it reports: 10s
@@ -79,16 +79,23 @@ pub(super) async fn run(command: DeviceCommand, client: &Client, output: Output)
     let path = |id: &str| format!("/devices/{}", segment(id));
     match command {
         DeviceCommand::Add { id, kind, site, label, interval } => {
+            let known = client.find(&path(&id)).await?.unwrap_or_default();
             let mut body = Map::new();
+            for name in ["type", "site", "interval"] {
+                body.extend((!known[name].is_null()).then(|| (name.to_string(), known[name].clone())));
+            }
             for (name, value) in [("type", kind), ("site", site), ("interval", interval)] {
                 body.extend(value.map(|value| (name.to_string(), json!(value))));
             }
-            let mut labels = Map::new();
+            let mut labels = known["labels"].as_object().cloned().unwrap_or_default();
             for label in label {
                 let (name, value) = label
                     .split_once('=')
                     .ok_or_else(|| ClientError::Usage(format!("--label {label}: is not NAME=VALUE")))?;
-                labels.insert(name.into(), json!(value));
+                match value {
+                    "" => labels.remove(name),
+                    value => labels.insert(name.into(), json!(value)),
+                };
             }
             body.insert("labels".into(), Value::Object(labels));
             let answer = client.call(Method::PUT, &path(&id), Some(&Value::Object(body))).await?;
@@ -116,7 +123,7 @@ pub(super) async fn run(command: DeviceCommand, client: &Client, output: Output)
                 }
             }
             if answer["rejected"].as_u64().unwrap_or(0) > 0 {
-                return Err(ClientError::Usage("some lines were refused".into()));
+                return Err(ClientError::Failed("some lines were refused".into()));
             }
         }
         DeviceCommand::Ls { kind, site, limit } => {

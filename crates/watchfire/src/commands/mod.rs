@@ -1,5 +1,5 @@
 //! Commands that talk to a server over its API. Each exits 0 when done, 1 when refused or failed, 2 when
-//! used wrongly (which the command-line parser says itself).
+//! used wrongly.
 //!
 //! [`RuleCommand`] stands apart from [`Command`], so that the local commands `rule new|build|test` can be
 //! flattened beside it.
@@ -71,6 +71,9 @@ pub enum Command {
         /// The file; must not exist yet
         file: PathBuf,
     },
+    /// The clock of the server
+    #[command(subcommand)]
+    Clock(other::ClockCommand),
     /// How the server does
     Status,
 }
@@ -98,6 +101,7 @@ async fn run_command(command: Command, global: &GlobalOptions) -> Result<(), Cli
         Command::Receiver(command) => other::receiver(command, &client, output).await,
         Command::Audit(command) => other::audit(command, &client, output).await,
         Command::Backup { file } => other::backup(&file, &client, output).await,
+        Command::Clock(command) => other::clock(command, &client, output).await,
         Command::Status => {
             output.document(&client.get("/status", &[]).await?);
             Ok(())
@@ -111,7 +115,7 @@ fn finish(result: Result<(), ClientError>) -> ExitCode {
         Err(error) => {
             // Nobody may listen any more; there is nothing to do about that.
             let _ = writeln!(std::io::stderr(), "watchfire: {}", client::explain(&error));
-            ExitCode::FAILURE
+            ExitCode::from(error.code())
         }
     }
 }

@@ -38,7 +38,8 @@ pub(super) async fn module(
 ) -> Result<(), ClientError> {
     match command {
         ModuleCommand::Add { what } => {
-            let answer = super::rule::module(&what, client, output).await?;
+            let found = super::rule::find(&what, client, output, &super::rule::works()?).await?;
+            let answer = found.upload(client, output).await?;
             output.done(
                 &format!(
                     "{} {}",
@@ -60,6 +61,22 @@ pub(super) async fn module(
             output.done("the module is deleted", &json!({"deleted": digest}));
         }
     }
+    Ok(())
+}
+
+/// Commands about the clock.
+#[derive(Subcommand, Debug)]
+pub enum ClockCommand {
+    /// It is right: intake that was paused because it jumped ahead, or was far ahead at a start, goes on
+    Confirm,
+}
+
+pub(super) async fn clock(command: ClockCommand, client: &Client, output: Output) -> Result<(), ClientError> {
+    let ClockCommand::Confirm = command;
+    let answer = client.call(Method::POST, "/clock/confirm", None).await?;
+    let sentence =
+        if answer["resumed"] == true { "intake goes on" } else { "intake was not paused by the clock" };
+    output.done(sentence, &answer);
     Ok(())
 }
 

@@ -5,14 +5,21 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use watchfire_api::contract::{ModuleInfo, ModuleWorks as _};
+use watchfire_api::control::{RuleRequest, draft};
+use watchfire_api::difference::differences;
+use watchfire_host::{Host, HostOptions};
+use watchfire_model::Digest;
 
 use super::client::{Client, ClientError, explain, read_file, segment};
 use super::table::Output;
+use crate::adapters::HostAdapter;
 
 /// Commands about rules on a server.
 #[derive(Subcommand, Debug)]
 pub enum RuleCommand {
-    /// Deploy a rule: a project folder, a component, or a module that the server knows
+    /// Deploy a rule: a project folder, a component, or a module that the server knows. Of a rule that runs, what is
+    /// not named stays as it is
     Deploy(Deploy),
     /// List rules
     Ls {
@@ -80,6 +87,16 @@ pub struct Deploy {
     /// A parameter: a number, true, false, JSON, or text; `a.b=1` sets a member of a member
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
+    /// What lies between trigger and alert: on_delay=30s, off_delay=1m, latched=true, chatter.count=3, realarm=1h;
+    /// keys.KEY.on_delay=30s for one key
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    condition: Vec<(String, String)>,
+    /// What a call may cost: time=200ms, memory=33554432, fuel=1000000, effects=1000
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    limit: Vec<(String, String)>,
+    /// A column of the input that the output stream carries on; `temp*` takes all that begin so; may be repeated
+    #[arg(long, value_name = "METRIC")]
+    pass: Vec<String>,
     /// The stream that it reads
     #[arg(long)]
     input: Option<String>,
@@ -92,6 +109,9 @@ pub struct Deploy {
     /// State that the module cannot read is dropped
     #[arg(long)]
     discard_state: bool,
+    /// Begin with the defaults: what is not named does not stay as it is in the version that runs
+    #[arg(long)]
+    reset: bool,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
@@ -166,11 +186,53 @@ fn word(answer: &Value) -> &str {
     answer["state"].as_str().unwrap_or("pending")
 }
 
-/// Builds and uploads what is a folder or a file; anything else is a module that the server knows.
-pub(super) async fn module(what: &str, client: &Client, output: Output) -> Result<Value, ClientError> {
+/// A module that a rule is to run.
+pub(super) enum Found {
+    /// The server has it.
+    Known(Value),
+    /// It is only here: what it is, and its bytes.
+    Here(Box<ModuleInfo>, Vec<u8>),
+}
+
+impl Found {
+    /// Its digest, as requests name it.
+    pub(super) fn digest(&self) -> Value {
+        match self {
+            Self::Known(module) => module["digest"].clone(),
+            Self::Here(info, _) => json!(info.digest),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Known(module) => module["name"].as_str().unwrap_or_default().into(),
+            Self::Here(info, _) => info.name.clone(),
+        }
+    }
+
+    /// Uploads it where the server does not have it.
+    pub(super) async fn upload(&self, client: &Client, output: Output) -> Result<Value, ClientError> {
+        match self {
+            Self::Known(module) => Ok(module.clone()),
+            Self::Here(_, bytes) => {
+                output.progress(&format!("uploading {} bytes", bytes.len()));
+                client.upload("/modules", "application/wasm", bytes.clone()).await
+            }
+        }
+    }
+}
+
+/// A folder is built, a file is read; anything else is a module that the server knows. Changes nothing there. `works`
+/// looks at what the server does not have.
+pub(super) async fn find(
+    what: &str,
+    client: &Client,
+    output: Output,
+    works: &HostAdapter,
+) -> Result<Found, ClientError> {
     let path = Path::new(what);
     if !path.exists() {
-        return client.get(&format!("/modules/{}", segment(what)), &[]).await;
+        return Ok(Found::Known(client.get(&format!("/modules/{}", segment(what)), &[]).await?));
     }
     let bytes = match path.is_dir() {
         true => {
@@ -179,49 +241,119 @@ pub(super) async fn module(what: &str, client: &Client, output: Output) -> Resul
             // Cargo runs for seconds to minutes.
             let built = tokio::task::spawn_blocking(move || watchfire_host::build::build_rust_rule(&folder));
             match built.await {
-                Ok(built) => built.map_err(|error| ClientError::Usage(explain(&error)))?,
-                Err(error) => return Err(ClientError::Usage(format!("the build ended early: {error}"))),
+                Ok(built) => built.map_err(|error| ClientError::Failed(explain(&error)))?,
+                Err(error) => return Err(ClientError::Failed(format!("the build ended early: {error}"))),
             }
         }
         false => read_file(path)?,
     };
-    output.progress(&format!("uploading {} bytes", bytes.len()));
-    client.upload("/modules", "application/wasm", bytes).await
+    let digest = Digest::of(&bytes).to_string();
+    if let Some(known) = client.find(&format!("/modules/{}", segment(&digest))).await? {
+        return Ok(Found::Known(known));
+    }
+    let info = works.add(bytes.clone().into()).await;
+    let info = info.map_err(|refusal| ClientError::Failed(format!("{what} is no rule: {refusal}")))?;
+    Ok(Found::Here(Box::new(info), bytes))
+}
+
+/// What looks at components here.
+pub(super) fn works() -> Result<HostAdapter, ClientError> {
+    let host = Host::new(HostOptions::default()).map_err(|error| ClientError::Failed(explain(&error)))?;
+    Ok(HostAdapter(host))
+}
+
+/// What a deployment would change; changes nothing. The server says so itself where it has the module.
+pub(super) async fn plan(
+    name: &str,
+    body: &Value,
+    module: &Found,
+    client: &Client,
+    works: &HostAdapter,
+) -> Result<Value, ClientError> {
+    let path = format!("/rules/{}", segment(name));
+    let Found::Here(info, _) = module else {
+        return client.call(Method::PUT, &format!("{path}?dry_run=true"), Some(body)).await;
+    };
+    let wrong = |what: String| ClientError::Failed(format!("rule {name}: {what}"));
+    let request: RuleRequest =
+        serde_json::from_value(body.clone()).map_err(|error| wrong(error.to_string()))?;
+    let spec = draft(name, request, info, works).map_err(|error| wrong(explain(&error)))?;
+    let mut running = client.find(&path).await?.unwrap_or_default();
+    let (from, to) = (running["spec"].take(), json!(spec));
+    let change = if from.is_null() { "create" } else { "update" };
+    let nothing = Value::Object(Map::new());
+    let differences = differences(if from.is_null() { &nothing } else { &from }, &to);
+    Ok(json!({"change": change, "differences": differences, "spec": to, "upload": info.digest}))
 }
 
 async fn deploy(command: Deploy, client: &Client, output: Output) -> Result<(), ClientError> {
-    let module = module(&command.what, client, output).await?;
-    let name = command.name.or_else(|| module["name"].as_str().map(String::from)).unwrap_or_default();
-    let mut body = json!({
-        "module": module["digest"],
-        "select": selector(&command.select)?,
-        "discard_state": command.discard_state,
-    });
-    if !command.set.is_empty() {
-        body["parameters"] = parameters(&command.set)?;
+    let works = works()?;
+    let module = find(&command.what, client, output, &works).await?;
+    let name = command.name.clone().unwrap_or_else(|| module.name());
+    let running = match command.reset {
+        true => None,
+        false => client.find(&format!("/rules/{}", segment(&name))).await?,
+    };
+    let spec = running.map(|mut rule| rule["spec"].take()).unwrap_or_default();
+    let body = request(&command, &module, spec)?;
+    if command.dry_run {
+        let answer = plan(&name, &body, &module, client, &works).await?;
+        if output.is_json() {
+            output.document(&answer);
+        } else {
+            show_plan(&name, &answer, output);
+        }
+        return Ok(());
     }
-    for (key, value) in [("input", command.input), ("output", command.output), ("reason", command.reason)] {
+    module.upload(client, output).await?;
+    let path = format!("/rules/{}?wait={}", segment(&name), command.wait);
+    let answer = client.call(Method::PUT, &path, Some(&body)).await?;
+    output.done(&format!("rule {name}: version {} ({})", answer["version"], word(&answer)), &answer);
+    Ok(())
+}
+
+/// What is sent: the specification that runs, or nothing, with what the command names in place of what it had.
+fn request(command: &Deploy, module: &Found, spec: Value) -> Result<Value, ClientError> {
+    let mut body = if spec.is_object() { spec } else { json!({}) };
+    if let Some(members) = body.as_object_mut() {
+        members.remove("name");
+    }
+    body["module"] = module.digest();
+    body["discard_state"] = json!(command.discard_state);
+    if !command.select.is_empty() {
+        body["select"] = selector(&command.select)?;
+    }
+    if !command.pass.is_empty() {
+        body["pass"] = json!(command.pass);
+    }
+    let groups = [
+        ("parameters", "--set", &command.set),
+        ("condition", "--condition", &command.condition),
+        ("limits", "--limit", &command.limit),
+    ];
+    for (member, flag, pairs) in groups.into_iter().filter(|(_, _, pairs)| !pairs.is_empty()) {
+        body[member] = with_values(body[member].take(), flag, pairs)?;
+    }
+    for (key, value) in [("input", &command.input), ("output", &command.output), ("reason", &command.reason)]
+    {
         if let Some(value) = value {
             body[key] = json!(value);
         }
     }
-    let path = format!("/rules/{}?dry_run={}&wait={}", segment(&name), command.dry_run, command.wait);
-    let answer = client.call(Method::PUT, &path, Some(&body)).await?;
-    match command.dry_run {
-        true if output.is_json() => output.document(&answer),
-        true => {
-            output.line(&format!("rule {name}: {}", answer["change"].as_str().unwrap_or("none")));
-            differences(&answer, output);
-        }
-        false => {
-            output.done(&format!("rule {name}: version {} ({})", answer["version"], word(&answer)), &answer);
-        }
+    Ok(body)
+}
+
+/// Prints what would become of a rule.
+pub(super) fn show_plan(name: &str, answer: &Value, output: Output) {
+    output.line(&format!("rule {name}: {}", answer["change"].as_str().unwrap_or("none")));
+    if let Some(digest) = answer["upload"].as_str() {
+        output.line(&format!("  the module {digest} is not on the server yet"));
     }
-    Ok(())
+    show_differences(answer, output);
 }
 
 /// Prints what would change.
-pub(super) fn differences(answer: &Value, output: Output) {
+fn show_differences(answer: &Value, output: Output) {
     for difference in answer["differences"].as_array().into_iter().flatten() {
         let path = difference["path"].as_str().unwrap_or("");
         output.line(&format!("  {path}: {} -> {}", difference["from"], difference["to"]));
@@ -256,8 +388,9 @@ fn selector(pairs: &[(String, String)]) -> Result<Value, ClientError> {
     Ok(Value::Object(selector))
 }
 
-fn parameters(pairs: &[(String, String)]) -> Result<Value, ClientError> {
-    let mut all = json!({});
+/// A document with values set in it; `a.b=1` sets a member of a member.
+fn with_values(from: Value, flag: &str, pairs: &[(String, String)]) -> Result<Value, ClientError> {
+    let mut all = if from.is_object() { from } else { json!({}) };
     for (key, text) in pairs {
         let mut place = &mut all;
         for name in key.split('.') {
@@ -265,7 +398,7 @@ fn parameters(pairs: &[(String, String)]) -> Result<Value, ClientError> {
                 *place = json!({});
             }
             let Value::Object(members) = place else {
-                return Err(ClientError::Usage(format!("--set {key}: a part of it has a value already")));
+                return Err(ClientError::Usage(format!("{flag} {key}: a part of it has a value already")));
             };
             place = members.entry(name).or_insert(Value::Null);
         }
@@ -289,12 +422,17 @@ mod tests {
             json!({"type": ["press"], "site": ["lyon", "oslo"], "labels": {"line": ["3"]}, "devices": ["a"]})
         );
         assert!(selector(&pairs(&["colour=red"])).is_err());
+        let set = |from: Value, texts: &[&str]| with_values(from, "--set", &pairs(texts));
         assert_eq!(
-            parameters(&pairs(&["limit=80.5", "on=true", "metric=temp", "list=[1,2]", "a.b=1", "a.c=x=y"]))
+            set(Value::Null, &["limit=80.5", "on=true", "metric=temp", "list=[1,2]", "a.b=1", "a.c=x=y"])
                 .unwrap(),
             json!({"limit": 80.5, "on": true, "metric": "temp", "list": [1, 2], "a": {"b": 1, "c": "x=y"}})
         );
-        assert!(parameters(&pairs(&["a=1", "a.b=2"])).is_err());
+        assert_eq!(
+            set(json!({"high": 80, "keep": {"x": 1}}), &["high=90", "keep.y=2"]).unwrap(),
+            json!({"high": 90, "keep": {"x": 1, "y": 2}})
+        );
+        assert!(set(Value::Null, &["a=1", "a.b=2"]).is_err());
         assert!(pair("nothing").is_err());
     }
 }

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use watchfire_log::{Clock as _, SystemClock};
+
+use crate::commands::ClientError;
 
 use super::{Tally, client};
 
@@ -34,6 +36,10 @@ pub struct Fleet {
     pub seed: u64,
 }
 
+fn usage(what: String) -> anyhow::Error {
+    ClientError::Usage(what).into()
+}
+
 impl Fleet {
     /// The id of a machine.
     pub fn device(number: u32) -> String {
@@ -43,10 +49,10 @@ impl Fleet {
     /// Sends until it is stopped; returns once everything that was sent is acknowledged or given up.
     pub async fn run(self, tally: Arc<Tally>, stop: CancellationToken) -> Result<()> {
         if self.devices == 0 || self.devices > CONNECTIONS {
-            bail!("--devices is 1 to {CONNECTIONS}");
+            return Err(usage(format!("--devices is 1 to {CONNECTIONS}")));
         }
         if !(self.rate.is_finite() && self.rate > 0.0) {
-            bail!("--rate is a positive number");
+            return Err(usage("--rate is a positive number".into()));
         }
         let mut tasks = JoinSet::new();
         let began = Instant::now();

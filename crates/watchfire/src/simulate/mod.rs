@@ -2,6 +2,7 @@
 //! recording with its times moved to now.
 
 mod client;
+mod csv;
 mod fleet;
 mod replay;
 
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio_util::sync::CancellationToken;
 use watchfire_log::{Clock, ScaledClock, SystemClock};
+
+use crate::commands::ClientError;
 
 pub use fleet::{Fleet, Machine};
 pub use replay::Recording;
@@ -36,7 +39,7 @@ pub struct Options {
     /// Seed of values and faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A recording (NDJSON: device, time, metrics) in place of synthetic machines; its times are moved to now
+    /// A recording (NDJSON: device, time, metrics; or CSV with a column for each metric) in place of synthetic machines; its times are moved to now
     #[arg(long)]
     replay: Option<PathBuf>,
     /// How many times faster than it was the recording is sent
@@ -89,7 +92,7 @@ pub async fn run(options: Options) -> Result<()> {
     match &options.replay {
         Some(file) => {
             if !(options.speed.is_finite() && options.speed > 0.0) {
-                bail!("--speed is a positive number");
+                return Err(ClientError::Usage("--speed is a positive number".into()).into());
             }
             let recording = Recording::read(file)?;
             let now = SystemClock.wall();

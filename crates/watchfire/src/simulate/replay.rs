@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use watchfire_log::{Clock, ScaledClock};
 use watchfire_model::{DeviceSpec, Timestamp};
 
-use super::{Tally, client};
+use super::{Tally, client, csv};
 
 /// Messages of one device that wait to be sent.
 const QUEUE: usize = 256;
@@ -26,21 +26,62 @@ struct Event {
     metrics: serde_json::Map<String, serde_json::Value>,
 }
 
+fn csv_events(text: &str) -> Result<Vec<Event>, String> {
+    let mut rows = csv::rows(text).into_iter();
+    let Some((_, columns)) = rows.next() else { return Ok(Vec::new()) };
+    let place = |name: &str| {
+        let found = columns.iter().position(|column| column.trim() == name);
+        found.ok_or_else(|| format!("line 1: there is no column {name:?}"))
+    };
+    let (device, time) = (place("device")?, place("time")?);
+    let mut events = Vec::new();
+    for (line, cells) in rows {
+        let at = |what: String| format!("line {line}: {what}");
+        if cells.len() != columns.len() {
+            return Err(at(format!("{} cells, but {} columns", cells.len(), columns.len())));
+        }
+        DeviceSpec::check_id(&cells[device]).map_err(at)?;
+        let text = cells[time].trim();
+        // Milliseconds since the epoch stand in a table as a number.
+        let when = match text.parse::<i64>() {
+            Ok(milliseconds) => Timestamp::from_millis(milliseconds),
+            Err(_) => text.parse().ok(),
+        };
+        let metrics = columns.iter().zip(&cells).enumerate();
+        let metrics = metrics.filter(|(i, (_, cell))| *i != device && *i != time && !cell.trim().is_empty());
+        events.push(Event {
+            device: cells[device].clone(),
+            time: when.ok_or_else(|| at(format!("{text:?} is no time")))?,
+            metrics: metrics.map(|(_, (name, cell))| (name.trim().to_string(), csv::value(cell))).collect(),
+        });
+    }
+    Ok(events)
+}
+
 /// Recorded readings, ordered by time.
 pub struct Recording(Vec<Event>);
 
 impl Recording {
-    /// Reads NDJSON: `{"device","time","metrics"}` a line.
+    /// Reads NDJSON, `{"device","time","metrics"}` a line; or CSV where the file is named so: its first line names the
+    /// columns, `device`, `time` and a metric each; an empty cell is no metric.
     pub fn read(file: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
         let mut events = Vec::new();
+        if file.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("csv")) {
+            events = csv_events(&text).map_err(|what| anyhow::anyhow!("{}, {what}", file.display()))?;
+            return Self::of(events, file);
+        }
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let place = || format!("{}, line {}", file.display(), number + 1);
             let event: Event = serde_json::from_str(line).with_context(place)?;
             DeviceSpec::check_id(&event.device).map_err(anyhow::Error::msg).with_context(place)?;
             events.push(event);
         }
+        Self::of(events, file)
+    }
+
+    fn of(mut events: Vec<Event>, file: &Path) -> Result<Self> {
         if events.is_empty() {
             bail!("{} has no readings", file.display());
         }
@@ -109,5 +150,37 @@ impl Recording {
         drop(queues);
         let all = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(20), all).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_a_recording() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            Recording::read(&file).map_err(|error| format!("{error:#}"))
+        };
+        let table = "device,time,temperature,door,note\r\n\
+                     press-2,2026-01-01T00:00:01Z,71.5,,\"a, b\"\r\n\
+                     press-1,1767225600000,,true,\r\n";
+        let Recording(events) = read("r.csv", table).unwrap();
+        let shown: Vec<_> =
+            events.iter().map(|e| format!("{} {}", e.device, serde_json::json!(e.metrics))).collect();
+        assert_eq!(shown, ["press-1 {\"door\":true}", "press-2 {\"note\":\"a, b\",\"temperature\":71.5}"]);
+        assert_eq!(events[0].time, "2026-01-01T00:00:00Z".parse().unwrap());
+        for (text, expected) in [
+            ("device,temperature\na,1\n", "no column \"time\""),
+            ("device,time\na\n", "line 2: 1 cells"),
+            ("device,time\na,soon\n", "line 2: \"soon\" is no time"),
+            ("device,time\na/b,0\n", "line 2: device id"),
+            ("device,time\n", "no readings"),
+        ] {
+            assert!(read("bad.csv", text).err().unwrap().contains(expected), "{text:?}");
+        }
     }
 }

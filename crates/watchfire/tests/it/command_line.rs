@@ -35,7 +35,7 @@ fn a_new_project_builds_and_passes_its_cases_anywhere() {
     let made = run(&["rule", "new", "too-hot", "--language", "rust"], "");
     assert!(made.status.success(), "{}", said(&made));
     assert_eq!(run(&["rule", "new", "too-hot"], "").status.code(), Some(1));
-    assert_eq!(run(&["rule", "new", "Too Hot"], "").status.code(), Some(1));
+    assert_eq!(run(&["rule", "new", "Too Hot"], "").status.code(), Some(2));
     let built = run(&["rule", "build"], "too-hot");
     assert!(built.status.success(), "{}", said(&built));
     assert!(folder.path().join("too-hot/too-hot.wasm").is_file());

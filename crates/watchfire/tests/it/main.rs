@@ -1,11 +1,18 @@
 //! The wiring, as its users meet it: the server in process, and the real binary, started, ended and killed.
 //! One binary, so that the components of the shipped rules are built once.
 
+// Helpers of tests fail as tests do; clippy knows only the functions marked as tests.
+#![allow(clippy::unwrap_used)]
+
+mod backup;
 mod binary;
 mod command_line;
+mod commands;
+mod letters;
 mod mqtt;
 mod readme;
 mod receiver;
+mod reload;
 mod server;
 
 use std::path::PathBuf;

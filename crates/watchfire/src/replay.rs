@@ -1,0 +1,89 @@
+//! Dead letters on their way back in.
+
+use std::sync::Arc;
+
+use watchfire_api::contract::{BoxFuture, RawInput, Resubmit, ResubmitError};
+use watchfire_decode::{Framing, Shape};
+use watchfire_ingest::intake::{Content, Payload};
+use watchfire_ingest::mqtt::{self, TopicMapping};
+use watchfire_ingest::{Intake, Principal, Source};
+
+/// The address of uploads whose items name their devices.
+const EVENTS: &str = "/ingest/v1/telemetry";
+
+/// The intake, for what came once already.
+pub struct IntakeAdapter {
+    /// The way in.
+    pub intake: Arc<Intake>,
+    /// MQTT, with its mappings as they are now: a letter of a topic that was mapped wrongly is replayed once the
+    /// mapping is right.
+    pub mqtt: (Source, Vec<TopicMapping>),
+    /// HTTP.
+    pub http: Source,
+}
+
+fn rejected(code: &str, reason: String) -> ResubmitError {
+    ResubmitError::Rejected { code: code.into(), reason }
+}
+
+/// Whoever sent it, who may no more than then. Letters of an open listener, and of users that may send for every
+/// device, say nobody.
+fn principal(sender: Option<&str>) -> Result<Principal, ResubmitError> {
+    match sender.and_then(|sender| sender.split_once(':')) {
+        Some(("device", id)) => Ok(Principal::Device(id.into())),
+        Some(("gateway", name)) => {
+            let reason = format!("the devices that gateway {name:?} spoke for are not known any more");
+            Err(rejected("sender", reason))
+        }
+        _ => Ok(Principal::Anonymous),
+    }
+}
+
+impl IntakeAdapter {
+    /// The source that received it, and what its payload looks like there.
+    fn route<'a>(
+        &'a self,
+        principal: &Principal,
+        input: &'a RawInput,
+    ) -> Result<(&'a Source, Content<'a>), ResubmitError> {
+        let (source, mappings) = &self.mqtt;
+        if input.source == source.name {
+            let content = mqtt::content(principal, mappings, &input.address).ok_or_else(|| {
+                let reason = format!("topic {:?} carries no telemetry: no mapping matches it", input.address);
+                rejected("no-mapping", reason)
+            })?;
+            return Ok((source, content));
+        }
+        if input.source == self.http.name {
+            let shape = match (&*input.address, &input.device) {
+                (EVENTS, _) => Shape::Event,
+                // The device as it was decoded: in the address it is percent-encoded.
+                (_, Some(device)) => Shape::Device(device),
+                (address, None) => {
+                    return Err(rejected("no-device", format!("{address:?} names no device")));
+                }
+            };
+            return Ok((&self.http, Content::Items(shape, Framing::Auto)));
+        }
+        Err(rejected("no-source", format!("there is no source {:?} any more", input.source)))
+    }
+}
+
+impl Resubmit for IntakeAdapter {
+    fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>> {
+        Box::pin(async move {
+            let principal = principal(input.sender.as_deref())?;
+            let (source, content) = self.route(&principal, &input)?;
+            let payload = Payload { address: &input.address, bytes: &input.payload, content };
+            let unavailable = |error: &dyn std::error::Error| ResubmitError::Unavailable(error.to_string());
+            let submitted = self.intake.resubmit(source, &principal, payload).await;
+            let submitted = submitted.map_err(|error| unavailable(&error))?;
+            submitted.durable().await.map_err(|error| unavailable(&error))?;
+            let verdict = submitted.verdicts.into_iter().next().unwrap_or_default();
+            match verdict.rejected.into_iter().next() {
+                Some(item) => Err(rejected(item.code, item.reason)),
+                None => Ok(u64::from(verdict.accepted)),
+            }
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! Dead letters of a real server, replayed.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use watchfire::config::Config;
+use watchfire::serve::Server;
+use watchfire_log::SystemClock;
+
+use crate::mqtt::Client;
+use crate::{call, wait_for};
+
+const CONFIG: &str = r#"
+[http]
+listen = "127.0.0.1:0"
+unknown_devices = "quarantine"
+[mqtt]
+listen = "127.0.0.1:0"
+unknown_devices = "quarantine"
+[[mqtt.mapping]]
+topic = "factory/devices/{device}/{metric}"
+"#;
+
+struct Setup {
+    server: Server,
+    _folder: tempfile::TempDir,
+}
+
+impl Setup {
+    async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::read(CONFIG, "test", []).unwrap();
+        config.data = folder.path().join("data");
+        let server = Server::start(config, Arc::new(SystemClock)).await.unwrap();
+        Self { server, _folder: folder }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        call(self.server.addresses.http, method, path, body).await
+    }
+
+    async fn letters(&self, count: usize) -> Vec<Value> {
+        wait_for("dead letters", async || {
+            let letters = self.call("GET", "/dead-letters", None).await["items"].as_array().cloned().unwrap();
+            (letters.len() == count).then_some(letters)
+        })
+        .await
+    }
+
+    /// The status of a replay, and what it said.
+    async fn replay(&self, letter: &Value) -> (u16, Value) {
+        let id = letter["id"].as_str().unwrap().replace('/', "-");
+        let address = self.server.addresses.http;
+        let path = format!("http://{address}/api/v1/dead-letters/{id}/replay");
+        let answer = reqwest::Client::new().post(path).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn value(&self, device: &str, metric: &str) -> Value {
+        let state = self.call("GET", &format!("/devices/{}/state", device.replace(' ', "%20")), None).await;
+        state["metrics"][metric]["value"].clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_of_a_mapped_topic_is_read_as_the_mapping_says() {
+    let setup = Setup::start().await;
+    let mut client = Client::connect(setup.server.addresses.mqtt.unwrap(), "plc", None).await.unwrap();
+    assert!(client.publish("factory/devices/press-1/temperature", "71.5").await);
+    let letter = setup.letters(1).await.remove(0);
+
+    // Before the device is registered: refused, not marked, and no further letter.
+    let (status, answer) = setup.replay(&letter).await;
+    assert_eq!((status, &answer["reason"]), (422, &json!("unknown-device")), "{answer}");
+    let (status, _) = setup.replay(&letter).await;
+    assert_eq!(status, 422);
+    assert!(setup.letters(1).await[0]["replayed_at"].is_null());
+
+    setup.call("PUT", "/devices/press-1", Some(json!({}))).await;
+    let (status, answer) = setup.replay(&letter).await;
+    assert_eq!((status, &answer["accepted"]), (200, &json!(1)), "{answer}");
+    wait_for("the reading", async || (setup.value("press-1", "temperature").await == 71.5).then_some(()))
+        .await;
+    assert_eq!(setup.replay(&letter).await.0, 409);
+
+    // Sensible to nobody, however often it is tried: one letter all the same.
+    assert!(client.publish("factory/devices/press-1/temperature", "warm").await);
+    let letter = setup.letters(2).await.remove(0);
+    for _ in 0..3 {
+        assert_eq!(setup.replay(&letter).await.0, 422);
+    }
+    assert!(client.publish("factory/devices/press-1/temperature", "hot").await);
+    setup.letters(3).await;
+    setup.server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_of_an_encoded_address_is_of_the_device_that_it_names() {
+    let setup = Setup::start().await;
+    let address = setup.server.addresses.http;
+    let path = format!("http://{address}/ingest/v1/devices/press%2042/telemetry");
+    let sent = reqwest::Client::new().post(path).body(r#"{"temperature":42.5}"#).send().await.unwrap();
+    assert!(sent.status().is_success());
+    let letter = setup.letters(1).await.remove(0);
+    assert_eq!(letter["device"], "press 42");
+    setup.call("PUT", "/devices/press%2042", Some(json!({}))).await;
+    let (status, answer) = setup.replay(&letter).await;
+    assert_eq!(status, 200, "{answer}");
+    wait_for("the reading", async || (setup.value("press 42", "temperature").await == 42.5).then_some(()))
+        .await;
+    setup.letters(1).await;
+
+    // An upload that names its devices itself.
+    let path = format!("http://{address}/ingest/v1/telemetry");
+    let event = r#"{"device":"press-7","metrics":{"temperature":7}}"#;
+    assert!(reqwest::Client::new().post(path).body(event).send().await.unwrap().status().is_success());
+    let letter = setup.letters(2).await.remove(0);
+    setup.call("PUT", "/devices/press-7", Some(json!({}))).await;
+    assert_eq!(setup.replay(&letter).await.0, 200);
+    wait_for("the reading", async || (setup.value("press-7", "temperature").await == 7.0).then_some(()))
+        .await;
+    setup.server.stop().await.unwrap();
+}
