@@ -118,7 +118,12 @@ impl Groups {
         }
         for group in changed.values_mut() {
             let max_alerts = settings.max_alerts.get(&group.receiver).copied().unwrap_or(usize::MAX);
+            // Nobody is told again who cannot be told: what waits for such a receiver expires.
+            let gone = !settings.max_alerts.contains_key(&group.receiver);
             for telling in group.tell(now, max_alerts) {
+                if gone && telling.reason == Reason::Repeat {
+                    continue;
+                }
                 flush.superseded.extend(group.repetition.take());
                 let delivery = delivery(group, &telling, settings.public_url.as_deref(), now);
                 if telling.reason == Reason::Repeat {

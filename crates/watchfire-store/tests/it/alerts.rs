@@ -266,7 +266,7 @@ async fn alerts_are_listed_by_filter_and_page() {
     let filter = AlertFilter { severity: vec![Severity::Info], ..AlertFilter::default() };
     assert!(store.alerts(&filter).await.unwrap().items.is_empty());
     let filter = AlertFilter { cursor: Some("x".into()), ..AlertFilter::default() };
-    assert!(matches!(store.alerts(&filter).await, Err(StoreError::Refused(_))));
+    assert!(matches!(store.alerts(&filter).await, Err(StoreError::Cursor(_))));
     store.close().await;
 }
 

@@ -396,8 +396,9 @@ async fn a_running_engine_takes_over_receivers_and_its_log_level() {
         };
         let text = format!(
             "data = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[mqtt]\nlisten = \"127.0.0.1:0\"\n[telemetry]\n\
-             format = \"json\"\n{more}\n{}",
+             format = \"json\"\n{more}\n[route]\nreceiver = {:?}\n{}",
             folder.path().join("data"),
+            receivers[0],
             receivers.iter().map(one).collect::<String>()
         );
         std::fs::write(&path, text).unwrap();
