@@ -183,6 +183,10 @@ impl Lane {
                 attempted.status = Some(status);
                 let age = now.since(delivery.created_at).as_secs_f64();
                 telemetry.delivery_seconds.get_or_create(&[receiver()]).observe(age);
+                if let Some(caused) = delivery.caused_at {
+                    let whole = now.since(caused).as_secs_f64();
+                    telemetry.reading_to_delivered.get_or_create(&[receiver()]).observe(whole);
+                }
                 "delivered"
             }
             Outcome::Failed { retry: Retry::Never, status, error } => {

@@ -150,6 +150,7 @@ mod tests {
             summary: "Bearing too hot".into(),
             details: details.iter().map(|(n, v)| Detail { name: n.to_string(), value: v.clone() }).collect(),
             at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            recorded_at: "2026-01-01T00:00:00Z".parse().unwrap(),
             raised_at: "2026-01-01T00:00:00Z".parse().unwrap(),
             rule: "hot".into(),
             rule_version: 3,

@@ -135,6 +135,7 @@ async fn tell(
                 reason: message.notification_reason.clone(),
                 payload: serde_json::to_string(&message).unwrap_or_default(),
                 alerts: Vec::new(),
+                caused_at: None,
             }),
             Ok(_) => {}
             Err(error) => return Err(error),

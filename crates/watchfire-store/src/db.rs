@@ -14,8 +14,11 @@ use watchfire_model::Timestamp;
 use crate::error::StoreError;
 
 /// Each release appends here; what is in the list never changes.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_base.sql"), include_str!("../migrations/0002_dead_letter_sender.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_base.sql"),
+    include_str!("../migrations/0002_dead_letter_sender.sql"),
+    include_str!("../migrations/0003_delivery_cause.sql"),
+];
 
 /// The format that this release writes.
 pub(crate) const FORMAT: i64 = MIGRATIONS.len() as i64;

@@ -174,6 +174,8 @@ pub struct DueDelivery {
     pub attempts: u32,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When the log received the first that it tells of.
+    pub caused_at: Option<Timestamp>,
 }
 
 /// What came of an attempt.
@@ -284,7 +286,7 @@ impl Store {
         // The plus keeps the planner to the order of sequences: in a storm nearly everything is due, and
         // the first few are wanted, not all of them sorted.
         let rows = sqlx::query(
-            "SELECT sequence, id, group_key, payload, attempts, created_at FROM deliveries AS d \
+            "SELECT sequence, id, group_key, payload, attempts, created_at, caused_at FROM deliveries AS d \
              WHERE state = 'pending' AND receiver = $1 AND +next_try <= $2 AND NOT EXISTS ( \
                SELECT 1 FROM deliveries AS e WHERE e.state = 'pending' AND e.receiver = d.receiver \
                AND e.group_key = d.group_key AND e.sequence < d.sequence) \
@@ -305,6 +307,7 @@ impl Store {
                     payload: row.try_get("payload")?,
                     attempts: row.try_get::<i64, _>("attempts")? as u32,
                     created_at: time(row, "created_at")?,
+                    caused_at: time_opt(row, "caused_at")?,
                 })
             })
             .collect::<Result<_, sqlx::Error>>()

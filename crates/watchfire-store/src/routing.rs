@@ -37,6 +37,8 @@ pub struct Outbox {
     pub details: Vec<Detail>,
     /// When it happened, by the clock of the device.
     pub at: Timestamp,
+    /// When the log received what caused it.
+    pub recorded_at: Timestamp,
     /// When the alert began.
     pub raised_at: Timestamp,
     /// The rule.
@@ -73,6 +75,8 @@ pub struct NewDelivery {
     pub payload: String,
     /// The alerts that it is made for.
     pub alerts: Vec<String>,
+    /// When the log received the first that it tells of; `None`: it tells nothing new.
+    pub caused_at: Option<Timestamp>,
 }
 
 /// What routing decided: everything of it is written, or nothing.
@@ -96,7 +100,7 @@ impl Store {
         let failed = StoreError::sql("read the outbox");
         let rows = sqlx::query(
             "SELECT o.sequence AS place, t.id AS transition, t.kind, t.alert, t.severity, t.from_severity, \
-             t.from_since, t.reason, t.summary, t.details, t.at, t.rule_version, a.labels, a.raised_at, a.rule \
+             t.from_since, t.reason, t.summary, t.details, t.at, t.recorded_at, t.rule_version, a.labels, a.raised_at, a.rule \
              FROM outbox AS o JOIN transitions AS t ON t.sequence = o.transition \
              JOIN alerts AS a ON a.id = t.alert WHERE o.routed_at IS NULL ORDER BY o.sequence LIMIT $1",
         )
@@ -119,6 +123,7 @@ impl Store {
                     summary: row.try_get("summary")?,
                     details: json(row, "details")?,
                     at: time(row, "at")?,
+                    recorded_at: time(row, "recorded_at")?,
                     raised_at: time(row, "raised_at")?,
                     rule: row.try_get("rule")?,
                     rule_version: row.try_get::<i64, _>("rule_version")? as u32,
@@ -177,10 +182,10 @@ impl Store {
             .await
             .map_err(&failed)?;
         let mut alerts: Vec<(&str, i64)> = Vec::new();
-        for part in flush.deliveries.chunks(chunk(9)) {
+        for part in flush.deliveries.chunks(chunk(10)) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO deliveries (sequence, id, receiver, group_key, status, reason, payload, state, \
-                 next_try, created_at) ",
+                 next_try, created_at, caused_at) ",
             );
             query.push_values(part, |mut tuple, delivery| {
                 last += 1;
@@ -195,7 +200,8 @@ impl Store {
                     .push_bind(delivery.payload.as_str())
                     .push("'pending'")
                     .push_bind(now.0)
-                    .push_bind(now.0);
+                    .push_bind(now.0)
+                    .push_bind(delivery.caused_at.map(|time| time.0));
             });
             query.build().execute(&mut *connection).await.map_err(&failed)?;
         }

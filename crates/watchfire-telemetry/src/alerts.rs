@@ -31,6 +31,8 @@ pub struct AlertMetrics {
     pub attempts: Family<Labels<2>, Counter>,
     /// From the creation of a delivery to its success, by `receiver`.
     pub delivery_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    /// The whole way: from the receipt of the reading, by the log, to a delivery that tells of it, by `receiver`.
+    pub reading_to_delivered: Family<Labels<1>, Histogram, fn() -> Histogram>,
     /// Deliveries that wait, by `receiver`.
     pub pending: Family<Labels<1>, Gauge>,
     /// Age of the oldest delivery that waits, in seconds, by `receiver`.
@@ -50,6 +52,7 @@ impl Default for AlertMetrics {
             deliveries: Family::default(),
             attempts: Family::default(),
             delivery_seconds: Family::new_with_constructor(seconds),
+            reading_to_delivered: Family::new_with_constructor(seconds),
             pending: Family::default(),
             undelivered_age: Family::default(),
         }
@@ -87,6 +90,11 @@ impl AlertMetrics {
             "delivery_seconds",
             "From the creation of a delivery to its success",
             self.delivery_seconds.clone(),
+        );
+        registry.register(
+            "reading_to_delivered_seconds",
+            "From the receipt of a reading to the delivery that tells of it",
+            self.reading_to_delivered.clone(),
         );
         registry.register("deliveries_pending", "Deliveries that wait", self.pending.clone());
         registry.register(

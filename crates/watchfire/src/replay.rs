@@ -18,8 +18,8 @@ pub struct IntakeAdapter {
     /// MQTT, with its mappings as they are now: a letter of a topic that was mapped wrongly is replayed once the
     /// mapping is right.
     pub mqtt: (Source, Vec<TopicMapping>),
-    /// HTTP.
-    pub http: Source,
+    /// HTTP, with its mappings likewise.
+    pub http: (Source, Vec<TopicMapping>),
 }
 
 fn rejected(code: &str, reason: String) -> ResubmitError {
@@ -54,16 +54,26 @@ impl IntakeAdapter {
             })?;
             return Ok((source, content));
         }
-        if input.source == self.http.name {
+        let (source, mappings) = &self.http;
+        if input.source == source.name {
+            let rest = input.address.strip_prefix("/ingest/v1/").unwrap_or_default();
+            let own = rest == "telemetry" || (rest.starts_with("devices/") && rest.ends_with("/telemetry"));
+            let mapped = || mappings.iter().find_map(|mapping| mapping.shape(rest));
+            if let Some(shape) = (!own).then(mapped).flatten() {
+                return Ok((source, Content::Items(shape, Framing::Auto)));
+            }
             let shape = match (&*input.address, &input.device) {
                 (EVENTS, _) => Shape::Event,
+                (address, _) if !own => {
+                    return Err(rejected("no-mapping", format!("no mapping knows {address:?}")));
+                }
                 // The device as it was decoded: in the address it is percent-encoded.
                 (_, Some(device)) => Shape::Device(device),
                 (address, None) => {
                     return Err(rejected("no-device", format!("{address:?} names no device")));
                 }
             };
-            return Ok((&self.http, Content::Items(shape, Framing::Auto)));
+            return Ok((source, Content::Items(shape, Framing::Auto)));
         }
         Err(rejected("no-source", format!("there is no source {:?} any more", input.source)))
     }

@@ -198,7 +198,7 @@ impl Server {
             intake: Arc::new(IntakeAdapter {
                 intake: intake.clone(),
                 mqtt: (mqtt_source, config.mappings()?),
-                http: http_source,
+                http: (http_source, config.http_mappings()?),
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
             log_level: telemetry::level(),

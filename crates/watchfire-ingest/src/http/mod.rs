@@ -218,7 +218,16 @@ async fn receive(
         .get_or_create(&[("source", shared.source.name.clone())])
         .inc_by(bytes.len() as u64);
     let content = Content::Items(shape, framing);
-    let payload = Payload { address: parts.uri.path(), bytes: &bytes, content };
+    // As it was matched, so that a dead letter finds its mapping again.
+    let decoded;
+    let place = match &address {
+        Address::Mapped(rest) => {
+            decoded = format!("/ingest/v1/{rest}");
+            &decoded
+        }
+        _ => parts.uri.path(),
+    };
+    let payload = Payload { address: place, bytes: &bytes, content };
     let Some(key) = key else { return submit(shared, &principal, payload).await };
 
     // The same key with another body is another upload by mistake: it must not be taken for done.

@@ -28,6 +28,9 @@ pub struct Notice {
     pub ends_at: Option<Timestamp>,
     /// Where people look at it.
     pub url: String,
+    /// When the log received what caused it.
+    #[serde(default)]
+    pub recorded_at: Option<Timestamp>,
 }
 
 impl Notice {
@@ -55,6 +58,7 @@ fn notice(
         starts_at,
         ends_at,
         url: alert_url(public_url, &outbox.alert).unwrap_or_default(),
+        recorded_at: Some(outbox.recorded_at),
     }
 }
 

@@ -211,5 +211,6 @@ fn delivery(group: &Group, telling: &Telling, public_url: Option<&str>, now: Tim
         reason: telling.reason.as_str().into(),
         payload: serde_json::to_string(&payload).unwrap_or_default(),
         alerts: about.iter().map(|notice| notice.alert.clone()).collect(),
+        caused_at: telling.changed.iter().filter_map(|notice| notice.recorded_at).min(),
     }
 }

@@ -26,6 +26,7 @@ fn outbox(sequence: i64, device: u8, firing: bool, now: Timestamp) -> Outbox {
         summary: "hot".into(),
         details: Vec::new(),
         at: now,
+        recorded_at: now,
         raised_at: now,
         rule: "hot".into(),
         rule_version: 1,

@@ -86,6 +86,7 @@ impl Place {
                     reason: "new".into(),
                     payload: "{}".into(),
                     alerts: vec![item.alert.clone()],
+                    caused_at: Some(item.recorded_at),
                 })
                 .collect(),
             ..Flush::default()

@@ -14,6 +14,8 @@ const CONFIG: &str = r#"
 [http]
 listen = "127.0.0.1:0"
 unknown_devices = "quarantine"
+[[http.mapping]]
+path = "plant/{device}/{metric}"
 [mqtt]
 listen = "127.0.0.1:0"
 unknown_devices = "quarantine"
@@ -119,6 +121,16 @@ async fn a_letter_of_an_encoded_address_is_of_the_device_that_it_names() {
     setup.call("PUT", "/devices/press-7", Some(json!({}))).await;
     assert_eq!(setup.replay(&letter).await.0, 200);
     wait_for("the reading", async || (setup.value("press-7", "temperature").await == 7.0).then_some(()))
+        .await;
+
+    // A mapped address, encoded too.
+    let path = format!("http://{address}/ingest/v1/plant/press%208/temperature");
+    assert!(reqwest::Client::new().post(path).body("8").send().await.unwrap().status().is_success());
+    let letter = setup.letters(3).await.remove(0);
+    setup.call("PUT", "/devices/press%208", Some(json!({}))).await;
+    let (status, answer) = setup.replay(&letter).await;
+    assert_eq!(status, 200, "{answer}");
+    wait_for("the reading", async || (setup.value("press 8", "temperature").await == 8.0).then_some(()))
         .await;
     setup.server.stop().await.unwrap();
 }

@@ -50,6 +50,20 @@ async fn from_a_reading_over_mqtt_to_a_webhook_and_over_a_restart() {
     assert_eq!(health.await["health"]["failures"], 0);
     let state = call(http, "GET", "/devices/press-1/state", None).await;
     assert!(state.to_string().contains("85"), "{state}");
+    // Every step of the way is measured, and the whole.
+    let metrics = reqwest::get(format!("http://{http}/metrics")).await.unwrap().text().await.unwrap();
+    for step in [
+        "decode_seconds_count",
+        "ack_seconds_count",
+        "log_sync_seconds_count",
+        "append_to_evaluated_seconds_count",
+        "alert_commit_seconds_count",
+        "delivery_seconds_count{receiver=\"hook\"}",
+        "reading_to_delivered_seconds_count{receiver=\"hook\"}",
+    ] {
+        let line = metrics.lines().find(|line| line.contains(step)).unwrap_or_else(|| panic!("no {step}"));
+        assert!(!line.ends_with(" 0"), "{line}");
+    }
     server.stop().await.unwrap();
 
     // The alert is active over the restart, is not told again, and ends with the next reading.
