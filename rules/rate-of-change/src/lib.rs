@@ -43,8 +43,7 @@ impl RateOfChange {
         rate: f64,
         limit: f64,
         stood: bool,
-        key: &str,
-        word: &str,
+        (key, word): (&str, &str),
     ) -> bool {
         let stands = rate > limit || (stood && rate > limit - self.deadband);
         if stands {
@@ -112,8 +111,8 @@ impl Rule for RateOfChange {
                 continue;
             }
             let rate = (value - before.value) / span as f64;
-            let rising = self.side(row, device, rate, self.rise, before.rising, &self.rise_key, "rises");
-            let falling = self.side(row, device, -rate, self.fall, before.falling, &self.fall_key, "falls");
+            let rising = self.side(row, device, rate, self.rise, before.rising, (&self.rise_key, "rises"));
+            let falling = self.side(row, device, -rate, self.fall, before.falling, (&self.fall_key, "falls"));
             self.state.set(device, Before { time, value, known: true, rising, falling });
         }
         self.state.save();
