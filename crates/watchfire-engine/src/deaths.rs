@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 
 use watchfire_model::{Offset, PartitionId};
 
+use crate::error::EngineError;
+
 /// The process may die in one call so many times.
 const DEATHS: u32 = 3;
 
 /// Is told of calls.
 pub(crate) trait CallWatch: Send {
-    /// A call is about to be made.
-    fn begin(&mut self, offset: Offset, rule: &str, callback: u32);
+    /// A call is about to be made. An error says why it must not be.
+    fn begin(&mut self, offset: Offset, rule: &str, callback: u32) -> Result<(), String>;
     /// It is over.
     fn end(&mut self);
 }
@@ -48,9 +50,13 @@ pub(crate) struct Deaths {
 
 impl Deaths {
     /// Opens the note of a partition.
-    pub fn open(folder: &Path, partition: PartitionId) -> std::io::Result<Self> {
+    pub fn open(folder: &Path, partition: PartitionId) -> Result<Self, EngineError> {
         let path = folder.join(format!("partition-{partition}.replaying"));
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(|error| EngineError::Checkpoint {
+            path: path.display().to_string(),
+            what: error.to_string(),
+        })?;
         let mut text = String::new();
         // What cannot be read is as good as nothing: then the replay makes the call once more.
         let _ = std::io::Read::read_to_string(&mut &file, &mut text);
@@ -79,13 +85,17 @@ fn parse(text: &str) -> Option<Death> {
 }
 
 impl CallWatch for Deaths {
-    fn begin(&mut self, offset: Offset, rule: &str, callback: u32) {
+    fn begin(&mut self, offset: Offset, rule: &str, callback: u32) -> Result<(), String> {
         let same = self
             .last
             .as_ref()
             .filter(|last| (last.offset, last.callback, last.rule.as_str()) == (offset, callback, rule));
+        if let Some(death) = same.filter(|death| death.is_enough()) {
+            return Err(format!("the process ended {} times in this call", death.times));
+        }
         let times = same.map_or(0, |last| last.times) + 1;
         self.write(&format!("{offset} {callback} {times} {rule}"));
+        Ok(())
     }
 
     fn end(&mut self) {
@@ -110,9 +120,9 @@ mod tests {
         // Forgotten, as when the process dies: nothing is dropped.
         for times in 1..=3 {
             let mut note = open();
-            note.begin(6, "other one", 0);
+            note.begin(6, "other one", 0).unwrap();
             note.end();
-            note.begin(7, "a rule", 2);
+            note.begin(7, "a rule", 2).unwrap();
             std::mem::forget(note);
             let note = open();
             let death = Death { offset: 7, callback: 2, rule: "a rule".into(), times };
@@ -121,7 +131,8 @@ mod tests {
             std::mem::forget(note);
         }
         let mut note = open();
-        note.begin(8, "a rule", 2);
+        assert!(note.begin(7, "a rule", 2).unwrap_err().contains("3 times"));
+        note.begin(8, "a rule", 2).unwrap();
         std::mem::forget(note);
         assert_eq!(open().last().unwrap().times, 1);
         assert_eq!(open().last(), None, "a replay that ended leaves nothing");

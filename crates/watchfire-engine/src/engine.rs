@@ -148,12 +148,11 @@ impl Engine {
             }
             partition.look_ahead(Lookahead::read(&*log, id, from)?, end);
             if from < end {
-                let deaths = Deaths::open(&options.state_folder, id).map_err(EngineError::Thread)?;
-                let doomed = deaths.last().filter(|death| death.is_enough()).cloned();
-                if let Some(death) = &doomed {
+                let deaths = Deaths::open(&options.state_folder, id)?;
+                if let Some(death) = deaths.last().filter(|death| death.is_enough()) {
                     tracing::error!(partition = %id, ?death, "the process died in this call: it is skipped");
                 }
-                partition.watch_replay(Box::new(deaths), doomed);
+                partition.watch_replay(Box::new(deaths));
             }
             log.set_cursor("engine", id, from);
             let reader = log.reader(id, from)?;

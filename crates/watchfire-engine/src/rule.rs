@@ -94,6 +94,11 @@ impl Dirty {
         Self { head: true, conditions: true, timers: true, snapshot: true, state_replaced: true };
 }
 
+/// Where the condition of a key stands, or would stand.
+fn place_of(keys: &[(Box<str>, Condition)], key: &str) -> Result<usize, usize> {
+    keys.binary_search_by(|(other, _)| (**other).cmp(key))
+}
+
 impl Rule {
     /// How long a device may say nothing.
     pub fn patience(&self, interval: Option<Duration>) -> Option<Duration> {
@@ -117,20 +122,19 @@ impl Rule {
     /// The condition of a device and key.
     pub fn condition(&mut self, device: DeviceHandle, key: &str) -> Option<&mut Condition> {
         let keys = self.conditions.get_mut(&device)?;
-        let place = keys.binary_search_by(|(other, _)| (**other).cmp(key)).ok()?;
+        let place = place_of(keys, key).ok()?;
         Some(&mut keys[place].1)
     }
 
     /// Whether there is a condition of a device and key.
     pub fn has_condition(&self, device: DeviceHandle, key: &str) -> bool {
-        let keys = self.conditions.get(&device);
-        keys.is_some_and(|keys| keys.binary_search_by(|(other, _)| (**other).cmp(key)).is_ok())
+        self.conditions.get(&device).is_some_and(|keys| place_of(keys, key).is_ok())
     }
 
     /// The condition of a device and key, made if there is none.
     pub fn condition_or_new(&mut self, device: DeviceHandle, key: &str) -> &mut Condition {
         let keys = self.conditions.entry(device).or_default();
-        let place = match keys.binary_search_by(|(other, _)| (**other).cmp(key)) {
+        let place = match place_of(keys, key) {
             Ok(place) => place,
             Err(place) => {
                 keys.insert(place, (key.into(), Condition::default()));

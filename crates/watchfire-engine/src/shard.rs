@@ -486,8 +486,7 @@ impl Writer {
             }
             let Some(checkpoint) = self.checkpoints.get_mut(&job.partition) else { continue };
             let begun = Instant::now();
-            let written = checkpoint.write(&job.capture);
-            match written {
+            match checkpoint.write(&job.capture) {
                 Ok(()) => {
                     metrics().rules.checkpoint_seconds.observe(begun.elapsed().as_secs_f64());
                     self.log.set_cursor("engine", job.partition, job.capture.next);

@@ -174,18 +174,13 @@ impl Store {
             if over.is_empty() {
                 return Ok(removed);
             }
-            let mut connection = self.db().write().await?;
-            for (table, column) in [
+            let places = [
                 ("alert_evidence", "alert"),
                 ("delivery_alerts", "alert"),
                 ("transitions", "alert"),
                 ("alerts", "id"),
-            ] {
-                delete(&mut connection, table, column, &over).await.map_err(&failed)?;
-            }
-            commit(connection, ACTION).await?;
-            removed += over.len() as u64;
-            tokio::time::sleep(PAUSE).await;
+            ];
+            removed += self.remove_part(ACTION, &places, &over).await?;
         }
     }
 
@@ -207,11 +202,7 @@ impl Store {
             if over.is_empty() {
                 return Ok(removed);
             }
-            let mut connection = self.db().write().await?;
-            delete(&mut connection, "alert_evidence", "alert", &over).await.map_err(&failed)?;
-            commit(connection, ACTION).await?;
-            removed += over.len() as u64;
-            tokio::time::sleep(PAUSE).await;
+            removed += self.remove_part(ACTION, &[("alert_evidence", "alert")], &over).await?;
         }
     }
 
@@ -247,17 +238,12 @@ impl Store {
             if over.is_empty() {
                 return Ok(removed);
             }
-            let mut connection = self.db().write().await?;
-            for (table, column) in [
+            let places = [
                 ("delivery_attempts", "delivery"),
                 ("delivery_alerts", "delivery"),
                 ("deliveries", "sequence"),
-            ] {
-                delete(&mut connection, table, column, &over).await.map_err(&failed)?;
-            }
-            commit(connection, ACTION).await?;
-            removed += over.len() as u64;
-            tokio::time::sleep(PAUSE).await;
+            ];
+            removed += self.remove_part(ACTION, &places, &over).await?;
         }
     }
 
@@ -317,12 +303,29 @@ impl Store {
             if over.is_empty() {
                 return Ok(removed);
             }
-            let mut connection = self.db().write().await?;
-            delete(&mut connection, table, "sequence", &over).await.map_err(&failed)?;
-            commit(connection, action).await?;
-            removed += over.len() as u64;
-            tokio::time::sleep(PAUSE).await;
+            removed += self.remove_part(action, &[(table, "sequence")], &over).await?;
         }
+    }
+
+    /// Removes what belongs to these from all places, in one transaction, and lets others write before the next.
+    async fn remove_part<'a, T>(
+        &self,
+        action: &'static str,
+        places: &[(&'static str, &'static str)],
+        over: &'a [T],
+    ) -> Result<u64, StoreError>
+    where
+        T: Sync,
+        &'a T: sqlx::Encode<'a, Sqlite> + sqlx::Type<Sqlite> + Send,
+    {
+        let failed = StoreError::sql(action);
+        let mut connection = self.db().write().await?;
+        for (table, column) in places {
+            delete(&mut connection, table, column, over).await.map_err(&failed)?;
+        }
+        commit(connection, action).await?;
+        tokio::time::sleep(PAUSE).await;
+        Ok(over.len() as u64)
     }
 }
 

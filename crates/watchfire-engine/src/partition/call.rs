@@ -66,18 +66,13 @@ impl Partition {
             rule.instance = None;
             return;
         }
-        let doomed = self.doomed.as_ref().filter(|death| {
-            (death.offset, death.callback, death.rule.as_str()) == (here.position.offset, number, &*rule.name)
-        });
-        if let Some(death) = doomed {
-            let message = format!("the process ended {} times in this call", death.times);
+        if let Some(watch) = &mut self.watch
+            && let Err(message) = watch.begin(here.position.offset, &rule.name, number)
+        {
             let failure = CallFailure::new(FailureKind::Trapped, message);
             return self.failed(here, rule, &call, failure, out);
         }
         let rows = call.rows.as_ref().map_or(0, |rows| rows.len());
-        if let Some(watch) = &mut self.watch {
-            watch.begin(here.position.offset, &rule.name, number);
-        }
         let outcome = self.invoke(here, rule, callback, now);
         if let Some(watch) = &mut self.watch {
             watch.end();

@@ -22,7 +22,7 @@ use watchfire_model::{
     Batch, DeviceHandle, Epoch, Offset, PartitionId, Position, READINGS, Registry, Timestamp, Transition,
 };
 
-use crate::deaths::{CallWatch, Death};
+use crate::deaths::CallWatch;
 use crate::due::DueQueue;
 use crate::lookahead::Lookahead;
 use crate::rule::{Rule, RuleId};
@@ -92,8 +92,6 @@ pub struct Partition {
     rows_since_checkpoint: u64,
     /// Told of every call of a replay before it is made (`true`) and after.
     watch: Option<Box<dyn CallWatch>>,
-    /// A call that is not made: the process died in it again and again.
-    doomed: Option<Death>,
     /// For the length of one record.
     clocks: Vec<Timestamp>,
     waiting: Vec<DeviceHandle>,
@@ -141,7 +139,6 @@ impl Partition {
             removed_rules: Vec::new(),
             rewrite: false,
             watch: None,
-            doomed: None,
             rows_since_checkpoint: 0,
             clocks: Vec::new(),
             waiting: Vec::new(),
@@ -156,9 +153,9 @@ impl Partition {
         (self.known, self.live_from) = (known, live_from);
     }
 
-    /// Who is told of every call of the replay, and which one is not made.
-    pub(crate) fn watch_replay(&mut self, watch: Box<dyn CallWatch>, doomed: Option<Death>) {
-        (self.watch, self.doomed) = (Some(watch), doomed);
+    /// Who is told of every call of the replay, and says which one is not made.
+    pub(crate) fn watch_replay(&mut self, watch: Box<dyn CallWatch>) {
+        self.watch = Some(watch);
     }
 
     /// Which partition it is.
@@ -213,7 +210,7 @@ impl Partition {
             if !self.known.is_empty() {
                 self.known = Lookahead::default();
             }
-            (self.watch, self.doomed) = (None, None);
+            self.watch = None;
         }
     }
 
