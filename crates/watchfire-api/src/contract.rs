@@ -255,6 +255,126 @@ pub struct ReceiverInfo {
     pub channels: Vec<String>,
 }
 
+/// Where results flow to, and the past that they keep.
+pub trait Sinks: Send + Sync {
+    /// Each with how it does.
+    fn list(&self) -> Vec<SinkInfo>;
+    /// The past of a metric, from the sink that keeps it.
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<History, HistoryFailure>>;
+}
+
+/// A configured sink.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct SinkInfo {
+    /// Its name: the section of the configuration.
+    pub name: String,
+    /// `running`, `catching-up`, `retrying`, `starting` or `stopped`: that of the lane that is worst off.
+    pub state: String,
+    /// What is in force at the service, such as version and extension; missing: it was not reached yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<String>,
+    /// The streams that it takes.
+    pub streams: Vec<String>,
+    /// Records, or transitions, that the service does not have yet.
+    pub behind: u64,
+    /// Rows written since the start.
+    pub rows: u64,
+    /// Rows that the service refused for themselves: dead letters.
+    pub refused: u64,
+    /// What keeps it from writing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its lanes: one for each partition, and one for alerts.
+    pub lanes: Vec<SinkLane>,
+}
+
+/// A lane of a sink.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct SinkLane {
+    /// `partition 0`, or `alerts`.
+    pub lane: String,
+    /// As that of the sink.
+    pub state: String,
+    /// What it writes next: an offset, of alerts a sequence.
+    pub next: u64,
+    /// Records, or transitions, that the service does not have yet.
+    pub behind: u64,
+    /// Rows written since the start.
+    pub rows: u64,
+    /// Rows that the service refused for themselves.
+    pub refused: u64,
+    /// Parts of the log that it never saw, since the start.
+    pub gaps: u64,
+    /// With `retrying`: a stable code, such as `unreachable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// With `retrying`: what the service said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// With `retrying`: since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub since: Option<Timestamp>,
+}
+
+/// What is asked of the past.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryQuery {
+    /// The device.
+    pub device: String,
+    /// The metric.
+    pub metric: String,
+    /// The stream.
+    pub stream: String,
+    /// From then on ...
+    pub from: Timestamp,
+    /// ... and before then.
+    pub to: Timestamp,
+    /// The span that a point stands for; zero: each value is a point.
+    pub step: watchfire_model::Duration,
+}
+
+/// The past of a metric.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct History {
+    /// What it was read from: a table, or an aggregate.
+    pub source: String,
+    /// The points, in the order of time. Spans without a value have none.
+    pub points: Vec<HistoryPoint>,
+}
+
+/// A span of time, by its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct HistoryPoint {
+    /// Where the span begins, a multiple of the step since the Unix epoch; or when the value was measured.
+    #[schema(value_type = String)]
+    pub time: Timestamp,
+    /// The least value.
+    pub min: f64,
+    /// The greatest value.
+    pub max: f64,
+    /// The mean.
+    pub avg: f64,
+    /// How many values there are.
+    pub count: i64,
+    /// The last value.
+    pub last: f64,
+}
+
+/// Why the past is not told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryFailure {
+    /// No sink keeps it.
+    #[error("no sink keeps history: configure [sink.timescale]")]
+    Nowhere,
+    /// It cannot be answered as it was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
 /// The level of the log of the process.
 pub trait LogLevel: Send + Sync {
     /// The present filter.

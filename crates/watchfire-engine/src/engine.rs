@@ -155,7 +155,7 @@ impl Engine {
                 partition.watch_replay(Box::new(deaths));
             }
             log.set_cursor("engine", id, from);
-            let reader = log.reader(id, from)?;
+            let reader = log.pacing_reader(id, from)?;
             let releaser = Releaser::new(log.clone(), keeper.clone(), id);
             let lane = Lane::new(partition, reader, releaser, end);
             tracing::info!(partition = %id, from, end, "the partition starts");

@@ -170,7 +170,7 @@ impl Shard {
             return false;
         }
         if let Some((_, wait)) = lane.again {
-            match self.log.reader(lane.partition.id(), lane.partition.next_offset()) {
+            match self.log.pacing_reader(lane.partition.id(), lane.partition.next_offset()) {
                 Ok(reader) => lane.reader = reader,
                 Err(error) => {
                     lane.later(wait, &error);

@@ -88,6 +88,11 @@ pub trait Log: Send + Sync + 'static {
     fn append(&self, append: Append) -> Result<Ticket, AppendError>;
     /// Reads a partition from an offset on.
     fn reader(&self, partition: PartitionId, from: Offset) -> Result<Box<dyn LogReader>, LogError>;
+    /// As [`Log::reader`], for the one that sets the pace: while it lags, groups are held a little, so that they
+    /// grow and cost it less. Who may lag for as long as it likes, such as a sink, must not slow everybody down.
+    fn pacing_reader(&self, partition: PartitionId, from: Offset) -> Result<Box<dyn LogReader>, LogError> {
+        self.reader(partition, from)
+    }
     /// The offset of the first record that is kept, and the one behind the last that is synced.
     fn range(&self, partition: PartitionId) -> (Offset, Offset);
     /// Grows with every group that is synced.

@@ -387,6 +387,15 @@ impl EmbeddedLog {
         lock(&self.shared.needs).release(name);
     }
 
+    fn open_reader(&self, partition: PartitionId, from: Offset) -> Result<reader::Reader, LogError> {
+        self.shared.check(partition)?;
+        let first = self.shared.first(partition);
+        if from < first {
+            return Err(LogError::Gone { partition, wanted: from, first });
+        }
+        Ok(reader::Reader::new(self.shared.clone(), partition, from))
+    }
+
     /// Readers and holds that kept more than they may, newest last.
     pub fn detached(&self) -> Vec<Detached> {
         lock(&self.shared.needs).detached()
@@ -428,12 +437,11 @@ impl Log for EmbeddedLog {
     }
 
     fn reader(&self, partition: PartitionId, from: Offset) -> Result<Box<dyn LogReader>, LogError> {
-        self.shared.check(partition)?;
-        let first = self.shared.first(partition);
-        if from < first {
-            return Err(LogError::Gone { partition, wanted: from, first });
-        }
-        Ok(Box::new(reader::Reader::new(self.shared.clone(), partition, from)))
+        Ok(Box::new(self.open_reader(partition, from)?))
+    }
+
+    fn pacing_reader(&self, partition: PartitionId, from: Offset) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(self.open_reader(partition, from)?.setting_the_pace()))
     }
 
     fn range(&self, partition: PartitionId) -> (Offset, Offset) {
@@ -531,7 +539,7 @@ impl Shared {
     }
 
     /// How long the next group may be held: longer, the more records the slowest reader has before it that
-    /// follows the tail. Readers that stand still for a second, and those that read old records, do not
+    /// sets the pace and follows the tail. Readers that stand still for a second, and those that read old records, do not
     /// count: nothing is won by waiting for them.
     fn hold(&self) -> Duration {
         let now = self.began.elapsed().as_millis() as u64;

@@ -9,8 +9,8 @@ use watchfire_model::{Duration as Span, Timestamp};
 use watchfire_store::{Store, StoreError};
 use watchfire_telemetry::metrics;
 
+use crate::own::Own;
 use crate::stages::plan::{Groups, Settings};
-use crate::undelivered::Undelivered;
 
 /// Transitions in one flush at most.
 const BATCH: u32 = 1000;
@@ -26,7 +26,7 @@ pub(crate) struct Flusher {
     pub settings: watch::Receiver<Arc<Settings>>,
     pub stop: watch::Receiver<bool>,
     pub groups: Groups,
-    pub undelivered: Undelivered,
+    pub own: Own,
 }
 
 impl Flusher {
@@ -113,8 +113,8 @@ impl Flusher {
         telemetry.undelivered_age.clear();
         let now = self.clock.wall();
         let settings = self.settings.borrow().clone();
-        if let Err(error) = self.undelivered.look(&self.store, &settings, &waiting, now).await {
-            tracing::error!(error = error.chain(), "cannot tell that a receiver takes nothing");
+        if let Err(error) = self.own.look(&self.store, &settings, &waiting, now).await {
+            tracing::error!(error = error.chain(), "cannot tell what is wrong with the engine itself");
         }
         for waits in waiting {
             if waits.oldest < now - ABANDONED && !settings.max_alerts.contains_key(&waits.receiver) {

@@ -36,10 +36,12 @@ mod flush;
 mod lane;
 pub mod matcher;
 pub mod message;
+mod own;
 pub mod stages;
-mod undelivered;
 
 pub use channel::{Outcome, Retry};
+pub use own::{Notice, NoticeKind};
+
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
 
 use channel::webhook::Webhook;
@@ -130,6 +132,7 @@ pub struct Notifier {
     clock: Arc<dyn Clock>,
     settings: watch::Sender<Arc<Settings>>,
     stop: watch::Sender<bool>,
+    notices: own::Board,
     state: Mutex<State>,
 }
 
@@ -148,15 +151,16 @@ impl Notifier {
         }
         let settings = watch::Sender::new(prepared.settings.clone());
         let stop = watch::Sender::new(false);
+        let notices = own::Board::default();
         let flush = flush::Flusher {
             store: store.clone(),
             clock: clock.clone(),
             settings: settings.subscribe(),
             stop: stop.subscribe(),
             groups,
-            undelivered: undelivered::Undelivered::default(),
+            own: own::Own::new(notices.clone()),
         };
-        let notifier = Self { store, clock, settings, stop, state: Mutex::default() };
+        let notifier = Self { store, clock, settings, stop, notices, state: Mutex::default() };
         notifier.apply(prepared);
         notifier.lock().flush = Some(tokio::spawn(flush.run()));
         Ok(notifier)
@@ -214,6 +218,12 @@ impl Notifier {
     pub fn reload(&self, config: NotifyConfig) -> Result<(), ConfigError> {
         self.apply(Prepared::new(config)?);
         Ok(())
+    }
+
+    /// What a part of the engine has to tell of itself, all of one kind as of now: what is new is told, and so is
+    /// that something is over.
+    pub fn set_notices(&self, kind: NoticeKind, notices: Vec<Notice>) {
+        self.notices.set(kind, notices);
     }
 
     /// The receivers.

@@ -1,5 +1,8 @@
 //! Alerts as they stand, their history, and what people do to them.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
@@ -323,6 +326,30 @@ impl Store {
             .fetch_all(self.db().read())
             .await
             .map_err(StoreError::sql("read what happened to alerts"))
+    }
+
+    /// Alerts as they stand, by id; those that are not kept any more are left out. As many as
+    /// [`Store::events_after`] gives at once may be asked for.
+    pub async fn alert_rows<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<HashMap<String, Arc<AlertRow>>, StoreError> {
+        let ids: BTreeSet<&str> = ids.into_iter().collect();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE id IN (");
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(id);
+        }
+        query.push(")");
+        let rows: Vec<AlertRow> = query
+            .build_query_as()
+            .fetch_all(self.db().read())
+            .await
+            .map_err(StoreError::sql("read alerts"))?;
+        Ok(rows.into_iter().map(|row| (row.id.clone(), Arc::new(row))).collect())
     }
 
     /// How many alerts are active, by severity.

@@ -13,12 +13,14 @@ mod api;
 mod intake;
 mod log;
 mod rules;
+mod sinks;
 
 pub use alerts::AlertMetrics;
 pub use api::ApiMetrics;
 pub use intake::IntakeMetrics;
 pub use log::LogMetrics;
 pub use rules::RuleMetrics;
+pub use sinks::SinkMetrics;
 
 /// Labels of one name.
 pub type Labels<const N: usize> = [(&'static str, String); N];
@@ -34,6 +36,8 @@ pub struct Metrics {
     pub rules: RuleMetrics,
     /// Alerts and deliveries.
     pub alerts: AlertMetrics,
+    /// Sinks.
+    pub sinks: SinkMetrics,
     /// The control API.
     pub api: ApiMetrics,
 }
@@ -52,6 +56,7 @@ pub fn render() -> String {
     all.log.register(&mut registry);
     all.rules.register(&mut registry);
     all.alerts.register(&mut registry);
+    all.sinks.register(&mut registry);
     all.api.register(&mut registry);
     let mut text = String::new();
     // Writing to a String does not fail.

@@ -25,6 +25,7 @@ use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
+use watchfire_sink::timescale::TimescaleConfig;
 use watchfire_store::Retention;
 
 /// Everything that can be configured.
@@ -51,6 +52,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// What the engine says of itself.
     pub telemetry: TelemetryConfig,
+    /// Where results flow to.
+    pub sink: SinkConfig,
     /// Who can be told.
     pub receiver: Vec<ReceiverConfig>,
     /// Who is told of what.
@@ -70,6 +73,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             engine: EngineConfig::default(),
             telemetry: TelemetryConfig::default(),
+            sink: SinkConfig::default(),
             receiver: Vec::new(),
             route: RouteConfig::default(),
         }
@@ -311,6 +315,14 @@ impl Default for TelemetryConfig {
     }
 }
 
+/// Where results flow to; what is not given is not written to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SinkConfig {
+    /// TimescaleDB, or PostgreSQL without that extension.
+    pub timescale: Option<TimescaleConfig>,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -351,6 +363,9 @@ pub enum ConfigError {
     /// A mapping is no good.
     #[error("[[mqtt.mapping]] or [[http.mapping]]")]
     Mapping(#[from] MappingConfigError),
+    /// A sink is no good.
+    #[error("[sink.timescale]")]
+    Timescale(#[from] watchfire_sink::timescale::ConfigError),
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
     Notify(#[from] watchfire_notify::ConfigError),
@@ -384,6 +399,9 @@ impl Config {
     /// Says what is wrong, if anything is. Opens nothing.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.notify().check()?;
+        if let Some(timescale) = &self.sink.timescale {
+            timescale.check()?;
+        }
         self.mappings()?;
         self.http_mappings()?;
         let meant = self.http.allow_anonymous_remote;

@@ -16,4 +16,5 @@ pub mod scenario;
 pub mod serve;
 pub mod shipped;
 pub mod simulate;
+mod sinks;
 pub mod telemetry;

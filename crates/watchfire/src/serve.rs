@@ -22,6 +22,7 @@ use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
 use watchfire_notify::{Notifier, Prepared};
+use watchfire_sink::Surroundings;
 use watchfire_store::{Store, Tidying};
 
 use crate::adapters::{EngineAdapter, HostAdapter, NotifierAdapter, StoredModules};
@@ -29,6 +30,7 @@ use crate::authenticator::StoreAuthenticator;
 use crate::backups::Backups;
 use crate::config::Config;
 use crate::replay::IntakeAdapter;
+use crate::sinks::RunningSinks;
 use crate::{shipped, telemetry};
 
 /// How often the memory of repeats is written. What came since is read from the log at a start, some million rows a
@@ -55,6 +57,7 @@ pub struct Server {
     projector: Projector,
     engine: Arc<Engine>,
     notifier: Arc<Notifier>,
+    sinks: Arc<RunningSinks>,
     broker: Option<Arc<Broker>>,
     certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
@@ -133,6 +136,19 @@ impl Server {
         };
         let notifier = Arc::new(Notifier::start(store.clone(), config.notify(), clock.clone()).await?);
 
+        // Where results flow to: readers of the log, each as far as its service is.
+        let sinks = {
+            let control = control.clone();
+            let surroundings = Surroundings {
+                log: spine.clone(),
+                store: store.clone(),
+                directory: Arc::new(move || control.registries()),
+                clock: clock.clone(),
+            };
+            Arc::new(RunningSinks::start(&config.sink, surroundings).await?)
+        };
+        sinks.watch(notifier.clone(), clock.clone());
+
         // The way in, opened last: what comes is acknowledged from here on.
         let options = IntakeOptions { repeats_per_device: config.ingest.repeats, ..IntakeOptions::default() };
         let intake = Intake::new(spine.clone(), control.directory(), control.clone(), options);
@@ -201,6 +217,7 @@ impl Server {
                 http: (http_source, config.http_mappings()?),
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
+            sinks: sinks.clone(),
             log_level: telemetry::level(),
             archiver: Arc::new(Backups {
                 store: store.clone(),
@@ -235,6 +252,7 @@ impl Server {
             projector,
             engine,
             notifier,
+            sinks,
             broker,
             certificates,
             stop,
@@ -291,6 +309,7 @@ impl Server {
         let engine = self.engine.clone();
         blocking(move || engine.stop()).await?;
         self.projector.stop().await;
+        self.sinks.stop().await;
         self.notifier.stop().await;
         let log = self.log.clone();
         blocking(move || log.close()).await?;

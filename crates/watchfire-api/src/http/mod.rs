@@ -14,6 +14,7 @@ mod modules;
 mod page;
 mod receivers;
 mod rules;
+mod sinks;
 mod streams;
 mod tokens;
 
@@ -34,7 +35,7 @@ use watchfire_log::clock::Clock;
 use watchfire_store::Store;
 
 use crate::auth::{Anonymous, Caller};
-use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit};
+use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit, Sinks};
 use crate::control::ControlPlane;
 use crate::problem::{Problem, chain};
 use crate::projector::Projection;
@@ -67,6 +68,8 @@ pub struct Services {
     pub intake: Arc<dyn Resubmit>,
     /// Who is notified.
     pub receivers: Arc<dyn Receivers>,
+    /// Where results flow to.
+    pub sinks: Arc<dyn Sinks>,
     /// The level of the process's log.
     pub log_level: Arc<dyn LogLevel>,
     /// Makes backups.
@@ -221,6 +224,8 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(deliveries::get_delivery))
         .routes(routes!(receivers::list_receivers))
         .routes(routes!(receivers::test_receiver))
+        .routes(routes!(sinks::list_sinks))
+        .routes(routes!(sinks::device_history))
         .routes(routes!(tokens::list_tokens, tokens::add_token))
         .routes(routes!(tokens::revoke_token))
         .routes(routes!(audit::list_audit))

@@ -284,12 +284,23 @@ async fn the_rest_answers_and_refuses() {
         "/api/v1/alerts",
         "/api/v1/deliveries",
         "/api/v1/receivers",
+        "/api/v1/sinks",
         "/api/v1/streams",
         "/api/v1/log-level",
         "/api/v1/audit",
     ] {
         ok(&server.call("GET", path, Value::Null).await, 200);
     }
+    let history = |device: &str, query: &str| {
+        format!("/api/v1/devices/{device}/history?metric=temperature&from=2026-01-01T00:00:00Z{query}")
+    };
+    let asked = server.call("GET", &history("a", "&step=1m&stream=hourly"), Value::Null).await;
+    assert_eq!(ok(&asked, 200)["source"], "hourly_1m");
+    ok(&server.call("GET", &history("a", "&to=1767225600001"), Value::Null).await, 200);
+    problem(&server.call("GET", &history("a", "&step=often"), Value::Null).await, 400, "query");
+    problem(&server.call("GET", &history("a", "&to=1"), Value::Null).await, 422, "history");
+    problem(&server.call("GET", &history("unknown", ""), Value::Null).await, 404, "no-history");
+    problem(&server.call("GET", &history("down", ""), Value::Null).await, 503, "history");
     problem(&server.call("GET", "/api/v1/nothing", Value::Null).await, 404, "not-found");
     problem(&server.call("PATCH", "/api/v1/rules", Value::Null).await, 405, "method");
     problem(&server.call("GET", "/api/v1/alerts?severity=awful", Value::Null).await, 400, "query");

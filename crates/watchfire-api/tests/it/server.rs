@@ -132,6 +132,22 @@ impl Receivers for Fake {
     }
 }
 
+impl Sinks for Fake {
+    fn list(&self) -> Vec<SinkInfo> {
+        Vec::new()
+    }
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<History, HistoryFailure>> {
+        Box::pin(async move {
+            match query.device.as_str() {
+                "unknown" => Err(HistoryFailure::Nowhere),
+                "down" => Err(HistoryFailure::Unavailable("no answer".into())),
+                _ if query.from >= query.to => Err(HistoryFailure::Refused("from is not before to".into())),
+                _ => Ok(History { source: format!("{}_{}", query.stream, query.step), points: Vec::new() }),
+            }
+        })
+    }
+}
+
 impl LogLevel for Fake {
     fn get(&self) -> String {
         self.filter.lock().unwrap().clone()
@@ -211,6 +227,7 @@ impl Server {
             works: fake.clone(),
             intake: fake.clone(),
             receivers: fake.clone(),
+            sinks: fake.clone(),
             log_level: fake.clone(),
             archiver: fake.clone(),
             projection: projector.projection(),

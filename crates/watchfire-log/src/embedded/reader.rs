@@ -26,7 +26,8 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     partition: PartitionId,
     next: Offset,
-    progress: Arc<Progress>,
+    /// Of one that sets the pace.
+    progress: Option<Arc<Progress>>,
     disk: Option<FromDisk>,
 }
 
@@ -38,14 +39,20 @@ struct FromDisk {
 
 impl Reader {
     pub fn new(shared: Arc<Shared>, partition: PartitionId, from: Offset) -> Self {
+        Self { shared, partition, next: from, progress: None, disk: None }
+    }
+
+    /// Groups are held while it lags.
+    pub fn setting_the_pace(mut self) -> Self {
         let progress = Arc::new(Progress {
-            partition,
-            offset: AtomicU64::new(from),
-            seen: AtomicU64::new(from),
+            partition: self.partition,
+            offset: AtomicU64::new(self.next),
+            seen: AtomicU64::new(self.next),
             moved: AtomicU64::new(0),
         });
-        lock(&shared.readers).push(Arc::downgrade(&progress));
-        Self { shared, partition, next: from, progress, disk: None }
+        lock(&self.shared.readers).push(Arc::downgrade(&progress));
+        self.progress = Some(progress);
+        self
     }
 
     fn gone(&self) -> LogError {
@@ -107,7 +114,9 @@ impl LogReader for Reader {
         };
         if entry.is_some() {
             self.next += 1;
-            self.progress.offset.store(self.next, Ordering::Relaxed);
+            if let Some(progress) = &self.progress {
+                progress.offset.store(self.next, Ordering::Relaxed);
+            }
         }
         Ok(entry)
     }

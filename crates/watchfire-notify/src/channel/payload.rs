@@ -120,14 +120,16 @@ pub fn test_message(receiver: &str, public_url: Option<&str>, now: Timestamp) ->
     let text = "This is a test: nothing is wrong";
     Message {
         notification_reason: "test".into(),
-        ..own_message(receiver, public_url, labels, text, now, None)
+        ..own_message(receiver, public_url, "alertname", labels, text, now, None)
     }
 }
 
-/// A message of Watchfire's own, of no rule and no device: one alert that fires, or ended at `until`.
+/// A message of Watchfire's own, of no rule and no device: one alert that fires, or ended at `until`. The label
+/// `about` says what it is about.
 pub fn own_message(
     receiver: &str,
     public_url: Option<&str>,
+    about: &str,
     labels: BTreeMap<String, String>,
     text: &str,
     since: Timestamp,
@@ -137,8 +139,8 @@ pub fn own_message(
         [("summary", text), ("description", text)].map(|(name, value)| (name.into(), value.into())).into();
     let name = labels.get("alertname").cloned().unwrap_or_default();
     let status = if until.is_some() { "resolved" } else { "firing" };
-    // Those of one receiver that was told of are one group: the end must not overtake the beginning.
-    let of = labels.get("receiver").map(|of| format!(",receiver={of:?}")).unwrap_or_default();
+    // Those about one thing are one group: the end must not overtake the beginning.
+    let of = labels.get(about).map(|of| format!(",{about}={of:?}")).unwrap_or_default();
     Message {
         version: "4".into(),
         group_key: format!("{{}}:{{alertname={name:?}{of}}}"),

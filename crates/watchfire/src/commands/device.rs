@@ -57,6 +57,26 @@ pub enum DeviceCommand {
         /// Its id
         id: String,
     },
+    /// Show the past of a metric, from the sink that keeps it
+    History {
+        /// Its id
+        id: String,
+        /// The metric
+        #[arg(long)]
+        metric: String,
+        /// From then on: a time, or a span such as 2h that ends now
+        #[arg(long, default_value = "1h")]
+        from: String,
+        /// Before then; not given: now
+        #[arg(long)]
+        to: Option<String>,
+        /// What a point stands for, such as 1m or 1h; not given: each value is a point
+        #[arg(long)]
+        step: Option<String>,
+        /// The stream
+        #[arg(long, default_value = "readings")]
+        stream: String,
+    },
     /// Delete a device, with its state and alerts
     Rm {
         /// Its id
@@ -139,6 +159,18 @@ pub(super) async fn run(command: DeviceCommand, client: &Client, output: Output)
             output.document(&device);
         }
         DeviceCommand::Why { id } => output.document(&client.get(&format!("{}/why", path(&id)), &[]).await?),
+        DeviceCommand::History { id, metric, from, to, step, stream } => {
+            let from = match from.parse::<watchfire_model::Duration>() {
+                Ok(span) => (watchfire_model::Timestamp::from(jiff::Timestamp::now()) - span).to_string(),
+                Err(_) => from,
+            };
+            let mut query = vec![("metric", metric), ("from", from), ("stream", stream)];
+            query.extend(to.map(|to| ("to", to)));
+            query.extend(step.map(|step| ("step", step)));
+            let answer = client.get(&format!("{}/history", path(&id)), &query).await?;
+            let points = answer["points"].as_array().cloned().unwrap_or_default();
+            output.list(&points, &["time", "min", "max", "avg", "count", "last"]);
+        }
         DeviceCommand::Rm { id } => {
             client.call(Method::DELETE, &path(&id), None).await?;
             output.done(&format!("device {id} is deleted"), &json!({"deleted": id}));

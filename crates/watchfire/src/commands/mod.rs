@@ -63,6 +63,9 @@ pub enum Command {
     /// Who is notified
     #[command(subcommand)]
     Receiver(other::ReceiverCommand),
+    /// Where results flow to
+    #[command(subcommand)]
+    Sink(other::SinkCommand),
     /// Who did what
     #[command(subcommand)]
     Audit(other::AuditCommand),
@@ -99,6 +102,7 @@ async fn run_command(command: Command, global: &GlobalOptions) -> Result<(), Cli
         Command::Delivery(command) => other::delivery(command, &client, output).await,
         Command::Token(command) => other::token(command, &client, output).await,
         Command::Receiver(command) => other::receiver(command, &client, output).await,
+        Command::Sink(command) => other::sink(command, &client, output).await,
         Command::Audit(command) => other::audit(command, &client, output).await,
         Command::Backup { file } => other::backup(&file, &client, output).await,
         Command::Clock(command) => other::clock(command, &client, output).await,

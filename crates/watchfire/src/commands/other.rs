@@ -285,6 +285,32 @@ pub(super) async fn receiver(
     Ok(())
 }
 
+/// Commands about sinks.
+#[derive(Subcommand, Debug)]
+pub enum SinkCommand {
+    /// List sinks, and how each does
+    Ls,
+    /// Show a sink with its lanes
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(super) async fn sink(command: SinkCommand, client: &Client, output: Output) -> Result<(), ClientError> {
+    let sinks = client.list("/sinks", Vec::new(), usize::MAX).await?;
+    match command {
+        SinkCommand::Ls => {
+            output.list(&sinks, &["name", "state", "behind", "rows", "refused", "in_force", "reason"]);
+        }
+        SinkCommand::Show { name } => match sinks.iter().find(|sink| sink["name"] == name.as_str()) {
+            Some(sink) => output.document(sink),
+            None => return Err(ClientError::Failed(format!("there is no sink {name:?}"))),
+        },
+    }
+    Ok(())
+}
+
 /// Commands about the audit trail.
 #[derive(Subcommand, Debug)]
 pub enum AuditCommand {

@@ -1,0 +1,20 @@
+//! Where results flow to. A sink is a reader of the log with a cursor of its own: while its service is down nothing
+//! but its lag grows, and nothing else notices.
+//!
+//! [`contract`] is what a sink implements; everything that sinks have in common is here, once: [`chunk`] is what
+//! one takes of the log, [`feed`] reads it, [`run`] sees each chunk through, over failures and restarts.
+//!
+//! Every sink has the same anatomy: `config.rs` is its section of the configuration, `encode.rs` turns a chunk into
+//! the bytes of its service, `write.rs` commits them together with the cursor, `retry.rs` says what an error of the
+//! service means. `docs/sinks.md` says how the next one is written.
+
+pub mod chunk;
+pub mod contract;
+pub mod feed;
+pub mod run;
+pub mod status;
+pub mod timescale;
+
+pub use contract::{Failure, Lane, LaneId, Place, Refusal, Sink};
+pub use run::{Running, Surroundings, start};
+pub use status::{LaneState, LaneStatus, SinkStatus};
