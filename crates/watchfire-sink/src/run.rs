@@ -136,11 +136,13 @@ impl Running {
     pub fn status(&self) -> SinkStatus {
         let mut lanes = Vec::new();
         for (id, mut lane) in self.board.lanes() {
-            let end = match id {
-                LaneId::Partition(partition) => self.log.range(partition).1,
-                LaneId::Alerts => (*self.store.subscribe().borrow() + 1).max(0) as u64,
+            lane.behind = match id {
+                LaneId::Partition(partition) => self.log.range(partition).1.saturating_sub(lane.next),
+                LaneId::Alerts => {
+                    let last = (*self.store.subscribe().borrow()).max(0) as u64;
+                    last.saturating_sub(lane.next.saturating_sub(1))
+                }
             };
-            lane.behind = end.saturating_sub(lane.next);
             if lane.state == LaneState::Running && lane.behind > LEVEL {
                 lane.state = LaneState::CatchingUp;
             }
@@ -372,12 +374,12 @@ impl<L: Lane> Driver<L> {
 
     /// The service has everything before this place.
     async fn passed(&mut self, place: Option<Place>) {
-        let Some(place) = place else { return };
         self.board.set(self.id, |lane| {
             lane.state = LaneState::Running;
-            lane.next = place.next;
+            lane.next = place.map_or(lane.next, |place| place.next);
             (lane.code, lane.reason, lane.since) = (None, None, None);
         });
+        let Some(place) = place else { return };
         let LaneId::Partition(partition) = self.id else { return };
         if place.epoch != self.around.log.epoch() {
             return;

@@ -8,8 +8,6 @@ mod encode;
 mod history;
 mod retry;
 mod schema;
-#[cfg(test)]
-mod tests;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +19,7 @@ use watchfire_model::Duration;
 pub use config::{ConfigError, Extension, Start, TimescaleConfig, table_of};
 pub use encode::{Encoded, TimescaleEncoder};
 pub use history::{History, HistoryError, HistoryPoint, HistoryQuery};
-pub use write::TimescaleLane;
+pub use write::{TimescaleLane, tidy};
 
 use crate::chunk::Interests;
 use crate::contract::{LaneId, Sink};
@@ -74,12 +72,12 @@ pub async fn start(
         from_now: config.start == Start::Now,
     };
     if config.retain_for > Duration::ZERO {
-        tokio::spawn(tidy(config.clone(), surroundings.clock.clone(), stop));
+        tokio::spawn(keep_tidy(config.clone(), surroundings.clock.clone(), stop));
     }
     crate::run::start(Arc::new(Timescale::new(config)), reading, surroundings).await
 }
 
-async fn tidy(config: Arc<TimescaleConfig>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+async fn keep_tidy(config: Arc<TimescaleConfig>, clock: Arc<dyn Clock>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

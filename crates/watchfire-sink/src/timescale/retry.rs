@@ -13,7 +13,15 @@ pub(super) fn of_a_row(error: &sqlx::Error) -> bool {
 
 /// As a failure that is tried again.
 pub(super) fn failure(error: &sqlx::Error) -> Failure {
-    Failure::retry(code(error), chain(error))
+    Failure::retry(code(error), said(error))
+}
+
+/// What the server said, or what kept it from saying anything.
+pub(super) fn said(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(said) => said.message().to_string(),
+        None => chain(error),
+    }
 }
 
 fn code(error: &sqlx::Error) -> &'static str {

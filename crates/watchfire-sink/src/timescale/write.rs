@@ -219,7 +219,7 @@ async fn search(
                 Ok(()) => {}
                 Err(error) if retry::of_a_row(&error) => {
                     if range.len() == 1 {
-                        refused.push(Refusal { row: table.rows[range.start].0, reason: error.to_string() });
+                        refused.push(Refusal { row: table.rows[range.start].0, reason: retry::said(&error) });
                         continue;
                     }
                     let middle = range.start + range.len() / 2;
@@ -244,7 +244,7 @@ async fn search(
             trial.rollback().await?;
             match tried {
                 Err(error) if retry::of_a_row(&error) => {
-                    refused.push(Refusal { row: document.0, reason: error.to_string() });
+                    refused.push(Refusal { row: document.0, reason: retry::said(&error) });
                 }
                 tried => tried?,
             }
@@ -328,8 +328,8 @@ async fn documents(
     sqlx::query(statement).bind(documents).execute(connection).await.map(drop)
 }
 
-/// Drops what is older than configured, where partitions are ours to drop.
-pub(super) async fn tidy(
+/// Drops what is older than configured, where partitions are ours to drop. Gives the names of what is gone.
+pub async fn tidy(
     config: &TimescaleConfig,
     now: watchfire_model::Timestamp,
 ) -> Result<Vec<String>, sqlx::Error> {
