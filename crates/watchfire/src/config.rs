@@ -584,6 +584,25 @@ mod tests {
                 "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {ingest:?} {log:?} {engine:?} {telemetry:?}"
             )
         };
+        // Sections that are there only where somebody wants them: each key stands in a comment, with its default.
+        let section = |name: &str| -> String {
+            let begin = text.find(&format!("# [{name}]\n")).unwrap();
+            let lines = text[begin..].lines().take_while(|line| line.starts_with("# "));
+            let keys =
+                lines.map(|line| &line[2..]).filter(|line| line.starts_with('[') || line.contains(" = "));
+            keys.collect::<Vec<_>>().join("\n")
+        };
+        let timescale = section("sink.timescale");
+        let shown_section = read(&timescale, &[]).unwrap().sink.timescale.unwrap();
+        let plain = TimescaleConfig { url: shown_section.url.clone(), ..TimescaleConfig::default() };
+        let named = TimescaleConfig { chunk_interval: Some(plain.interval()), ..plain };
+        assert_eq!(shown_section, named);
+        let unknown = read("[sink.timescale]\nx = 1", &[]).unwrap_err();
+        let known: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert!(known.len() > 10, "{unknown}");
+        for key in known {
+            assert!(timescale.contains(&format!("\n{key} = ")), "{key} is not in the example");
+        }
         let example = read(text, &[]).unwrap();
         assert_eq!(shown(&example), shown(&Config::default()));
         let receiver =

@@ -9,7 +9,7 @@ use watchfire_model::{Duration, Selector};
 use crate::chunk::Takes;
 
 /// A TimescaleDB, or a PostgreSQL without that extension.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimescaleConfig {
     /// `postgres://user:password@host:port/database?sslmode=require`.
