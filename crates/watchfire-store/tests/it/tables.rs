@@ -97,9 +97,9 @@ fn letter(id: u64, size: usize) -> NewDeadLetter {
 
 #[tokio::test]
 async fn rows_of_a_rule_are_found_by_their_devices_and_used_once() {
-    let (store, _folder) = open().await;
+    let Place { store, folder: _folder, .. } = place().await;
     let rows = |id: u64, names: &[&str]| {
-        let line = |name: &&str| format!("{{\"device\":{},\"metrics\":{{}}}}", json!(name));
+        let line = |name: &&str| format!("{{\"device\":{},\"metrics\":{{}}}}", serde_json::json!(name));
         NewDeadLetter {
             id: format!("1/0/9/{id}"),
             kind: "rule".into(),
