@@ -94,7 +94,8 @@ impl<'a> Letters<'a> {
             _ => return self.push(of_failure(entry, skipped)).await,
         };
         let mut rows = &skipped.rows[..];
-        for index in 0.. {
+        let mut index = 0;
+        loop {
             let (payload, handles) = lines(batch, &mut rows, registry);
             let Some(&first) = handles.first() else { break };
             let one = handles.iter().all(|handle| *handle == first);
@@ -109,8 +110,10 @@ impl<'a> Letters<'a> {
                 ..of_failure(entry, skipped)
             })
             .await?;
+            index += 1;
         }
-        Ok(())
+        // Rows that the record does not have: only damage, or a fault of ours, can name them.
+        if index == 0 { self.push(of_failure(entry, skipped)).await } else { Ok(()) }
     }
 }
 

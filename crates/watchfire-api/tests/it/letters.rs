@@ -251,10 +251,13 @@ async fn no_row_is_evaluated_for_a_device_that_only_has_the_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_whose_record_is_gone_is_told_and_cannot_be_replayed() {
     let failed = Failed::new().await;
-    failed.server.log.drop_before(failed.partition, failed.last().1[1]);
-    failed.server.append(vec![(1, skipped(0, "batch", vec![0, 1]))]).await;
-    let letter = failed.letter("?rule=hot").await;
-    let shown = failed.server.call("GET", &letter, Value::Null).await;
-    assert_eq!((&ok(&shown, 200)["rows"], &shown.json["size"]), (&json!(2), &json!(0)));
-    problem(&failed.replay(&letter).await, 409, "not-kept");
+    failed.server.log.drop_before(failed.partition, failed.last().1[1] - 1);
+    // A record that was, and one that never had such rows.
+    for offset in [0, failed.last().1[1] - 1] {
+        failed.server.append(vec![(1, skipped(offset, "batch", vec![70, 71]))]).await;
+        let letter = failed.letter("?rule=hot").await;
+        let shown = failed.server.call("GET", &letter, Value::Null).await;
+        assert_eq!((&ok(&shown, 200)["rows"], &shown.json["size"]), (&json!(2), &json!(0)));
+        problem(&failed.replay(&letter).await, 409, "not-kept");
+    }
 }
