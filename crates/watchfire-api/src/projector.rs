@@ -6,6 +6,8 @@
 //! from there. The *tables* follow record by record; writing one again changes nothing, but a dead letter
 //! that was deleted since must not come back, so they have a place of their own.
 
+mod letters;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +16,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use watchfire_log::record::Skipped;
-use watchfire_log::{Entry, Log, LogError, Record, Reject};
+use watchfire_log::{Entry, Log, LogError, Record};
 use watchfire_model::device::Registries;
 use watchfire_model::{Control, Device, PartitionId, Position, Registry, Timestamp};
-use watchfire_store::{NewDeadLetter, RuleState, RuleVersionRow, Store, StoreError};
+use watchfire_store::{RuleState, RuleVersionRow, Store, StoreError};
 
 use crate::contract::ModuleInfo;
 use crate::control::{ControlPlane, Rule, Rules, Snapshot, apply_entry, swap_of};
 use crate::problem::chain;
-use crate::readings::reading;
+use letters::Letters;
 
 /// The name of the cursor of the tables in the store, and of the whole in the log.
 const READER: &str = "projector";
@@ -287,7 +288,7 @@ impl Work {
 
     async fn project(&mut self, partition: u16, entries: &[Arc<Entry>]) -> Result<(), ProjectError> {
         let seen = self.tables.get(&partition).copied().unwrap_or(0);
-        let mut letters = Vec::new();
+        let mut letters = Letters::new(&self.store);
         let mut swaps = false;
         for entry in entries {
             let offset = entry.position.offset;
@@ -301,11 +302,20 @@ impl Work {
             }
             if offset >= seen {
                 match &entry.record {
-                    Record::Rejects(rejects) => letters.extend(
-                        rejects.iter().enumerate().map(|(i, reject)| dead_letter_of_reject(entry, i, reject)),
-                    ),
+                    Record::Rejects(rejects) => {
+                        for (i, reject) in rejects.iter().enumerate() {
+                            letters.push(letters::of_reject(entry, i, reject)).await?;
+                        }
+                    }
                     Record::Skipped(skipped) => {
-                        letters.extend(self.dead_letters_of_skip(entry, skipped).await?)
+                        let (id, registry) =
+                            (PartitionId(partition), &self.registries.0[usize::from(partition)]);
+                        let record = match &skipped.rows[..] {
+                            [] => None,
+                            _ => letters.record(&self.log, entries, id, skipped.offset).await?,
+                        };
+                        let record = record.as_ref().map(|entry| &entry.record);
+                        letters.add_failure(entry, skipped, record, registry).await?;
                     }
                     _ => {}
                 }
@@ -319,15 +329,13 @@ impl Work {
             );
             self.project_swap(entry).await?;
         }
-        let stored = letters.len() as u64;
-        self.store.add_dead_letters(&letters).await?;
-        watchfire_telemetry::metrics().api.dead_letters.inc_by(stored);
+        letters.write().await?;
         let Some(last) = entries.last() else { return Ok(()) };
         let next = last.position.offset + 1;
         self.next[usize::from(partition)] = next;
         if next > seen {
             // Without letters nothing is lost by reading again, and a commit for each round would be.
-            if stored > 0 {
+            if letters.stored() > 0 {
                 self.store.set_cursor(READER, PartitionId(partition), next).await?;
             }
             self.tables.insert(partition, next);
@@ -423,58 +431,6 @@ impl Work {
         }
     }
 
-    /// The rows that a rule did not get to see, each a dead letter with the reading in its common form; one
-    /// without a reading, where the call was for something else.
-    async fn dead_letters_of_skip(
-        &self,
-        entry: &Entry,
-        skipped: &Skipped,
-    ) -> Result<Vec<NewDeadLetter>, ProjectError> {
-        let partition = entry.position.partition;
-        let cause = Position { offset: skipped.offset, ..entry.position };
-        let letter = |index: usize| NewDeadLetter {
-            id: format!("{}/{index}", entry.position),
-            at: entry.appended_at,
-            kind: "rule".into(),
-            code: serde_json::to_value(skipped.kind)
-                .ok()
-                .and_then(|kind| kind.as_str().map(String::from))
-                .unwrap_or_default(),
-            reason: skipped.reason.clone(),
-            rule: Some(skipped.rule.clone()),
-            rule_version: Some(skipped.version),
-            position: cause.to_string(),
-            callback: Some(skipped.callback_name.clone()),
-            ..NewDeadLetter::default()
-        };
-        if skipped.rows.is_empty() {
-            return Ok(vec![letter(0)]);
-        }
-        let log = self.log.clone();
-        let read = tokio::task::spawn_blocking(move || log.reader(partition, cause.offset)?.next());
-        let record = match read.await {
-            Ok(Ok(record)) => record,
-            // The failure is told all the same.
-            Ok(Err(LogError::Gone { .. })) | Err(_) => None,
-            Ok(Err(error)) => return Err(error.into()),
-        };
-        let Some(Record::Readings { stream, batch, .. }) = record.as_ref().map(|entry| &entry.record) else {
-            return Ok(vec![NewDeadLetter { rows: skipped.rows.clone(), ..letter(0) }]);
-        };
-        let registry = &self.registries.0[usize::from(partition.0)];
-        let rows = skipped.rows.iter().enumerate().map(|(i, &row)| {
-            let reading = reading(batch, row, registry);
-            NewDeadLetter {
-                source: stream.to_string(),
-                device: reading["device"].as_str().filter(|id| !id.is_empty()).map(String::from),
-                payload: reading.to_string().into_bytes(),
-                rows: vec![row],
-                ..letter(i)
-            }
-        });
-        Ok(rows.collect())
-    }
-
     /// Writes the snapshot where something changed, its place in any case, and lets go of the log before it.
     async fn save(&mut self) {
         let saved = async {
@@ -524,25 +480,5 @@ fn found(result: Result<(), StoreError>) -> Result<(), ProjectError> {
     match result {
         Err(StoreError::NotFound { .. }) => Ok(()),
         result => Ok(result?),
-    }
-}
-
-fn dead_letter_of_reject(entry: &Entry, index: usize, reject: &Reject) -> NewDeadLetter {
-    NewDeadLetter {
-        id: format!("{}/{index}", entry.position),
-        at: entry.appended_at,
-        kind: "decode".into(),
-        source: reject.source.clone(),
-        address: reject.address.clone(),
-        device: reject.device.clone(),
-        sender: reject.sender.clone(),
-        code: reject.code.clone(),
-        reason: match reject.index {
-            Some(item) => format!("item {item}: {}", reject.reason),
-            None => reject.reason.clone(),
-        },
-        payload: reject.payload.clone(),
-        position: entry.position.to_string(),
-        ..NewDeadLetter::default()
     }
 }

@@ -136,7 +136,6 @@ impl Engine {
                 partitions,
                 epoch: log.epoch(),
                 modules: modules.clone(),
-                history: Some(log.clone()),
                 events: Some(events.clone()),
             };
             let checkpoint = Checkpoint::open(&options.state_folder, id)?;

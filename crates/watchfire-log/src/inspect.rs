@@ -245,6 +245,13 @@ pub fn to_json(entry: &Entry) -> Value {
             put("reason", json!(reason));
         }
         Record::Skipped(skipped) => put("skipped", json!(skipped)),
+        Record::Redo(redo) => {
+            put("rule", json!(redo.rule));
+            put("stream", json!(*redo.stream));
+            put("failed", json!(redo.failed));
+            put("by", json!(redo.by));
+            put("rows", rows(&redo.batch));
+        }
         Record::Gap { from, to, reason } => {
             put("from", json!(from));
             put("to", json!(to));
@@ -263,6 +270,7 @@ fn kind(record: &Record) -> &'static str {
         Record::Activated { .. } => "activated",
         Record::Refused { .. } => "refused",
         Record::Skipped(_) => "skipped",
+        Record::Redo(_) => "redo",
         Record::Gap { .. } => "gap",
         Record::CheckpointMark => "checkpoint_mark",
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::call::FailureKind;
-use watchfire_model::{Batch, Control, Epoch, Offset, PartitionId, Position, RuleVersion, Timestamp};
+use watchfire_model::{Actor, Batch, Control, Epoch, Offset, PartitionId, Position, RuleVersion, Timestamp};
 
 /// A record at its place. Readers share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,8 @@ pub enum Record {
     },
     /// A call that failed and left nothing behind. A replay makes the same calls but this one.
     Skipped(Box<Skipped>),
+    /// Rows that a rule failed on, for that rule once more. It stands in their partition alone.
+    Redo(Box<Redo>),
     /// Intake stood still: silence and pending delays shift by this span.
     Gap {
         /// When the log last received something.
@@ -99,12 +101,29 @@ pub struct Skipped {
     pub callback: u32,
     /// `batch`, `timers`, `silence` or `schedule`.
     pub callback_name: String,
-    /// The rows of the record that this rule did not get to see; empty: not a batch.
+    /// The rows of the record, of its readings or of a redo, that this rule did not get to see; empty: not a
+    /// batch.
     pub rows: Vec<u32>,
     /// Which way it failed.
     pub kind: FailureKind,
     /// What was said.
     pub reason: String,
+}
+
+/// The rows of one call that failed, evaluated again by that rule alone, in one callback with the time of this
+/// record. It holds the rows, so that nobody has to find them: the record that they came with may be gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redo {
+    /// The rule.
+    pub rule: String,
+    /// The stream that they are of.
+    pub stream: Arc<str>,
+    /// The record on which the rule failed: readings, or an earlier redo.
+    pub failed: Position,
+    /// Who wanted it.
+    pub by: Actor,
+    /// The rows, and no others.
+    pub batch: Arc<Batch>,
 }
 
 /// An input that could not be used, kept whole. Its dead letter has the id `epoch/partition/offset/index`.

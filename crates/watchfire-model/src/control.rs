@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceSpec;
-use crate::id::{Offset, RuleVersion};
+use crate::id::RuleVersion;
 use crate::rule::RuleSpec;
 
 /// Who did it, and why.
@@ -100,20 +100,6 @@ pub enum Control {
         /// Who.
         by: Actor,
     },
-    /// The rows of a rule that failed in `[from, to]` of one partition are evaluated again, a callback for
-    /// each record, with the time of this record.
-    Redo {
-        /// The rule.
-        rule: String,
-        /// The partition; others pass this record over.
-        partition: crate::id::PartitionId,
-        /// The first record.
-        from: Offset,
-        /// The last record.
-        to: Offset,
-        /// Who.
-        by: Actor,
-    },
 }
 
 impl Control {
@@ -127,8 +113,7 @@ impl Control {
             | Self::RulePaused { by, .. }
             | Self::RuleResumed { by, .. }
             | Self::RuleRemoved { by, .. }
-            | Self::ConditionCleared { by, .. }
-            | Self::Redo { by, .. } => by,
+            | Self::ConditionCleared { by, .. } => by,
         }
     }
 }

@@ -79,7 +79,6 @@ pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<
         partitions: 1,
         epoch: Epoch(1),
         modules: Arc::new(OneModule::new(module, mode.fresh)),
-        history: None,
         events: Some(sender),
     });
     let mut player =

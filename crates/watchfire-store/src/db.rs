@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_base.sql"),
     include_str!("../migrations/0002_dead_letter_sender.sql"),
     include_str!("../migrations/0003_delivery_cause.sql"),
+    include_str!("../migrations/0004_dead_letter_rows.sql"),
 ];
 
 /// The format that this release writes.

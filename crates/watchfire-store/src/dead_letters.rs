@@ -61,7 +61,7 @@ pub struct NewDeadLetter {
     pub code: String,
     /// What is wrong, for people.
     pub reason: String,
-    /// The bytes as they came.
+    /// The bytes as they came; with kind `rule` the rows that the rule did not get to see, a line of JSON each.
     pub payload: Vec<u8>,
     /// With kind `rule`: which.
     pub rule: Option<String>,
@@ -71,8 +71,24 @@ pub struct NewDeadLetter {
     pub position: String,
     /// With kind `rule`: the callback that failed.
     pub callback: Option<String>,
-    /// With kind `rule`: the rows of the record that the rule did not get to see.
-    pub rows: Vec<u32>,
+    /// With kind `rule`: how many rows the rule did not get to see.
+    pub rows: u64,
+    /// With kind `rule`: the handles of their devices, one for each line of the payload; none where the rows could
+    /// not be kept.
+    pub handles: Vec<u32>,
+}
+
+/// Rows of a dead letter, as a replay needs them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptRows {
+    /// The order of their letter.
+    pub sequence: i64,
+    /// The stream.
+    pub source: String,
+    /// A line of JSON each.
+    pub payload: Vec<u8>,
+    /// The handles of their devices.
+    pub handles: Vec<u32>,
 }
 
 /// A dead letter that is kept.
@@ -118,9 +134,9 @@ pub struct DeadLetterRow {
     /// The callback that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub callback: Option<String>,
-    /// The rows of the record that the rule did not get to see.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rows: Vec<u32>,
+    /// How many rows the rule did not get to see: lines of the payload.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows: u64,
     /// When it was replayed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -130,9 +146,12 @@ pub struct DeadLetterRow {
     pub replayed_by: Option<String>,
 }
 
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
+}
+
 impl sqlx::FromRow<'_, SqliteRow> for DeadLetterRow {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let rows = row.try_get::<Option<&str>, _>("row_indexes")?.unwrap_or("[]");
         Ok(Self {
             sequence: row.try_get("sequence")?,
             id: row.try_get("id")?,
@@ -150,7 +169,7 @@ impl sqlx::FromRow<'_, SqliteRow> for DeadLetterRow {
             rule_version: row.try_get::<Option<i64>, _>("rule_version")?.map(|version| version as u32),
             position: row.try_get("position")?,
             callback: row.try_get("callback")?,
-            rows: serde_json::from_str(rows).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            rows: row.try_get::<i64, _>("row_count")? as u64,
             replayed_at: time_opt(row, "replayed_at")?,
             replayed_by: row.try_get("replayed_by")?,
         })
@@ -164,7 +183,7 @@ pub struct DeadLetterFilter {
     pub kind: Option<String>,
     /// From this source.
     pub source: Option<String>,
-    /// Of this device.
+    /// Of this device; with kind `rule`: with a row of it.
     pub device: Option<String>,
     /// With this code.
     pub code: Option<String>,
@@ -181,7 +200,7 @@ pub struct DeadLetterFilter {
 }
 
 const COLUMNS: &str = "sequence, id, at, kind, source, address, device, sender, code, reason, rule, \
-                       rule_version, position, callback, row_indexes, replayed_at, replayed_by, length(payload) AS size";
+                       rule_version, position, callback, row_count, replayed_at, replayed_by, length(payload) AS size";
 
 impl Store {
     /// Changes how many dead letters are kept; counts from the next one that comes.
@@ -199,13 +218,13 @@ impl Store {
         let bounds = *self.bounds().lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = self.db().write().await?;
         let (mut count, mut bytes, mut dropped) = (0_i64, 0_i64, 0_i64);
-        for part in letters.chunks(chunk(15)) {
+        for part in letters.chunks(chunk(16)) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO dead_letters (id, at, kind, source, address, device, sender, code, reason, payload, \
-                 rule, rule_version, position, callback, row_indexes) ",
+                 rule, rule_version, position, callback, row_count, handles) ",
             );
             query.push_values(part, |mut tuple, letter| {
-                let rows = (!letter.rows.is_empty()).then(|| crate::db::to_json(&letter.rows));
+                let handles = (!letter.handles.is_empty()).then(|| crate::db::to_json(&letter.handles));
                 tuple
                     .push_bind(letter.id.as_str())
                     .push_bind(letter.at.0)
@@ -221,7 +240,8 @@ impl Store {
                     .push_bind(letter.rule_version.map(i64::from))
                     .push_bind(letter.position.as_str())
                     .push_bind(letter.callback.as_deref())
-                    .push_bind(rows);
+                    .push_bind(letter.rows as i64)
+                    .push_bind(handles);
             });
             query.push(" ON CONFLICT (id) DO NOTHING RETURNING length(payload)");
             let kept: Vec<i64> =
@@ -290,7 +310,6 @@ impl Store {
         let texts = [
             (" AND kind = ", &filter.kind),
             (" AND source = ", &filter.source),
-            (" AND device = ", &filter.device),
             (" AND code = ", &filter.code),
             (" AND rule = ", &filter.rule),
         ];
@@ -298,6 +317,22 @@ impl Store {
             if let Some(value) = value {
                 query.push(sql).push_bind(value.as_str());
             }
+        }
+        if let Some(device) = &filter.device {
+            query.push(" AND (device = ").push_bind(device.as_str());
+            // Rows of many devices are one letter. A name stands at the beginning of a line, where nothing else that
+            // a device says can stand, for JSON writes a line break within a text as `\n`. What no such letter can
+            // answer stays with the index.
+            if filter.kind.as_deref() != Some("decode") {
+                let line = format!("{{\"device\":{},", crate::db::to_json(device));
+                let (behind, length) = (format!("\n{line}"), line.len() as i64);
+                query
+                    .push(" OR (device IS NULL AND kind = 'rule' AND (substr(payload, 1, ")
+                    .push_bind(length);
+                query.push(") = ").push_bind(line.into_bytes());
+                query.push(" OR instr(payload, ").push_bind(behind.into_bytes()).push(") > 0))");
+            }
+            query.push(")");
         }
         if let Some(replayed) = filter.replayed {
             query.push(if replayed { " AND replayed_at IS NOT NULL" } else { " AND replayed_at IS NULL" });
@@ -339,23 +374,50 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Marks all letters of one record and rule as replayed, those that were not before: the rule sees them
-    /// together. Gives how many.
+    /// The next of the letters of one record and rule with rows that were not replayed, behind one of them.
+    pub async fn kept_rows(
+        &self,
+        rule: &str,
+        position: &str,
+        behind: i64,
+    ) -> Result<Option<KeptRows>, StoreError> {
+        const ACTION: &str = "read the rows of a dead letter";
+        let found: Option<(i64, String, Vec<u8>, String)> = sqlx::query_as(
+            "SELECT sequence, source, payload, handles FROM dead_letters WHERE position = $1 AND rule = $2 \
+             AND sequence > $3 AND handles IS NOT NULL AND replayed_at IS NULL ORDER BY sequence LIMIT 1",
+        )
+        .bind(position)
+        .bind(rule)
+        .bind(behind)
+        .fetch_optional(self.db().read())
+        .await
+        .map_err(StoreError::sql(ACTION))?;
+        let Some((sequence, source, payload, handles)) = found else { return Ok(None) };
+        let handles = serde_json::from_str(&handles)
+            .map_err(|error| StoreError::sql(ACTION)(sqlx::Error::Decode(error.into())))?;
+        Ok(Some(KeptRows { sequence, source, payload, handles }))
+    }
+
+    /// Marks the letters of one record and rule as replayed, up to the last one that was used and those that were
+    /// not before: the rule sees them together. Gives how many.
     pub async fn mark_record_replayed(
         &self,
         rule: &str,
         position: &str,
+        upto: i64,
         by: &str,
         at: Timestamp,
     ) -> Result<u64, StoreError> {
         let done = sqlx::query(
             "UPDATE dead_letters SET replayed_at = $1, replayed_by = $2 \
-             WHERE position = $3 AND rule = $4 AND row_indexes IS NOT NULL AND replayed_at IS NULL",
+             WHERE position = $3 AND rule = $4 AND sequence <= $5 AND handles IS NOT NULL \
+             AND replayed_at IS NULL",
         )
         .bind(at.0)
         .bind(by)
         .bind(position)
         .bind(rule)
+        .bind(upto)
         .execute(self.db().writer())
         .await
         .map_err(StoreError::sql("mark dead letters"))?;

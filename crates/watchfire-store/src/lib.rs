@@ -44,7 +44,9 @@ pub use alerts::{AlertDetail, AlertFilter, AlertRow, AlertState, EventRow};
 pub use audit::{AuditFilter, AuditRow};
 pub use credentials::{Checked, CredentialKind, CredentialRow, Revoked};
 pub use db::{PAGE, Page};
-pub use dead_letters::{DeadLetterBounds, DeadLetterFilter, DeadLetterRow, DeadLetterTotals, NewDeadLetter};
+pub use dead_letters::{
+    DeadLetterBounds, DeadLetterFilter, DeadLetterRow, DeadLetterTotals, KeptRows, NewDeadLetter,
+};
 pub use deliveries::{AttemptRow, DeliveryDetail, DeliveryFilter, DeliveryRow, DeliveryState};
 pub use devices::{DeviceFilter, DeviceRow};
 pub use error::StoreError;

@@ -54,7 +54,6 @@ impl Fed {
             partitions: 1,
             epoch: Epoch(1),
             modules: host.clone(),
-            history: None,
             events: None,
         };
         let mut fed = Self { partition: Partition::new(setup), offset: 0 };

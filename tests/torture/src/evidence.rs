@@ -192,7 +192,7 @@ fn record(entry: &Value) -> Result<Record> {
         (Some("activated"), _) => {
             What::Activated { rule: text(&entry["rule"]), version: whole(&entry["version"])? }
         }
-        (Some("refused" | "skipped" | "rejects"), _) => What::Bad(entry.to_string()),
+        (Some("refused" | "skipped" | "redo" | "rejects"), _) => What::Bad(entry.to_string()),
         _ => What::Other,
     };
     Ok(Record {

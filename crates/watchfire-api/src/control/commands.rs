@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use watchfire_log::{Append, Record, Redo};
 use watchfire_model::call::Setup;
 use watchfire_model::{
-    Actor, Control, Digest, Limits, Offset, PartitionId, Position, RuleSpec, RuleVersion, Selector,
+    Actor, Control, DeviceHandle, Digest, Limits, Position, RuleSpec, RuleVersion, Selector,
 };
 
 use super::{ControlError, ControlPlane, Rule};
@@ -244,28 +245,53 @@ impl ControlPlane {
         .await
     }
 
-    /// Has the rows of a rule that failed at these records evaluated again.
-    pub async fn redo(
-        self: &Arc<Self>,
-        rule: String,
-        partition: PartitionId,
-        (from, to): (Offset, Offset),
-        by: Actor,
-    ) -> Result<Vec<Position>, ControlError> {
+    /// Has a rule evaluate rows once more that it failed on. The record stands in their partition alone: no other
+    /// has to do with them.
+    pub async fn redo(self: &Arc<Self>, redo: Redo) -> Result<Vec<Position>, ControlError> {
         self.uninterrupted(move |this| async move {
+            // The head is that of the place in the log where the record will stand.
             let _order = this.order.lock().await;
-            this.running(&rule)?;
-            let (first, _) = this.log.range(partition);
-            if from < first {
-                return Err(ControlError::Conflict {
-                    code: "not-kept",
-                    detail: format!("record {from} of partition {partition} is not kept any more"),
-                });
-            }
-            let control = Control::Redo { rule, partition, from, to, by };
-            Ok(this.commit(control).await?.to_vec())
+            this.check_redo(&redo)?;
+            let records = vec![(redo.failed.partition, Record::Redo(Box::new(redo)))];
+            let positions = this.log.append(Append::Records(records))?.durable().await?;
+            watchfire_telemetry::metrics().api.commands.inc();
+            Ok(positions.to_vec())
         })
         .await
+    }
+
+    /// Refuses a redo that would do nothing: its letter would count as replayed.
+    fn check_redo(&self, redo: &Redo) -> Result<(), ControlError> {
+        let rule = self.running(&redo.rule)?;
+        let conflict = |code, detail| Err(ControlError::Conflict { code, detail });
+        if rule.paused {
+            let detail = format!("rule {:?} is paused: it evaluates nothing until it is resumed", rule.name);
+            return conflict("paused", detail);
+        }
+        let version = rule.current.and_then(|current| rule.versions.get(&current));
+        let Some(spec) = version.map(|version| &version.spec) else {
+            return Err(ControlError::not_found("rule", &redo.rule));
+        };
+        if *spec.input != *redo.stream {
+            let (rule, now, then) = (&rule.name, &spec.input, &redo.stream);
+            let detail =
+                format!("rule {rule:?} reads the stream {now:?} by now, and the rows are of {then:?}");
+            return conflict("other-stream", detail);
+        }
+        let registries = self.registries();
+        let registry = registries.0.get(usize::from(redo.failed.partition.0));
+        let selected = |device: &DeviceHandle| {
+            let device = registry.and_then(|registry| registry.get(*device));
+            device.is_some_and(|device| !device.deleted && spec.select.matches(&device.spec))
+        };
+        if !redo.batch.devices.iter().any(selected) {
+            let detail = format!(
+                "the devices that the rows are of were deleted since, or are not selected by rule {:?} any more",
+                rule.name
+            );
+            return conflict("no-device", detail);
+        }
+        Ok(())
     }
 
     fn running(&self, name: &str) -> Result<Rule, ControlError> {

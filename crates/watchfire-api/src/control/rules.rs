@@ -204,10 +204,9 @@ impl Rules {
                 rule.end(positions);
                 Some(name.clone())
             }
-            Control::DevicesPut { .. }
-            | Control::DeviceDeleted { .. }
-            | Control::ConditionCleared { .. }
-            | Control::Redo { .. } => None,
+            Control::DevicesPut { .. } | Control::DeviceDeleted { .. } | Control::ConditionCleared { .. } => {
+                None
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Dead letters: look, replay, delete.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use watchfire_model::Position;
+use watchfire_log::Redo;
+use watchfire_model::{BatchBuilder, Position};
 use watchfire_store::{DeadLetterFilter, DeadLetterRow};
 
 use super::AppState;
@@ -16,6 +17,7 @@ use super::extract::{Operator, Path, Query, Viewer};
 use super::page::{Listing, PageQuery, time};
 use crate::contract::{RawInput, ResubmitError};
 use crate::problem::Problem;
+use crate::readings::add_readings;
 
 /// The code of what its sender was not allowed to say.
 const NOT_AUTHORISED: &str = "not-authorised";
@@ -44,7 +46,7 @@ pub(crate) struct ReplayAnswer {
     /// With `submitted`: readings that were accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     accepted: Option<u64>,
-    /// With `redo`: the record in each partition.
+    /// With `redo`: the record by which the rule gets the rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     positions: Vec<Position>,
@@ -123,11 +125,13 @@ fn written(id: &str) -> String {
 /// Uses a dead letter once more
 ///
 /// What could not be decoded goes through intake as new input, as whoever sent it: all of it or nothing. Rows whose
-/// rule failed are evaluated again, by that rule alone; all rows of the same record go together, and so do their
-/// letters. A letter that is refused again stays as it is.
+/// rule failed are evaluated again, by that rule alone, for as long as there is the letter; all rows of the same
+/// record go together, and so do their letters. What fails again is a new letter. A letter that is refused again stays
+/// as it is.
 #[utoipa::path(post, path = "/dead-letters/{id}/replay", tag = "dead letters", params(("id" = String, Path)),
     responses((status = 200, body = ReplayAnswer), (status = 404),
-        (status = 409, description = "it was replayed already, or is being replayed"),
+        (status = 409, description = "it was replayed already, or is being replayed; or its rule is paused, reads \
+            another stream by now, or selects none of the devices any more"),
         (status = 422, description = "it is refused again, or no replay can help; says why")))]
 pub(crate) async fn replay_dead_letter(
     Operator(caller): Operator,
@@ -186,13 +190,16 @@ async fn claim_and_replay(
     if letter.replayed_at.is_some() {
         return Err(Problem::conflict("replayed", "this dead letter was replayed already"));
     }
-    let outcome = replay(state, caller, letter).await;
+    let outcome = match &record {
+        Some((rule, position)) => redo(state, caller, &letter, rule, position).await,
+        None => resubmit(state, letter).await.map(|answer| (answer, 0)),
+    };
     state.audit(caller, "dead-letter.replay", id, outcome.as_ref().err().map(|p| p.detail.clone())).await;
-    let answer = outcome?;
+    let (answer, upto) = outcome?;
     let now = state.clock.wall();
     match record {
         Some((rule, position)) => {
-            state.store.mark_record_replayed(&rule, &position, &caller.name, now).await?;
+            state.store.mark_record_replayed(&rule, &position, upto, &caller.name, now).await?;
         }
         None => {
             state.store.mark_replayed(id, &caller.name, now).await?;
@@ -201,29 +208,50 @@ async fn claim_and_replay(
     Ok(answer)
 }
 
-async fn replay(
+/// Has a rule evaluate the rows once more that it failed on at a record. Gives the last letter that had any: what
+/// the projector adds behind it is not used yet.
+async fn redo(
     state: &AppState,
     caller: &crate::auth::Caller,
-    letter: DeadLetterRow,
-) -> Result<ReplayAnswer, Problem> {
-    if let Some(rule) = letter.rule {
-        if letter.rows.is_empty() {
-            let what = letter.callback.as_deref().unwrap_or("callback");
-            return Err(Problem::refused(
-                "not-replayable",
-                format!(
-                    "the call that failed was for {what}, which counts as done: there are no rows to evaluate again"
-                ),
-            ));
-        }
-        let position: Position = letter.position.parse().map_err(|error| Problem::internal(&error))?;
-        if position.epoch != state.log.epoch() {
-            return Err(Problem::conflict("not-kept", "the record is of an earlier life of the log"));
-        }
-        let range = (position.offset, position.offset);
-        let positions = state.control.redo(rule, position.partition, range, caller.actor(None)).await?;
-        return Ok(ReplayAnswer { id: letter.id, outcome: "redo", accepted: None, positions });
+    letter: &DeadLetterRow,
+    rule: &str,
+    position: &str,
+) -> Result<(ReplayAnswer, i64), Problem> {
+    if letter.rows == 0 {
+        let what = letter.callback.as_deref().unwrap_or("callback");
+        return Err(Problem::refused(
+            "not-replayable",
+            format!(
+                "the call that failed was for {what}, which counts as done: there are no rows to evaluate again"
+            ),
+        ));
     }
+    let failed: Position = position.parse().map_err(|error| Problem::internal(&error))?;
+    let registries = state.control.registries();
+    let registry = registries.0.get(usize::from(failed.partition.0));
+    let mut batch = BatchBuilder::new();
+    let (mut stream, mut upto) = (None, 0);
+    while let Some(kept) = state.store.kept_rows(rule, position, upto).await? {
+        if let Some(registry) = registry {
+            add_readings(&mut batch, &kept.payload, &kept.handles, registry)
+                .map_err(|error| Problem::internal(&error))?;
+        }
+        (stream, upto) = (Some(kept.source), kept.sequence);
+    }
+    let Some(stream) = stream else {
+        return Err(Problem::conflict(
+            "not-kept",
+            "the record with the rows was gone before its failure was noted: there is nothing to evaluate again",
+        ));
+    };
+    let (rule, stream, by) = (rule.to_string(), stream.into(), caller.actor(None));
+    let batch = Arc::new(batch.finish());
+    let positions = state.control.redo(Redo { rule, stream, failed, by, batch }).await?;
+    Ok((ReplayAnswer { id: letter.id.clone(), outcome: "redo", accepted: None, positions }, upto))
+}
+
+/// Gives an input back to intake.
+async fn resubmit(state: &AppState, letter: DeadLetterRow) -> Result<ReplayAnswer, Problem> {
     // What a device was not allowed to say does not become true because somebody else may say it.
     if letter.code == NOT_AUTHORISED {
         return Err(Problem::refused(

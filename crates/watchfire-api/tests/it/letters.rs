@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use watchfire_log::record::Skipped;
-use watchfire_log::{Record, Reject};
+use watchfire_log::{Log, Record, Reject};
 use watchfire_model::call::FailureKind;
-use watchfire_model::{BatchBuilder, Timestamp};
+use watchfire_model::value::Kind;
+use watchfire_model::{BatchBuilder, DeviceHandle, Offset, PartitionId, Timestamp, Values};
 
 use crate::calls::{ok, problem, upload};
 use crate::server::Server;
@@ -57,53 +58,206 @@ async fn what_its_sender_was_not_allowed_to_say_is_not_replayed() {
     assert!(ok(&server.call("GET", &path, Value::Null).await, 200)["replayed_at"].is_null());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_of_one_record_and_rule_are_replayed_together_and_those_of_timers_not_at_all() {
-    let server = Server::start().await;
-    upload(&server, "component").await;
-    ok(&server.call("PUT", "/api/v1/rules/hot", json!({"module": "threshold"})).await, 201);
-    ok(&server.call("PUT", "/api/v1/devices/press-1", json!({})).await, 201);
-    let (partition, handle) = server.control.registries().find("press-1").unwrap();
-    let mut batch = BatchBuilder::new();
-    for row in 0..2 {
-        batch.begin(handle, Timestamp(row));
-        batch.number("temperature", 90.0).unwrap();
-        batch.commit();
-    }
-    let readings = Record::Readings { stream: "readings".into(), origin: None, batch: batch.finish().into() };
-    let offset = watchfire_log::Log::range(&*server.log, partition).1;
-    let skipped = |callback: &str, rows: Vec<u32>| {
-        Record::Skipped(Box::new(Skipped {
-            rule: "hot".into(),
-            version: 1,
-            offset,
-            callback: 0,
-            callback_name: callback.into(),
-            rows,
-            kind: FailureKind::Refused,
-            reason: "divided by zero".into(),
-        }))
-    };
-    let p = partition.0;
-    server
-        .append(vec![(p, readings), (p, skipped("batch", vec![0, 1])), (p, skipped("timers", vec![]))])
-        .await;
+/// A rule that failed on rows of two devices of one partition: the server, both devices, and the offset of the record.
+struct Failed {
+    server: Server,
+    devices: [String; 2],
+    handles: [DeviceHandle; 2],
+    partition: PartitionId,
+    offset: Offset,
+}
 
-    let letters = paths(&server, "?rule=hot").await;
-    let [timer, second, first] = &letters[..] else { panic!("{letters:?}") };
-    let refused = server.call("POST", &format!("{timer}/replay"), Value::Null).await;
+const NUMBERS: [f64; 3] = [0.1 + 0.2, -0.0, 1e23];
+
+fn skipped(offset: Offset, callback: &str, rows: Vec<u32>) -> Record {
+    Record::Skipped(Box::new(Skipped {
+        rule: "hot".into(),
+        version: 1,
+        offset,
+        callback: 0,
+        callback_name: callback.into(),
+        rows,
+        kind: FailureKind::Refused,
+        reason: "divided by zero".into(),
+    }))
+}
+
+impl Failed {
+    async fn new() -> Self {
+        let server = Server::start().await;
+        upload(&server, "component").await;
+        ok(&server.call("PUT", "/api/v1/rules/hot", json!({"module": "threshold"})).await, 201);
+        let one = PartitionId(1);
+        let mut names = (1..).map(|i| format!("press-{i}")).filter(|id| PartitionId::of(id, 2) == one);
+        let devices: [String; 2] = std::array::from_fn(|_| names.next().unwrap());
+        for device in &devices {
+            ok(&server.call("PUT", &format!("/api/v1/devices/{device}"), json!({})).await, 201);
+        }
+        let handles = [0, 1].map(|i| server.control.registries().find(&devices[i]).unwrap().1);
+        let mut batch = BatchBuilder::new();
+        for row in 0..6_usize {
+            batch.begin(handles[row % 2], Timestamp(1_767_225_600_000_001 + row as i64));
+            batch.number("temperature", NUMBERS[row / 2]).unwrap();
+            batch.text("mode", "a\nb").unwrap();
+            batch.commit();
+        }
+        let batch = batch.finish().into();
+        let readings = Record::Readings { stream: "readings".into(), origin: None, batch };
+        let offset = server.log.range(one).1;
+        let failed = [readings, skipped(offset, "batch", vec![1, 2, 5]), skipped(offset, "timers", vec![])];
+        server.append(failed.map(|record| (1, record)).into()).await;
+        Self { server, devices, handles, partition: one, offset }
+    }
+
+    /// The last record of the log of the partition, and how many records there are in both.
+    fn last(&self) -> (Record, [Offset; 2]) {
+        let ends = [0, 1].map(|p| self.server.log.range(PartitionId(p)).1);
+        let mut reader = self.server.log.reader(self.partition, ends[1] - 1).unwrap();
+        (reader.next().unwrap().unwrap().record.clone(), ends)
+    }
+
+    async fn letter(&self, query: &str) -> String {
+        paths(&self.server, query).await.into_iter().next().unwrap()
+    }
+
+    async fn replay(&self, path: &str) -> crate::server::Answer {
+        self.server.call("POST", &format!("{path}/replay"), Value::Null).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_of_a_rule_is_whole_and_those_of_timers_are_not_replayed() {
+    let failed = Failed::new().await;
+    let server = &failed.server;
+    let letters = paths(server, "?rule=hot").await;
+    let [timer, rows] = &letters[..] else { panic!("{letters:?}") };
+    let refused = failed.replay(timer).await;
     problem(&refused, 422, "not-replayable");
     assert!(refused.json["detail"].as_str().unwrap().contains("timers"), "{}", refused.json);
-    let redone = server.call("POST", &format!("{first}/replay"), Value::Null).await;
-    assert_eq!(ok(&redone, 200)["outcome"], "redo");
-    // The rows of the other letter were evaluated with it.
-    problem(&server.call("POST", &format!("{second}/replay"), Value::Null).await, 409, "replayed");
-    assert!(ok(&server.call("GET", timer, Value::Null).await, 200)["replayed_at"].is_null());
-
+    let shown = server.call("GET", rows, Value::Null).await;
+    let shown = ok(&shown, 200);
+    assert_eq!(
+        (&shown["rows"], &shown["source"], &shown["device"]),
+        (&json!(3), &json!("readings"), &Value::Null)
+    );
+    let lines: Vec<Value> =
+        shown["payload"].as_str().unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = |device: usize, microsecond: i64, x: f64| {
+        json!({
+            "device": failed.devices[device],
+            "time": format!("2026-01-01T00:00:00.00000{microsecond}Z"),
+            "metrics": {"temperature": x, "mode": "a\nb"},
+        })
+    };
+    assert_eq!(lines, [line(1, 2, NUMBERS[0]), line(0, 3, NUMBERS[1]), line(1, 6, NUMBERS[2])]);
+    // It is found by each of its devices.
+    for (device, count) in [(&*failed.devices[0], 1), (&*failed.devices[1], 1), ("press", 0)] {
+        let found = paths(server, &format!("?rule=hot&device={device}")).await;
+        assert_eq!(found.len(), count, "{device}");
+    }
     // A rule that fails on its rows says nothing of how the device is heard.
-    let why = server.call("GET", "/api/v1/devices/press-1/why", Value::Null).await;
+    let path = format!("/api/v1/devices/{}/why", failed.devices[0]);
+    let why = server.call("GET", &path, Value::Null).await;
     assert!(ok(&why, 200)["last_reject"].is_null(), "{}", why.json);
-    server.append(vec![(p, Record::Rejects(vec![reject("not-json", b"x")]))]).await;
-    let why = server.call("GET", "/api/v1/devices/press-1/why", Value::Null).await;
-    assert_eq!(ok(&why, 200)["last_reject"]["code"], "not-json");
+    let reject = Reject { device: Some(failed.devices[0].clone()), ..reject("not-json", b"x") };
+    server.append(vec![(1, Record::Rejects(vec![reject]))]).await;
+    assert_eq!(ok(&server.call("GET", &path, Value::Null).await, 200)["last_reject"]["code"], "not-json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redo_stands_in_one_partition_with_its_rows_and_can_fail_again() {
+    let failed = Failed::new().await;
+    let server = &failed.server;
+    let first = paths(server, "?rule=hot").await.remove(1);
+    // Retention has taken the record long since.
+    let ends = failed.last().1;
+    server.log.drop_before(failed.partition, ends[1]);
+    let redone = failed.replay(&first).await;
+    let at = format!("1/1/{}", ends[1]);
+    assert_eq!((&ok(&redone, 200)["outcome"], &redone.json["positions"]), (&json!("redo"), &json!([at])));
+    problem(&failed.replay(&first).await, 409, "replayed");
+    let (record, after) = failed.last();
+    assert_eq!(after, [ends[0], ends[1] + 1]);
+    let Record::Redo(redo) = &record else { panic!("{record:?}") };
+    assert_eq!((&*redo.rule, &*redo.stream, redo.failed.offset), ("hot", "readings", failed.offset));
+    assert_eq!(redo.failed.partition, failed.partition);
+    let [a, b] = failed.handles;
+    assert_eq!(redo.batch.devices, [b, a, b]);
+    assert_eq!(redo.batch.times, [2, 3, 6].map(|at| Timestamp(1_767_225_600_000_000 + at)));
+    let column = redo.batch.column("temperature", Kind::Number).unwrap();
+    let Values::Numbers(numbers) = &column.values else { panic!() };
+    assert_eq!([0, 1, 2].map(|i| numbers[i].to_bits()), NUMBERS.map(f64::to_bits));
+
+    // It fails again: a letter with the rows of the redo, which is replayed in its turn.
+    server.append(vec![(1, skipped(ends[1], "batch", vec![0, 1, 2]))]).await;
+    let second = failed.letter("?rule=hot&replayed=false").await;
+    let of = async |path: &str| ok(&server.call("GET", path, Value::Null).await, 200).clone();
+    let (old, new) = (of(&first).await, of(&second).await);
+    assert_eq!((&new["payload"], &new["rows"], &new["position"]), (&old["payload"], &json!(3), &json!(at)));
+    server.log.drop_before(failed.partition, ends[1] + 2);
+    ok(&failed.replay(&second).await, 200);
+    let (record, _) = failed.last();
+    let Record::Redo(again) = &record else { panic!("{record:?}") };
+    assert_eq!((&again.batch, again.failed.to_string()), (&redo.batch, at));
+    problem(&failed.replay(&second).await, 409, "replayed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redo_that_would_do_nothing_is_refused_and_the_letter_stays() {
+    let failed = Failed::new().await;
+    let server = &failed.server;
+    let letter = paths(server, "?rule=hot").await.remove(1);
+    let rule = async |method: &str, path: &str, body: Value| {
+        let answer = server.call(method, &format!("/api/v1/rules/hot{path}"), body).await;
+        assert!(answer.status.is_success(), "{}", answer.json);
+    };
+    rule("POST", "/pause", json!({})).await;
+    let refused = failed.replay(&letter).await;
+    problem(&refused, 409, "paused");
+    assert!(refused.json["detail"].as_str().unwrap().contains("\"hot\" is paused"), "{}", refused.json);
+    rule("POST", "/resume", json!({})).await;
+    rule("PUT", "", json!({"module": "threshold", "input": "smooth"})).await;
+    problem(&failed.replay(&letter).await, 409, "other-stream");
+    rule("PUT", "", json!({"module": "threshold", "select": {"devices": ["none"]}})).await;
+    problem(&failed.replay(&letter).await, 409, "no-device");
+    rule("DELETE", "", Value::Null).await;
+    problem(&failed.replay(&letter).await, 404, "not-found");
+    let records = server.log.records();
+    assert!(!records.iter().any(|entry| matches!(entry.record, Record::Redo(_))));
+    assert!(ok(&server.call("GET", &letter, Value::Null).await, 200)["replayed_at"].is_null());
+
+    // Once it is there again, of the devices that still are: one that was registered anew is another one.
+    rule("PUT", "", json!({"module": "threshold"})).await;
+    let device = format!("/api/v1/devices/{}", failed.devices[1]);
+    ok(&server.call("DELETE", &device, Value::Null).await, 204);
+    ok(&server.call("PUT", &device, json!({})).await, 201);
+    ok(&failed.replay(&letter).await, 200);
+    let (record, _) = failed.last();
+    let Record::Redo(redo) = &record else { panic!("{record:?}") };
+    assert_eq!(redo.batch.devices, failed.handles[..1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_is_evaluated_for_a_device_that_only_has_the_name() {
+    let failed = Failed::new().await;
+    let letter = paths(&failed.server, "?rule=hot").await.remove(1);
+    for device in failed.devices.iter().map(|id| format!("/api/v1/devices/{id}")) {
+        ok(&failed.server.call("DELETE", &device, Value::Null).await, 204);
+        ok(&failed.server.call("PUT", &device, json!({})).await, 201);
+    }
+    problem(&failed.replay(&letter).await, 409, "no-device");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_whose_record_is_gone_is_told_and_cannot_be_replayed() {
+    let failed = Failed::new().await;
+    failed.server.log.drop_before(failed.partition, failed.last().1[1] - 1);
+    // A record that was, and one that never had such rows.
+    for offset in [0, failed.last().1[1] - 1] {
+        failed.server.append(vec![(1, skipped(offset, "batch", vec![70, 71]))]).await;
+        let letter = failed.letter("?rule=hot").await;
+        let shown = failed.server.call("GET", &letter, Value::Null).await;
+        assert_eq!((&ok(&shown, 200)["rows"], &shown.json["size"]), (&json!(2), &json!(0)));
+        problem(&failed.replay(&letter).await, 409, "not-kept");
+    }
 }

@@ -158,11 +158,9 @@ impl Partition {
         rule.stats.failures += 1;
         rule.stats.last_failure = Some(failure.message.clone());
         metrics().rules.failed(failure.kind);
-        let rows = match &call.rows {
-            Some(rows) if !call.redo => {
-                (0..rows.len() as u32).filter_map(|row| rows.row_of_batch(row)).collect()
-            }
-            _ => Vec::new(),
+        let rows: Vec<u32> = match &call.rows {
+            Some(rows) => (0..rows.len() as u32).filter_map(|row| rows.row_of_batch(row)).collect(),
+            None => Vec::new(),
         };
         tracing::warn!(
             rule = %rule.name,

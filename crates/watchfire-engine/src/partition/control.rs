@@ -54,10 +54,6 @@ impl Partition {
             Control::ConditionCleared { rule, device, key, force, .. } => {
                 self.clear_condition(here, rule, device, key, *force, out);
             }
-            Control::Redo { rule, partition, from, to, .. } if *partition == self.setup.id => {
-                self.redo(here, rule, *from, *to, out);
-            }
-            Control::Redo { .. } => {}
         }
     }
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
-use watchfire_log::{Entry, Log, Record};
+use watchfire_log::{Entry, Record};
 use watchfire_model::alert::AlertUpdate;
 use watchfire_model::call::{Callback, DeviceSet, Modules, Rows};
 use watchfire_model::{
@@ -44,8 +44,6 @@ pub struct PartitionSetup {
     pub epoch: Epoch,
     /// Where the modules are.
     pub modules: Arc<dyn Modules>,
-    /// Where a `redo` finds the rows that it is about; `None`: they are passed over.
-    pub history: Option<Arc<dyn Log>>,
     /// Who watches rules; `None`: nobody.
     pub events: Option<broadcast::Sender<RuleEvent>>,
 }
@@ -195,6 +193,7 @@ impl Partition {
         match &entry.record {
             Record::Readings { stream, batch, .. } => self.readings(here, stream, batch, out),
             Record::Control(control) => self.control(here, control, out),
+            Record::Redo(redo) => self.redo(here, redo, out),
             Record::CheckpointMark => self.discard_instances(),
             Record::Rejects(_)
             | Record::Tick

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 use watchfire_log::record::{GapReason, Skipped};
-use watchfire_log::{Log, Record};
+use watchfire_log::{Log, Record, Redo};
 use watchfire_model::alert::{AlertChanges, AlertKeeper};
 use watchfire_model::call::{Callback, Effects, EmittedReading, Schedule, Silence, Subscription};
 use watchfire_model::{
-    Actor, Control, DeviceHandle, DeviceSpec, Offset, PartitionId, Severity, Timestamp, TransitionKind, Value,
+    Actor, Control, DeviceHandle, DeviceSpec, PartitionId, Severity, TransitionKind, Value,
 };
 use watchfire_testkit::NativeModule;
 
@@ -733,33 +733,115 @@ fn a_version_that_was_refused_elsewhere_goes_back_under_its_old_number() {
 
 // ---------------------------------------------------------------- 11: once more
 
-#[test]
-fn a_redo_is_one_callback_for_each_record_with_the_time_of_here() {
-    let (mut world, calls) = (World::new(1), Calls::default());
-    world.devices(&["a", "b"]);
+/// A rule over one device that fails while `broken` is 1, and what it was called for.
+fn fragile(world: &mut World, calls: &Calls, select: &str) -> Arc<AtomicU32> {
     let broken = Arc::new(AtomicU32::new(1));
     let state = broken.clone();
     let answer = move |guest: &mut watchfire_testkit::Guest<'_>| {
         if state.load(Ordering::Relaxed) == 1 { trap("broken") } else { threshold(guest) }
     };
-    let module = noted(&world, &calls, "m", Subscription::default(), answer);
-    world.deploy(rule("r", module, json!({"select": {"devices": ["b"]}})), 1);
+    let module = noted(world, calls, "m", Subscription::default(), answer);
+    world.deploy(rule("r", module, json!({"select": {"devices": [select]}})), 1);
+    broken
+}
+
+const P0: PartitionId = PartitionId(0);
+
+#[test]
+fn a_redo_is_one_callback_of_that_rule_with_the_time_of_here() {
+    let (mut world, calls) = (World::new(2), Calls::default());
+    let mine: Vec<String> =
+        (0..).map(|i| format!("d{i}")).filter(|id| PartitionId::of(id, 2) == P0).take(2).collect();
+    world.devices(&[&mine[0], &mine[1]]);
+    let broken = fragile(&mut world, &calls, &mine[1]);
+    let other = noted(&world, &calls, "other", Subscription::default(), threshold);
+    world.deploy(rule("other", other, json!({"condition": {"on_delay": 1000}})), 1);
     world.readings(&[(0, 1, 20.0), (1, 1, 20.0)]);
     world.readings(&[(0, 2, 20.0)]);
     world.readings(&[(1, 3, 30.0), (1, 4, 30.0)]);
     broken.store(0, Ordering::Relaxed);
     world.readings(&[(1, 5, 1.0)]);
-    assert_eq!(calls.take().len(), 3);
+    calls.take();
     world.log.set_now(at(100));
-    let (from, to): (Offset, Offset) = (0, world.log.range(PartitionId(0)).1);
-    let redo = |partition| Control::Redo { rule: "r".into(), partition, from, to, by: Actor::default() };
-    world.control(redo(PartitionId(7)));
-    world.control(redo(PartitionId(0)));
+    let failed = world.failed(P0, "r");
+    assert_eq!(failed.iter().map(|skipped| &skipped.rows[..]).collect::<Vec<_>>(), [&[1][..], &[0, 1]]);
+    // The record that failed is not looked for: retention may have taken it.
+    let redos: Vec<_> = failed.iter().map(|skipped| world.redo_of(P0, skipped)).collect();
+    for lane in 0..2 {
+        world.log.drop_before(PartitionId(lane), world.lanes[usize::from(lane)].partition.next_offset());
+    }
+    let (first, states) = (world.log.range(P0).1, world.lanes[0].partition.device_state(&mine[1]));
+    for redo in redos {
+        world.put(redo);
+    }
+    // Not the other rule, and not the other partition.
     assert_eq!(calls.take(), ["100 m batch 1", "100 m batch 2"]);
-    assert_eq!(world.told(), ["1 b/hot raised"]);
-    assert_eq!(world.keeper.transitions()[0].id, "1/0/10/r/0/0");
-    let TransitionKind::Raised = world.keeper.transitions()[0].kind else { panic!() };
-    assert_eq!(world.keeper.transitions()[0].logged_at, Timestamp(at(100).0));
+    assert_eq!(world.log.range(P0).1, first + 2);
+    assert_eq!(world.told(), [format!("1 {}/hot raised", mine[1])]);
+    let raised = &world.keeper.transitions()[0];
+    assert_eq!(raised.id, format!("1/0/{first}/r/0/0"));
+    assert_eq!((&raised.kind, raised.logged_at), (&TransitionKind::Raised, at(100)));
+    // Nothing was heard of the device.
+    assert_eq!(world.lanes[0].partition.device_state(&mine[1]), states);
+}
+
+#[test]
+fn a_redo_that_fails_again_can_be_redone() {
+    let (mut world, calls) = (World::new(1), Calls::default());
+    world.devices(&["a", "b"]);
+    let broken = fragile(&mut world, &calls, "b");
+    world.readings(&[(0, 1, 20.0), (1, 2, 20.0), (1, 3, 20.0)]);
+    let first = world.failed(P0, "r").remove(0);
+    let offset = world.log.range(P0).1;
+    world.put(world.redo_of(P0, &first));
+    // Of the redo, all of whose rows are of the rule.
+    let second = world.failed(P0, "r").remove(1);
+    assert_eq!((second.offset, &second.rows[..], second.callback), (offset, &[0, 1][..], 0));
+    assert_eq!((&first.rows[..], &*second.callback_name), (&[1, 2][..], "batch"));
+    broken.store(0, Ordering::Relaxed);
+    calls.take();
+    world.put(world.redo_of(P0, &second));
+    assert_eq!(calls.take(), ["0 m batch 2"]);
+    assert_eq!(world.told(), ["0 b/hot raised"]);
+    assert_eq!(world.failed(P0, "r").len(), 2);
+}
+
+#[test]
+fn a_redo_leaves_out_what_the_rule_would_not_be_given_now() {
+    let (mut world, calls) = (World::new(1), Calls::default());
+    world.devices(&["a", "b"]);
+    let broken = Arc::new(AtomicU32::new(1));
+    let state = broken.clone();
+    let module = noted(&world, &calls, "m", Subscription::default(), move |guest| {
+        if state.load(Ordering::Relaxed) == 1 { trap("broken") } else { threshold(guest) }
+    });
+    world.deploy(rule("r", module, json!({})), 1);
+    world.log.set_now(at(10));
+    world.readings(&[(0, 1, 20.0), (1, 2, 20.0)]);
+    broken.store(0, Ordering::Relaxed);
+    let redo = world.redo_of(P0, &world.failed(P0, "r")[0]);
+    calls.take();
+    // Registered again, it is another device under the old name.
+    world.control(Control::DeviceDeleted { id: "a".into(), by: Actor::default() });
+    world.devices(&["a"]);
+    world.put(redo.clone());
+    assert_eq!(calls.take(), ["10 m batch 1"]);
+    assert_eq!(world.told(), ["2 b/hot raised"]);
+    // A handle that there never was.
+    let Record::Redo(foreign) = &redo else { panic!() };
+    let batch = Arc::new(batch(&[(77, 1, 20.0)]));
+    world.put(Record::Redo(Box::new(Redo { batch, ..(**foreign).clone() })));
+    // A rule that is paused, selects others, reads another stream, or is gone.
+    world.control(resume("r", true));
+    world.put(redo.clone());
+    world.control(resume("r", false));
+    world.deploy(rule("r", module, json!({"select": {"devices": ["a"]}})), 2);
+    world.put(redo.clone());
+    world.deploy(rule("r", module, json!({"input": "other"})), 3);
+    world.put(redo.clone());
+    world.control(Control::RuleRemoved { name: "r".into(), by: Actor::default() });
+    world.put(redo);
+    assert_eq!(calls.take(), [""; 0]);
 }
 
 #[test]

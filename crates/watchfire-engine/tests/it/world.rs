@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use watchfire_engine::{Image, Lookahead, Output, Partition, PartitionSetup};
-use watchfire_log::{Append, Log, LogReader, Record};
+use watchfire_log::record::Skipped;
+use watchfire_log::{Append, Log, LogReader, Record, Redo};
 use watchfire_model::alert::{AlertChanges, AlertKeeper};
 use watchfire_model::call::{
-    AlertEffect, CallFailure, Callback, Effects, FailureKind, Subscription, Timer, TimerEffect,
+    AlertEffect, CallFailure, Callback, Effects, FailureKind, Rows, Subscription, Timer, TimerEffect,
 };
 use watchfire_model::state::Blobs;
 use watchfire_model::{
-    Actor, Batch, BatchBuilder, Control, DeviceHandle, DeviceSpec, Digest, Duration, PartitionId, READINGS,
-    RuleSpec, RuleVersion, Severity, Timestamp, Transition, TransitionKind,
+    Actor, Batch, BatchBuilder, Control, DeviceHandle, DeviceSpec, Digest, Duration, PartitionId, Position,
+    READINGS, RuleSpec, RuleVersion, Severity, Timestamp, Transition, TransitionKind,
 };
 use watchfire_testkit::{Guest, MemoryLog, NativeModule, NativeModules, RecordingKeeper};
 
@@ -61,7 +62,6 @@ impl World {
                     partitions: log.partitions(),
                     epoch: log.epoch(),
                     modules: modules.clone(),
-                    history: Some(log.clone()),
                     events: None,
                 };
                 let saved = saved.get(usize::from(id.0)).cloned().unwrap_or_default();
@@ -143,6 +143,38 @@ impl World {
         let records = (0..self.lanes.len() as u16).map(|id| (PartitionId(id), record.clone())).collect();
         drop(self.log.append(Append::Records(records)).unwrap());
         self.run();
+    }
+
+    /// The failures of a rule in a partition that left rows.
+    pub fn failed(&self, partition: PartitionId, rule: &str) -> Vec<Skipped> {
+        let records = self.log.records();
+        let here = records.iter().filter(|entry| entry.position.partition == partition);
+        let skipped = here.filter_map(|entry| match &entry.record {
+            Record::Skipped(skipped) if skipped.rule == rule && !skipped.rows.is_empty() => Some(skipped),
+            _ => None,
+        });
+        skipped.map(|skipped| (**skipped).clone()).collect()
+    }
+
+    /// The record by which a rule gets the rows once more that it failed on: of readings, or of a redo.
+    pub fn redo_of(&self, partition: PartitionId, skipped: &Skipped) -> Record {
+        let failed = Position { epoch: self.log.epoch(), partition, offset: skipped.offset };
+        let records = self.log.records();
+        let entry = records.iter().find(|entry| entry.position == failed).unwrap();
+        let (stream, batch) = match &entry.record {
+            Record::Readings { stream, batch, .. } => (stream, batch),
+            Record::Redo(redo) => (&redo.stream, &redo.batch),
+            other => panic!("{other:?} has no rows"),
+        };
+        let rows = Rows::new(stream.clone(), batch.clone(), Some(skipped.rows.clone()), Arc::new([]));
+        let mut b = BatchBuilder::new();
+        for ((device, time), x) in rows.devices().iter().zip(rows.times()).zip(&*rows.numbers("x")) {
+            b.begin(*device, *time);
+            b.number("x", *x).unwrap();
+            b.commit();
+        }
+        let (rule, stream, by) = (skipped.rule.clone(), stream.clone(), Actor::default());
+        Record::Redo(Box::new(Redo { rule, stream, failed, by, batch: b.finish().into() }))
     }
 
     pub fn devices(&mut self, ids: &[&str]) {

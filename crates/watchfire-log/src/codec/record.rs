@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use watchfire_model::{RuleVersion, Timestamp};
+use watchfire_model::{Actor, Position, RuleVersion, Timestamp};
 
 use super::{CodecError, Input, batch, put_bytes};
-use crate::record::{GapReason, Record};
+use crate::record::{GapReason, Record, Redo};
 
 const READINGS: u8 = 1;
 const REJECTS: u8 = 2;
@@ -17,6 +17,7 @@ const REFUSED: u8 = 6;
 const SKIPPED: u8 = 7;
 const GAP: u8 = 8;
 const CHECKPOINT_MARK: u8 = 9;
+const REDO: u8 = 10;
 
 #[derive(Serialize, Deserialize)]
 struct ActivatedBody {
@@ -31,6 +32,15 @@ struct RefusedBody {
     reason: String,
 }
 
+/// What stands before the batch of a redo.
+#[derive(Serialize, Deserialize)]
+struct RedoHead {
+    rule: String,
+    stream: String,
+    failed: Position,
+    by: Actor,
+}
+
 /// The kind of a record as it is written.
 pub fn kind(record: &Record) -> u8 {
     match record {
@@ -43,6 +53,7 @@ pub fn kind(record: &Record) -> u8 {
         Record::Skipped(_) => SKIPPED,
         Record::Gap { .. } => GAP,
         Record::CheckpointMark => CHECKPOINT_MARK,
+        Record::Redo(_) => REDO,
     }
 }
 
@@ -79,6 +90,12 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), CodecError> {
             out.extend_from_slice(&json(&body)?);
         }
         Record::Skipped(skipped) => out.extend_from_slice(&json(skipped)?),
+        Record::Redo(redo) => {
+            let Redo { rule, stream, failed, by, batch } = &**redo;
+            let (rule, stream, by) = (rule.clone(), stream.to_string(), by.clone());
+            put_bytes(out, &json(&RedoHead { rule, stream, failed: *failed, by })?);
+            batch::encode(batch, out);
+        }
         Record::Gap { from, to, reason } => {
             out.extend_from_slice(&from.0.to_le_bytes());
             out.extend_from_slice(&to.0.to_le_bytes());
@@ -127,6 +144,12 @@ pub fn decode(kind: u8, bytes: &[u8]) -> Result<Record, CodecError> {
             Record::Refused { rule, version, reason }
         }
         SKIPPED => Record::Skipped(Box::new(parse(rest(&mut input), "a skipped call")?)),
+        REDO => {
+            let head = parse(input.bytes("the head of a redo")?, "the head of a redo")?;
+            let RedoHead { rule, stream, failed, by } = head;
+            let batch = Arc::new(batch::decode(&mut input)?);
+            Record::Redo(Box::new(Redo { rule, stream: stream.into(), failed, by, batch }))
+        }
         GAP => Record::Gap {
             from: Timestamp(input.i64("a gap")?),
             to: Timestamp(input.i64("a gap")?),

@@ -340,6 +340,7 @@ fn encode_rare(records: &[(PartitionId, Record)]) -> Result<(usize, Vec<Option<A
         size += match (&encoded, record) {
             (Some(bytes), _) => bytes.len() + 64,
             (None, Record::Readings { batch, .. }) => batch.size() + 256,
+            (None, Record::Redo(redo)) => redo.batch.size() + 512,
             (None, Record::Rejects(rejects)) => rejects.iter().map(reject_size).sum(),
             (None, _) => 64,
         };

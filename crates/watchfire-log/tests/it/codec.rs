@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use watchfire_log::codec::group::{GroupHeader, GroupWriter, SegmentHeader, Share};
 use watchfire_log::codec::record::{decode, encode, kind};
 use watchfire_log::record::{GapReason, Origin, Record, Skipped};
-use watchfire_log::{Append, Reject};
+use watchfire_log::{Append, Redo, Reject};
 use watchfire_model::call::FailureKind;
-use watchfire_model::{BatchBuilder, DeviceHandle, Epoch, PartitionId, Timestamp};
+use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Epoch, PartitionId, Position, Timestamp};
 
 use crate::help;
 
@@ -62,11 +62,19 @@ fn record() -> impl Strategy<Value = Record> {
             reason,
         }))
     });
+    let redo = (readings(), any::<u64>(), ".{0,20}", prop::option::of(".{0,9}"));
+    let redo = redo.prop_map(|(readings, offset, rule, reason)| {
+        let Record::Readings { stream, batch, .. } = readings else { unreachable!() };
+        let failed = Position { epoch: Epoch(2), partition: PartitionId(2), offset };
+        let by = Actor { name: rule.clone(), reason, request: None };
+        Record::Redo(Box::new(Redo { rule, stream, failed, by, batch }))
+    });
     let Append::Records(control) = help::control(7) else { unreachable!() };
     prop_oneof![
         4 => readings(),
         1 => prop::collection::vec(reject, 0..5).prop_map(Record::Rejects),
         1 => skipped,
+        2 => redo,
         1 => Just(Record::Tick),
         1 => Just(Record::CheckpointMark),
         1 => Just(control[0].1.clone()),
@@ -104,7 +112,7 @@ proptest! {
         let back = decode(kind(&record), &bytes).unwrap();
         // Bytes are compared: NaN is not equal to itself.
         prop_assert_eq!(bytes_of(&back), bytes);
-        if !matches!(record, Record::Readings { .. }) {
+        if !matches!(record, Record::Readings { .. } | Record::Redo(_)) {
             prop_assert_eq!(back, record);
         }
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use watchfire_log::clock::ManualClock;
 use watchfire_log::disk::sim::SimDisk;
 use watchfire_log::embedded::{EmbeddedLog, LogOptions, OpenReport};
-use watchfire_log::{Append, AppendError, Entry, Log, LogError, Record, Reject, Ticket};
-use watchfire_model::{Batch, BatchBuilder, DeviceHandle, PartitionId, Position, Timestamp};
+use watchfire_log::{Append, AppendError, Entry, Log, LogError, Record, Redo, Reject, Ticket};
+use watchfire_model::{Actor, Batch, BatchBuilder, DeviceHandle, Epoch, PartitionId, Position, Timestamp};
 
 pub const START: Timestamp = Timestamp(1_800_000_000_000_000);
 pub const PARTITIONS: u16 = 3;
@@ -114,6 +114,14 @@ pub fn control(number: u64) -> Append {
     };
     let record = Record::Control(Box::new(control));
     Append::Records((0..PARTITIONS).map(|p| (PartitionId(p), record.clone())).collect())
+}
+
+/// Of the second partition, as what [`rows`] has there.
+pub fn redo(number: u64) -> Append {
+    let failed = Position { epoch: Epoch(1), partition: PartitionId(1), offset: number };
+    let (stream, batch) = ("readings".into(), row(number).into());
+    let redo = Redo { rule: format!("rule-{number}"), stream, failed, by: Actor::default(), batch };
+    Append::Records(vec![(PartitionId(1), Record::Redo(Box::new(redo)))])
 }
 
 /// Everything in a partition from an offset on.

@@ -18,6 +18,7 @@ fn a_closed_folder_is_listed_verified_and_dumped() {
         durable(log.append(rows(0, [number])).unwrap()).unwrap();
     }
     durable(log.append(control(5)).unwrap()).unwrap();
+    durable(log.append(redo(6)).unwrap()).unwrap();
     let odd = watchfire_log::Reject { payload: vec![0xff], ..reject(1) };
     let rejects = vec![(PartitionId(0), odd)];
     durable(log.append(Append::Intake { rows: Vec::new(), rejects }).unwrap()).unwrap();
@@ -34,6 +35,9 @@ fn a_closed_folder_is_listed_verified_and_dumped() {
     assert_eq!(all.iter().filter(|entry| entry["partition"] == 0).count() as u64, range.1);
     assert_eq!(all[0]["rows"][0]["metrics"], serde_json::json!({"value": 0.0, "mode": "auto", "open": true}));
     assert_eq!(all[300]["control"]["name"], "rule-5");
+    let redo = all.iter().find(|entry| entry["kind"] == "redo").unwrap();
+    assert_eq!((&redo["failed"], &redo["rule"]), (&"1/1/6".into(), &"rule-6".into()));
+    assert_eq!(redo["rows"][0]["metrics"]["value"], 6.0);
     assert_eq!(all.last().unwrap()["rejects"][0]["payload_hex"], "ff");
     drop(inspection);
 

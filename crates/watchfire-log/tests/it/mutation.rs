@@ -57,6 +57,7 @@ fn seeds() -> Vec<Vec<u8>> {
         }
         durable(log.append(append).unwrap()).unwrap();
         durable(log.append(control(number)).unwrap()).unwrap();
+        durable(log.append(redo(number)).unwrap()).unwrap();
     }
     let ticks = vec![(PartitionId(1), Record::Tick), (PartitionId(2), Record::CheckpointMark)];
     durable(log.append(Append::Records(ticks)).unwrap()).unwrap();

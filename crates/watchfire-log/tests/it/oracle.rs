@@ -20,7 +20,7 @@ use watchfire_log::disk::Disk;
 use watchfire_log::disk::sim::SimDisk;
 use watchfire_log::inspect::Inspection;
 use watchfire_log::{Append, EmbeddedLog, Entry, Log, LogError, LogOptions, Record, Reject};
-use watchfire_model::{Actor, BatchBuilder, Control, DeviceHandle, PartitionId, Timestamp};
+use watchfire_model::{Actor, Batch, BatchBuilder, Control, DeviceHandle, PartitionId, Timestamp};
 
 const PARTITIONS: u16 = 3;
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
@@ -56,12 +56,16 @@ fn record(of_kind: u8, bytes: &[u8]) -> bool {
     assert_eq!(bytes_of(&back), written, "{record:?}");
     match &record {
         // NaN is not equal to itself.
-        Record::Readings { batch, .. } => {
-            assert!(batch.size() < 64 + 64 * bytes.len(), "{} bytes of {}", batch.size(), bytes.len());
-        }
+        Record::Readings { batch, .. } => small(batch, bytes),
+        Record::Redo(redo) => small(&redo.batch, bytes),
         _ => assert_eq!(back, record),
     }
     true
+}
+
+/// A batch takes no more memory than its bytes give reason for.
+fn small(batch: &Batch, bytes: &[u8]) {
+    assert!(batch.size() < 64 + 64 * bytes.len(), "{} bytes of {}", batch.size(), bytes.len());
 }
 
 /// Makes the checksums of a group right: they cannot be guessed, and what stands behind them would not be reached.

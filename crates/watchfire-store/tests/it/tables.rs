@@ -96,6 +96,57 @@ fn letter(id: u64, size: usize) -> NewDeadLetter {
 }
 
 #[tokio::test]
+async fn rows_of_a_rule_are_found_by_their_devices_and_used_once() {
+    let Place { store, folder: _folder, .. } = place().await;
+    let rows = |id: u64, names: &[&str]| {
+        let line = |name: &&str| format!("{{\"device\":{},\"metrics\":{{}}}}", serde_json::json!(name));
+        NewDeadLetter {
+            id: format!("1/0/9/{id}"),
+            kind: "rule".into(),
+            source: "readings".into(),
+            device: (names.len() == 1).then(|| names[0].into()),
+            rule: Some("hot".into()),
+            position: "1/0/8".into(),
+            payload: names.iter().map(line).collect::<Vec<_>>().join("\n").into_bytes(),
+            rows: names.len() as u64,
+            handles: (0..names.len() as u32).map(|i| i + 10 * id as u32).collect(),
+            ..letter(id, 0)
+        }
+    };
+    let none = NewDeadLetter { handles: Vec::new(), payload: Vec::new(), ..rows(3, &["a", "b"]) };
+    let letters = [rows(0, &["a", "b\"ü", "c"]), rows(1, &["b"]), rows(2, &["ca", "b"]), none, letter(5, 9)];
+    store.add_dead_letters(&letters).await.unwrap();
+    let found = async |device: &str| {
+        let filter = DeadLetterFilter { device: Some(device.into()), ..DeadLetterFilter::default() };
+        let items = store.dead_letters(&filter).await.unwrap().items;
+        items.into_iter().rev().map(|row| row.id.rsplit('/').next().unwrap().to_string()).collect::<String>()
+    };
+    for (device, expected) in
+        [("a", "0"), ("b", "12"), ("b\"ü", "0"), ("c", "0"), ("ca", "2"), ("d", ""), ("press-1", "0")]
+    {
+        assert_eq!(found(device).await, expected, "{device}");
+    }
+    let used = async || {
+        let (mut behind, mut handles) = (0, Vec::new());
+        while let Some(kept) = store.kept_rows("hot", "1/0/8", behind).await.unwrap() {
+            assert_eq!((kept.source.as_str(), kept.payload.is_empty()), ("readings", false));
+            behind = kept.sequence;
+            handles.extend(kept.handles);
+        }
+        (handles, behind)
+    };
+    let (handles, last) = used().await;
+    assert_eq!(handles, [0, 1, 2, 10, 20, 21]);
+    // What came after the last one that was used is not marked with it.
+    let before = last - 1;
+    assert_eq!(store.mark_record_replayed("hot", "1/0/8", before, "anna", START).await.unwrap(), 2);
+    assert_eq!(used().await.0, [20, 21]);
+    assert_eq!(store.mark_record_replayed("hot", "1/0/8", last, "anna", START).await.unwrap(), 1);
+    assert_eq!(used().await, (Vec::new(), 0));
+    assert_eq!(store.dead_letter("1/0/9/2").await.unwrap().rows, 2);
+}
+
+#[tokio::test]
 async fn dead_letters_are_kept_whole_within_bounds_and_counted() {
     let Place { store, folder: _folder, .. } = place().await;
     store.set_dead_letter_bounds(DeadLetterBounds { letters: 10, bytes: 5000 });
