@@ -37,28 +37,19 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Between two looks at what is due to be sent.
 const TICK: Duration = Duration::from_millis(1);
 
+/// What was measured at one rate.
+pub struct Measured {
+    /// The most that the connections send, where that was looked for.
+    most: f64,
+    /// Readings a second that were acknowledged.
+    pub rate: f64,
+    /// From the reading to the webhook.
+    pub latencies: Vec<Duration>,
+    echoes: Vec<Duration>,
+}
+
 pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
-    let folder = disk::folder()?;
-    let receiver = Receiver::start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (most, rate, echoes) = runtime.block_on(async {
-        let server = Server::start(options, Some(receiver.address))?;
-        server.register().await?;
-        // One limit for each probe to be over: the anomaly would tell of it as well.
-        let rules = mqtt::rules().into_iter().filter(|(_, module, _)| *module == "threshold").collect();
-        server.deploy(rules).await?;
-        let mut connections = load::connect(server.mqtt, DEVICES).await?;
-        let (most, (), ()) =
-            load::saturate(&mut connections, WINDOW, Duration::from_secs(4), || Ok(())).await?;
-        server.level().await?;
-        let echo = Echo::start(&folder.path().join("echo"))?;
-        let rate = pace(connections, most / 2.0, &receiver).await?;
-        receiver.wait().await?;
-        anyhow::Ok((most, rate, echo.stop()?))
-    })?;
-    let mut latencies = receiver.latencies();
-    let mut echoes = echoes;
-    ensure!(latencies.len() > 100 && echoes.len() > 100, "too little was measured");
+    let Measured { most, rate, mut latencies, mut echoes } = measure(options, "", None, || Ok(()))?;
     figures.push(Figure {
         bench: "latency",
         figure: "the most that 15 000 connections send, 10 threshold rules".into(),
@@ -80,8 +71,40 @@ pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     Ok(())
 }
 
+/// Measures with an engine that has this configuration besides, at this rate, or at half of the most that it takes.
+/// `before` is called between the search for the most and the measurement.
+pub fn measure(
+    options: &Options,
+    configuration: &str,
+    rate: Option<f64>,
+    before: impl FnOnce() -> Result<()>,
+) -> Result<Measured> {
+    let folder = disk::folder()?;
+    let receiver = Receiver::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (most, rate, echoes) = runtime.block_on(async {
+        let server = Server::start_with(options, Some(receiver.address), configuration)?;
+        server.register().await?;
+        // One limit for each probe to be over: the anomaly would tell of it as well.
+        let rules = mqtt::rules().into_iter().filter(|(_, module, _)| *module == "threshold").collect();
+        server.deploy(rules).await?;
+        let mut connections = load::connect(server.mqtt, DEVICES).await?;
+        let (most, (), ()) =
+            load::saturate(&mut connections, WINDOW, Duration::from_secs(4), || Ok(())).await?;
+        server.level().await?;
+        before()?;
+        let echo = Echo::start(&folder.path().join("echo"))?;
+        let rate = pace(connections, rate.unwrap_or(most / 2.0), &receiver).await?;
+        receiver.wait().await?;
+        anyhow::Ok((most, rate, echo.stop()?))
+    })?;
+    let latencies = receiver.latencies();
+    ensure!(latencies.len() > 100 && echoes.len() > 100, "too little was measured");
+    Ok(Measured { most, rate, latencies, echoes })
+}
+
 /// A quantile, in milliseconds.
-fn at(all: &mut [Duration], quantile: f64) -> f64 {
+pub fn at(all: &mut [Duration], quantile: f64) -> f64 {
     all.sort_unstable();
     let place = ((all.len() - 1) as f64 * quantile).round() as usize;
     all[place].as_secs_f64() * 1000.0

@@ -14,6 +14,7 @@ mod mqtt;
 mod pipeline;
 mod rules;
 mod server;
+mod sinks;
 
 use std::path::PathBuf;
 
@@ -76,6 +77,8 @@ enum Bench {
     Latency,
     /// Resident memory of a thousand rules.
     Footprint,
+    /// The log to other services.
+    Sinks,
 }
 
 fn main() -> Result<()> {
@@ -101,6 +104,7 @@ fn main() -> Result<()> {
             Bench::Mqtt => mqtt::run(options, &mut figures)?,
             Bench::Latency => latency::run(options, &mut figures)?,
             Bench::Footprint => footprint::run(options, &mut figures)?,
+            Bench::Sinks => sinks::run(options, &mut figures)?,
         }
     }
     if arguments.json {

@@ -35,6 +35,11 @@ pub struct Server {
 impl Server {
     /// Starts it with its embedded defaults; alerts go to `hook`, if there is one.
     pub fn start(options: &Options, hook: Option<SocketAddr>) -> Result<Self> {
+        Self::start_with(options, hook, "")
+    }
+
+    /// As [`Server::start`], with this configuration besides.
+    pub fn start_with(options: &Options, hook: Option<SocketAddr>, configuration: &str) -> Result<Self> {
         let binary = options.binary.as_deref().context("the binary is wanted: --binary PATH")?;
         let folder = disk::folder()?;
         let config = folder.path().join("watchfire.toml");
@@ -50,6 +55,7 @@ impl Server {
                 "[[receiver]]\nname = \"bench\"\nwebhook = {{ url = \"http://{hook}/alerts\" }}\n"
             ));
         }
+        text.push_str(configuration);
         std::fs::write(&config, text)?;
         let mut command = Command::new(binary);
         for (name, _) in std::env::vars_os() {
