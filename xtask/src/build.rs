@@ -41,6 +41,25 @@ pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     run(demo.arg("demo").arg("--rules").arg(rules).args(arguments))
 }
 
+/// `cargo xtask example NAME`: an example that needs servers of others; the arguments behind the name go to it.
+pub fn example(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    const KNOWN: &str = "timescale-and-kafka";
+    let rest = match arguments.split_first() {
+        Some((name, rest)) if name == KNOWN => rest,
+        _ => bail!("there is one: cargo xtask example {KNOWN}; the wind farm is cargo xtask demo --replay"),
+    };
+    let rules = components(workspace)?;
+    if let Some(why) = setup::services(workspace).first() {
+        bail!("{why}");
+    }
+    let package = format!("watchfire-example-{KNOWN}");
+    run(workspace.cargo().args(["build", "--package", &package]))?;
+    let mut example = Command::new(workspace.binary(&package));
+    example.current_dir(&workspace.root).env_remove("RUST_BACKTRACE");
+    example.env("WATCHFIRE_SERVICES", workspace.services());
+    run(example.arg("--binary").arg(workspace.binary("watchfire")).arg("--rules").arg(rules).args(rest))
+}
+
 /// `cargo xtask torture`: all arguments go to the torture program.
 pub fn torture(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     if !workspace.root.join("tests/torture/Cargo.toml").is_file() {

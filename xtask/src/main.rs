@@ -22,6 +22,8 @@ cargo xtask COMMAND
   demo [--devices N] [--seconds S] [--replay FILE --speed N]
                  the whole engine with a simulated fleet over MQTT; the wind farm is
                  examples/wind-farm/readings.ndjson
+  example NAME [--devices N] [--seconds S]
+                 one of examples/ against servers that it starts: timescale-and-kafka
   test [FILTER]  builds the WebAssembly components and runs all tests
   ci             all checks, as a clean clone sees them
   fmt [--check]  formats every workspace
@@ -64,6 +66,10 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
     Ok(match command {
         "demo" => {
             build::demo(&workspace, rest)?;
+            None
+        }
+        "example" => {
+            build::example(&workspace, rest)?;
             None
         }
         "test" => Some(tests::run(&workspace, rest)?),
@@ -116,6 +122,7 @@ fn ci(workspace: &Workspace) -> Result<String> {
     let tested = step.run("test", || tests::run(workspace, &[]))?;
     let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
     step.run("demo", || build::demo(workspace, &words("--devices 500 --seconds 20")))?;
+    step.run("example", || build::example(workspace, &words("timescale-and-kafka --devices 50 --seconds 10")))?;
     step.run("torture", || build::torture(workspace, &words("--seconds 25 --seed 1")))?;
     println!("{}", step.took.join("\n"));
     Ok(tested)

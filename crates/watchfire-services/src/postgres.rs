@@ -120,6 +120,13 @@ impl Postgres {
         self.port
     }
 
+    /// `psql`, connected to it.
+    pub fn psql(&self) -> Command {
+        let mut command = Command::new(programs().map_or("psql".into(), |programs| programs.join("psql")));
+        command.arg(self.url()).env("PAGER", "");
+        command
+    }
+
     /// Runs statements; gives all rows as texts. For looking from beside the client that a test is about.
     pub fn query(&self, sql: &str) -> std::io::Result<Vec<wire::Row>> {
         wire::postgres(self.port, USER, USER, sql)
