@@ -1,24 +1,48 @@
-//! Certificates of our listeners: rustls 0.23 with ring, from PEM files, replaceable while running.
+//! Certificates of our listeners, and which ones of clients are believed: rustls 0.23 with ring, from PEM files,
+//! replaceable while running.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// Where a listener's certificate stands.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// The certificate and those between it and the root, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
+    /// Those whose signature makes a client certificate good, PEM; `None`: clients are asked for none.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients must have one; not said: they may.
+    #[serde(default)]
+    pub client_certificates: Option<ClientCertificates>,
+    /// Client certificates that were taken back: revocation lists of each of `client_ca`, PEM.
+    #[serde(default)]
+    pub client_crl: Option<PathBuf>,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// One that is shown must be good; who shows none has another credential, or none.
+    #[default]
+    Optional,
+    /// Who shows none gets no connection.
+    Required,
 }
 
 /// A certificate cannot be used.
@@ -37,6 +61,12 @@ pub enum TlsError {
     /// Certificate and key do not fit, or are of a kind that is not supported.
     #[error("certificate {0} and its key cannot be used")]
     Unusable(PathBuf, #[source] rustls::Error),
+    /// One of the certificates of those who sign for clients is no good.
+    #[error("client certificates cannot be checked with {0}")]
+    Authority(PathBuf, #[source] rustls::Error),
+    /// They, or the revocation lists, cannot be used together.
+    #[error("client certificates cannot be checked with {0}")]
+    Verifier(PathBuf, #[source] rustls::server::VerifierBuilderError),
 }
 
 /// A certificate that was read and is not used yet.
@@ -82,25 +112,60 @@ impl ServerTls {
     }
 }
 
-fn read(config: &TlsConfig, protocols: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
-    fn error(what: &'static str, path: &Path) -> impl Fn(rustls_pki_types::pem::Error) -> TlsError {
-        let path = path.to_path_buf();
-        move |source| TlsError::Read { what, path: path.clone(), source }
+fn read_error(what: &'static str, path: &Path) -> impl Fn(rustls_pki_types::pem::Error) -> TlsError {
+    let path = path.to_path_buf();
+    move |source| TlsError::Read { what, path: path.clone(), source }
+}
+
+/// All of a kind that a file holds: at least one.
+fn read_all<T: PemObject>(what: &'static str, path: &Path) -> Result<Vec<T>, TlsError> {
+    let error = read_error(what, path);
+    let all: Vec<T> = T::pem_file_iter(path).map_err(&error)?.collect::<Result<_, _>>().map_err(&error)?;
+    if all.is_empty() {
+        return Err(error(rustls_pki_types::pem::Error::NoItemsFound));
     }
-    let certificate_error = error("a certificate", &config.certificate);
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&config.certificate)
-        .map_err(&certificate_error)?
-        .collect::<Result<_, _>>()
-        .map_err(&certificate_error)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(error("a private key", &config.key))?;
+    Ok(all)
+}
+
+fn read(config: &TlsConfig, protocols: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain: Vec<CertificateDer<'static>> = read_all("a certificate", &config.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(read_error("a private key", &config.key))?;
     let unusable = |source| TlsError::Unusable(config.certificate.clone(), source);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut server = ServerConfig::builder_with_provider(provider)
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier(config, provider)?)
         .with_single_cert(chain, key)
         .map_err(unusable)?;
     server.alpn_protocols = protocols.to_vec();
+    if config.client_ca.is_some() {
+        // A session that is resumed brings the certificate of its first handshake along, unchecked: it may be over, or
+        // taken back since.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+    }
     Ok(Arc::new(server))
+}
+
+/// Which client certificates are believed.
+fn verifier(
+    config: &TlsConfig,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(path) = &config.client_ca else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+    let mut roots = RootCertStore::empty();
+    for authority in read_all("a certificate", path)? {
+        roots.add(authority).map_err(|source| TlsError::Authority(path.clone(), source))?;
+    }
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if let Some(path) = &config.client_crl {
+        // The age of a list is not looked at: one that nobody renewed would lock a whole fleet out.
+        let lists: Vec<CertificateRevocationListDer<'static>> = read_all("a revocation list", path)?;
+        builder = builder.with_crls(lists);
+    }
+    if config.client_certificates.unwrap_or_default() == ClientCertificates::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map_err(|source| TlsError::Verifier(path.clone(), source))
 }
