@@ -2,22 +2,35 @@
 //! ([`crate::tls`]).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio_rustls::server::TlsStream;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
 use watchfire_model::DeviceSpec;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::contract::{Authenticator, Credential, Denied, Principal};
+use crate::tls::Material;
 
 /// What stands before the id, in a URI among the alternative names. Schemes and namespaces of URNs have no case
 /// (RFC 8141, section 3.1).
 const URN: &str = "urn:watchfire:device:";
 
-/// A client certificate that was verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A client certificate that was verified in a handshake.
+#[derive(Clone, Debug)]
 pub struct ClientCertificate {
+    owner: Owner,
+    /// It, and those between it and who signed it, to be looked at again.
+    chain: Arc<[CertificateDer<'static>]>,
+    /// By what it was verified, and what is read later.
+    material: watch::Receiver<Arc<Material>>,
+}
+
+/// What stands in a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
     /// `None`: it names no device.
     device: Option<String>,
     /// Seconds since the Unix epoch; it is over after that.
@@ -25,12 +38,42 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// The one that a client showed in the handshake, if it did.
-    pub fn of<S>(stream: &TlsStream<S>) -> Option<Self> {
-        let first = stream.get_ref().1.peer_certificates()?.first()?;
-        Some(Self::read(first))
+    pub(crate) fn new(chain: Vec<CertificateDer<'static>>, material: watch::Receiver<Arc<Material>>) -> Self {
+        let owner = Owner::read(chain.first().map_or(&[], |first| first));
+        Self { owner, chain: chain.into(), material }
     }
 
+    /// Whether it is good at this moment: a connection may outlive the certificate that it was made with.
+    fn is_good(&self) -> bool {
+        let left = !self.owner.left().is_zero();
+        // As long as nothing else was read, the handshake has answered it.
+        left && (!self.material.has_changed().unwrap_or(true) || self.verify())
+    }
+
+    fn verify(&self) -> bool {
+        let verifier = self.material.borrow().verifier.clone();
+        let (Some(verifier), Some((first, between))) = (verifier, self.chain.split_first()) else {
+            return false;
+        };
+        verifier.verify_client_cert(first, between, UnixTime::now()).is_ok()
+    }
+
+    /// Waits until it is no longer good.
+    pub(crate) async fn ends(&self) {
+        let mut material = self.material.clone();
+        while self.is_good() {
+            // The wall clock may be set meanwhile, so it is asked now and then.
+            let pause = self.owner.left().clamp(Duration::from_millis(10), Duration::from_secs(60));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // A listener that is no more reads nothing any more.
+                () = async { if material.changed().await.is_err() { std::future::pending().await } } => {}
+            }
+        }
+    }
+}
+
+impl Owner {
     /// Of a certificate that cannot be read, nothing is known: it names no device, and is over.
     fn read(der: &[u8]) -> Self {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
@@ -41,7 +84,7 @@ impl ClientCertificate {
     }
 
     /// How long it is still good.
-    pub(crate) fn left(&self) -> Duration {
+    fn left(&self) -> Duration {
         // The last second is a good one (RFC 5280, section 4.1.2.5).
         let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.not_after.saturating_add(1)));
         match end {
@@ -101,8 +144,7 @@ pub(crate) async fn identify(
     from: Option<IpAddr>,
 ) -> Result<Principal, Denied> {
     let Some(certificate) = certificate else { return authenticator.authenticate(credential, from).await };
-    // A connection may outlive the certificate that it was made with.
-    let device = certificate.device.as_deref().filter(|_| !certificate.left().is_zero());
+    let device = certificate.owner.device.as_deref().filter(|_| certificate.is_good());
     let device = device.ok_or(Denied::NotAccepted)?;
     let principal = authenticator.authenticate(Credential::Certificate(device.into()), from).await?;
     let also = match credential {
@@ -131,7 +173,7 @@ mod tests {
         params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
         params.not_after = rcgen::date_time_ymd(2020, 1, 2);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let read = ClientCertificate::read(certificate.der());
+        let read = Owner::read(certificate.der());
         assert_eq!(read.device.as_deref(), expected, "{common_name:?} {uris:?}");
         assert_eq!((read.not_after, read.left()), (1_577_923_200, Duration::ZERO));
     }
@@ -157,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_names_nobody() {
         for bytes in [&b""[..], b"\x30", b"\x30\x82\xff\xff", b"nonsense"] {
-            let read = ClientCertificate::read(bytes);
+            let read = Owner::read(bytes);
             assert_eq!((read.device.as_deref(), read.left()), (None, Duration::ZERO));
         }
     }

@@ -113,8 +113,8 @@ pub async fn serve(
                     connection(stream, peer, None, router, version.of(builder), watcher).await;
                 }
                 Ok(Some(Begun::Tls(stream, version))) => {
-                    let certificate = ClientCertificate::of(&*stream);
-                    connection(*stream, peer, certificate, router, version.of(builder), watcher).await;
+                    let (stream, certificate) = *stream;
+                    connection(stream, peer, certificate, router, version.of(builder), watcher).await;
                 }
                 Ok(None) => refused("handshake"),
                 Err(_) => refused("handshake-timeout"),
@@ -186,15 +186,18 @@ impl Version {
 
 enum Begun {
     Plain(TcpStream, Version),
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Version),
+    Tls(Box<(tokio_rustls::server::TlsStream<TcpStream>, Option<ClientCertificate>)>, Version),
 }
 
 /// Makes the TLS handshake, and finds out which HTTP is spoken.
 async fn begin(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Option<Begun> {
     if let Some(tls) = tls {
-        let stream = tls.accept(stream).await.ok()?;
+        let (stream, certificate) = tls.accept(stream).await.ok()?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return Some(Begun::Tls(Box::new(stream), if h2 { Version::Http2 } else { Version::Http1 }));
+        return Some(Begun::Tls(
+            Box::new((stream, certificate)),
+            if h2 { Version::Http2 } else { Version::Http1 },
+        ));
     }
     // `PRI * HTTP/2.0` begins HTTP/2 with prior knowledge; no method of HTTP/1.1 begins with PR.
     loop {

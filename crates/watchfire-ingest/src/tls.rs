@@ -2,7 +2,7 @@
 //! replaceable while running.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
@@ -12,8 +12,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use crate::certificate::ClientCertificate;
 
 /// Where a listener's certificate stands.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -71,21 +74,30 @@ pub enum TlsError {
 
 /// A certificate that was read and is not used yet.
 #[derive(Debug)]
-pub struct Fresh(Arc<ServerConfig>);
+pub struct Fresh(Arc<Material>);
+
+/// What was read from the files.
+#[derive(Debug)]
+pub(crate) struct Material {
+    server: Arc<ServerConfig>,
+    /// Which client certificates are believed; `None`: clients are asked for none.
+    pub(crate) verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
 
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct ServerTls {
     config: TlsConfig,
     protocols: Vec<Vec<u8>>,
-    current: RwLock<Arc<ServerConfig>>,
+    /// Connections with a client certificate look at it again when this changes.
+    current: watch::Sender<Arc<Material>>,
 }
 
 impl ServerTls {
     /// Reads certificate and key. `protocols`: what ALPN offers, such as `h2`; empty: no ALPN.
     pub fn load(config: TlsConfig, protocols: &[&str]) -> Result<Arc<Self>, TlsError> {
         let protocols: Vec<Vec<u8>> = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let current = RwLock::new(read(&config, &protocols)?);
+        let current = watch::Sender::new(read(&config, &protocols)?);
         Ok(Arc::new(Self { config, protocols, current }))
     }
 
@@ -100,15 +112,24 @@ impl ServerTls {
         read(&self.config, &self.protocols).map(Fresh)
     }
 
-    /// Uses what [`ServerTls::prepare`] read, for connections made from now on.
+    /// Uses what [`ServerTls::prepare`] read, for connections made from now on; those whose client certificate is not
+    /// good by it end.
     pub fn swap(&self, fresh: Fresh) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
+        self.current.send_replace(fresh.0);
     }
 
-    /// Makes the handshake. It has no time limit of its own.
-    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        TlsAcceptor::from(current).accept(stream).await
+    /// Makes the handshake; gives the certificate that the client showed, if it did. It has no time limit of its own.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(TlsStream<TcpStream>, Option<ClientCertificate>)> {
+        // Marked as seen here: what is swapped during the handshake counts as a change after it.
+        let mut material = self.current.subscribe();
+        let server = material.borrow_and_update().server.clone();
+        let stream = TlsAcceptor::from(server).accept(stream).await?;
+        let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+        let certificate = chain.map(|chain| ClientCertificate::new(chain, material));
+        Ok((stream, certificate))
     }
 }
 
@@ -127,15 +148,16 @@ fn read_all<T: PemObject>(what: &'static str, path: &Path) -> Result<Vec<T>, Tls
     Ok(all)
 }
 
-fn read(config: &TlsConfig, protocols: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(config: &TlsConfig, protocols: &[Vec<u8>]) -> Result<Arc<Material>, TlsError> {
     let chain: Vec<CertificateDer<'static>> = read_all("a certificate", &config.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&config.key).map_err(read_error("a private key", &config.key))?;
     let unusable = |source| TlsError::Unusable(config.certificate.clone(), source);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut server = ServerConfig::builder_with_provider(provider.clone())
+    let verifier = verifier(config, provider.clone())?;
+    let mut server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_client_cert_verifier(verifier(config, provider)?)
+        .with_client_cert_verifier(verifier.clone().unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_single_cert(chain, key)
         .map_err(unusable)?;
     server.alpn_protocols = protocols.to_vec();
@@ -145,15 +167,15 @@ fn read(config: &TlsConfig, protocols: &[Vec<u8>]) -> Result<Arc<ServerConfig>, 
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
     }
-    Ok(Arc::new(server))
+    Ok(Arc::new(Material { server: Arc::new(server), verifier }))
 }
 
 /// Which client certificates are believed.
 fn verifier(
     config: &TlsConfig,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let Some(path) = &config.client_ca else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let Some(path) = &config.client_ca else { return Ok(None) };
     let mut roots = RootCertStore::empty();
     for authority in read_all("a certificate", path)? {
         roots.add(authority).map_err(|source| TlsError::Authority(path.clone(), source))?;
@@ -167,5 +189,5 @@ fn verifier(
     if config.client_certificates.unwrap_or_default() == ClientCertificates::Optional {
         builder = builder.allow_unauthenticated();
     }
-    builder.build().map_err(|source| TlsError::Verifier(path.clone(), source))
+    builder.build().map(Some).map_err(|source| TlsError::Verifier(path.clone(), source))
 }

@@ -170,13 +170,11 @@ pub(crate) async fn run<S>(
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await;
 }
 
-/// Waits until a certificate is over; without one, for ever.
+/// Waits until a certificate is no longer good; without one, for ever.
 async fn is_over(certificate: Option<&ClientCertificate>) {
-    let Some(certificate) = certificate else { return std::future::pending().await };
-    // The wall clock may be set meanwhile, so it is asked now and then.
-    while !certificate.left().is_zero() {
-        tokio::time::sleep(certificate.left().clamp(Duration::from_millis(10), Duration::from_secs(60)))
-            .await;
+    match certificate {
+        Some(certificate) => certificate.ends().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -36,7 +36,6 @@ pub use topic::content;
 
 use self::fanout::Fanout;
 use self::ledger::Publisher;
-use crate::certificate::ClientCertificate;
 use crate::contract::{Authenticator, Principal, Revocation, Role};
 use crate::intake::{Intake, Source};
 pub use crate::mapping::{AddressMapping as TopicMapping, MappingConfig, MappingConfigError};
@@ -217,8 +216,7 @@ impl Broker {
         match tls {
             None => connection::run(&self, stream, peer, None, deadline).await,
             Some(tls) => match tokio::time::timeout_at(deadline, tls.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let certificate = ClientCertificate::of(&stream);
+                Ok(Ok((stream, certificate))) => {
                     connection::run(&self, stream, peer, certificate, deadline).await;
                 }
                 Ok(Err(error)) => {

@@ -273,9 +273,19 @@ async fn who_has_no_good_certificate_is_not_let_in() {
 async fn certificates_are_taken_back_by_a_list_that_is_read_again() {
     let tls = Tls::start(ClientCertificates::Optional).await;
     let (lost, kept) = (tls.authority.device(1, "press-1"), tls.authority.device(2, "press-2"));
-    assert_eq!(tls.code(Some(&lost), None).await, Some(0));
+    let (_, mut ends) = tls.login(Some(&lost), None).await.unwrap();
+    let (_, mut stays) = tls.login(Some(&kept), None).await.unwrap();
     write(&tls.crl, &tls.authority.revocations(&[1]));
     tls.server.reload().unwrap();
+    // Whoever is connected is looked at again, too.
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, ends.read_to_end(&mut rest)).await;
+    read.expect("an end").unwrap();
+    assert_eq!(rest, [0xe0, 2, 0x87, 0]);
+    stays.write_all(&publish(true, 0x32, 1, b"devices/press-2/telemetry", b"{\"t\":1}")).await.unwrap();
+    let mut head = [0; 2];
+    stays.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[0], 0x40);
     assert_eq!(tls.code(Some(&lost), None).await, None);
     assert_eq!(tls.code(Some(&kept), None).await, Some(0));
     // What is no list leaves the one that counts.
