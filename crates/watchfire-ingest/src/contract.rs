@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 
 use tokio::sync::broadcast;
+use watchfire_model::device::Registries;
 
 /// A future of a trait that is used as an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -22,6 +23,8 @@ pub enum Credential {
     },
     /// A token.
     Token(String),
+    /// A certificate that names this device, and was verified in the handshake.
+    Certificate(String),
     /// Nothing was shown.
     None,
 }
@@ -34,6 +37,7 @@ impl fmt::Debug for Credential {
                 f.debug_struct("Password").field("user", user).finish_non_exhaustive()
             }
             Self::Token(_) => f.write_str("Token(…)"),
+            Self::Certificate(device) => f.debug_tuple("Certificate").field(device).finish(),
             Self::None => f.write_str("None"),
         }
     }
@@ -57,11 +61,11 @@ pub enum Role {
 pub enum Principal {
     /// A device: speaks for itself.
     Device(String),
-    /// A gateway: speaks for the devices of a list, in which `*` stands for any run of characters.
+    /// A device that also speaks for those of a list, in which `*` stands for any run of characters.
     Gateway {
-        /// Its name.
+        /// Its id.
         name: String,
-        /// The devices.
+        /// The other devices.
         devices: Vec<String>,
     },
     /// A person or a program.
@@ -76,11 +80,26 @@ pub enum Principal {
 }
 
 impl Principal {
+    /// A device, as the registry has it now: one that may speak for others is a gateway.
+    pub fn device(registries: &Registries, id: &str) -> Self {
+        let found = registries
+            .find(id)
+            .and_then(|(partition, handle)| registries.0.get(usize::from(partition.0))?.get(handle));
+        match found {
+            Some(device) if !device.spec.speaks_for.is_empty() => {
+                Self::Gateway { name: id.into(), devices: device.spec.speaks_for.clone() }
+            }
+            _ => Self::Device(id.into()),
+        }
+    }
+
     /// Whether it may send readings of a device.
     pub fn may_send_for(&self, device: &str) -> bool {
         match self {
             Self::Device(id) => id == device,
-            Self::Gateway { devices, .. } => devices.iter().any(|pattern| matches_pattern(pattern, device)),
+            Self::Gateway { name, devices } => {
+                name == device || devices.iter().any(|pattern| matches_pattern(pattern, device))
+            }
             Self::User { role, .. } => *role >= Role::Operator,
             Self::Anonymous => true,
         }
@@ -96,11 +115,11 @@ impl Principal {
         }
     }
 
-    /// Its kind and name: what a session belongs to.
+    /// Its kind and name: what a session belongs to, and who sent a dead letter. A gateway is named as the device that
+    /// it is: what it may send for changes, and is looked up where it counts.
     pub fn name(&self) -> String {
         match self {
-            Self::Device(id) => format!("device:{id}"),
-            Self::Gateway { name, .. } => format!("gateway:{name}"),
+            Self::Device(id) | Self::Gateway { name: id, .. } => format!("device:{id}"),
             Self::User { name, .. } => format!("user:{name}"),
             Self::Anonymous => "anonymous".into(),
         }
@@ -154,8 +173,8 @@ pub trait Authenticator: Send + Sync + 'static {
 /// Something that somebody was let in with is no longer good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revocation {
-    /// One of this principal's credentials ([`Principal::name`]). Which of its connections came in with that one is
-    /// not kept: all are closed, and those with another come back.
+    /// One of this principal's credentials ([`Principal::name`]), or something that it was allowed. Which of its
+    /// connections came in with that one is not kept: all are closed, and those with another come back.
     Of(String),
     /// It is not known whose.
     Unknown,

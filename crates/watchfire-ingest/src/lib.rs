@@ -2,9 +2,10 @@
 //!
 //! The contract ([`contract`]) says what a source needs from the rest of the engine. [`intake`] is the way that all
 //! sources share: decode, policy for unknown devices, exact repeats ([`repeats`], kept over restarts by [`remember`]), one append. There is one folder
-//! for each protocol: [`mqtt`], [`http`]. [`listen`] serves HTTP connections, those of the control API included, and
-//! [`tls`] holds certificates.
+//! for each protocol: [`mqtt`], [`http`]. [`listen`] serves HTTP connections, those of the control API included,
+//! [`tls`] holds certificates, and [`certificate`] reads those of clients.
 
+pub mod certificate;
 pub mod contract;
 mod draft;
 pub mod flight;

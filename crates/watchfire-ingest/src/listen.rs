@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use watchfire_telemetry::metrics;
 
+use crate::certificate::ClientCertificate;
 use crate::tls::ServerTls;
 
 /// Bounds of an HTTP listener.
@@ -54,7 +55,7 @@ impl Default for ListenOptions {
 }
 
 /// Serves a router until `stop`; then requests that are being answered have some time to end. Handlers find the
-/// client's address as [`ConnectInfo`].
+/// client's address as [`ConnectInfo`], and the [`ClientCertificate`] that it showed as an extension.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -109,10 +110,11 @@ pub async fn serve(
             };
             match begun {
                 Ok(Some(Begun::Plain(stream, version))) => {
-                    connection(stream, peer, router, version.of(builder), watcher).await;
+                    connection(stream, peer, None, router, version.of(builder), watcher).await;
                 }
                 Ok(Some(Begun::Tls(stream, version))) => {
-                    connection(*stream, peer, router, version.of(builder), watcher).await;
+                    let (stream, certificate) = *stream;
+                    connection(stream, peer, certificate, router, version.of(builder), watcher).await;
                 }
                 Ok(None) => refused("handshake"),
                 Err(_) => refused("handshake-timeout"),
@@ -184,15 +186,18 @@ impl Version {
 
 enum Begun {
     Plain(TcpStream, Version),
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Version),
+    Tls(Box<(tokio_rustls::server::TlsStream<TcpStream>, Option<ClientCertificate>)>, Version),
 }
 
 /// Makes the TLS handshake, and finds out which HTTP is spoken.
 async fn begin(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Option<Begun> {
     if let Some(tls) = tls {
-        let stream = tls.accept(stream).await.ok()?;
+        let (stream, certificate) = tls.accept(stream).await.ok()?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        return Some(Begun::Tls(Box::new(stream), if h2 { Version::Http2 } else { Version::Http1 }));
+        return Some(Begun::Tls(
+            Box::new((stream, certificate)),
+            if h2 { Version::Http2 } else { Version::Http1 },
+        ));
     }
     // `PRI * HTTP/2.0` begins HTTP/2 with prior knowledge; no method of HTTP/1.1 begins with PR.
     loop {
@@ -209,6 +214,7 @@ async fn begin(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Option<Begun> 
 async fn connection<S>(
     stream: S,
     peer: SocketAddr,
+    certificate: Option<ClientCertificate>,
     router: Router,
     builder: auto::Builder<TokioExecutor>,
     watcher: Watcher,
@@ -218,6 +224,9 @@ async fn connection<S>(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
         router.clone().oneshot(request)
     });
     let begun = Instant::now();

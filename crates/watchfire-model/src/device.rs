@@ -27,6 +27,9 @@ pub struct DeviceSpec {
     /// How often it reports; `None`: not said, and nothing is expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
+    /// Other devices that it may speak for, as a gateway does: ids, in which `*` stands for any run of characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub speaks_for: Vec<String>,
 }
 
 /// A registered device. A deleted one keeps its handle, which stays valid in what was recorded with it.
@@ -124,16 +127,32 @@ impl DeviceSpec {
     /// Refuses an id that could not be a device: length 1 to 128, no control characters, none of `+ # /`
     /// (they would break MQTT topics), and no `$` in front (reserved by MQTT 5, section 4.7.2).
     pub fn check_id(id: &str) -> Result<(), String> {
-        let fault = match id.chars().count() {
-            0 => "is empty".to_string(),
-            n if n > 128 => format!("has {n} characters; 128 are allowed"),
-            _ => match id.chars().find(|c| c.is_control() || matches!(c, '+' | '#' | '/')) {
-                Some(c) => format!("contains {c:?}"),
-                None if id.starts_with('$') => "starts with '$'".to_string(),
-                None => return Ok(()),
-            },
+        name_fault(id).map_or(Ok(()), |fault| Err(format!("device id {fault}")))
+    }
+
+    /// Refuses a member of `speaks_for` that no id could match. Each `*` costs a search in every reading, so there are
+    /// 4 at most; two in a row say no more than one.
+    pub fn check_pattern(pattern: &str) -> Result<(), String> {
+        let fault = match name_fault(pattern) {
+            Some(fault) => fault,
+            None if pattern.contains("**") => "contains \"**\"; one '*' stands for any run".to_string(),
+            None if pattern.matches('*').count() > 4 => "contains '*' more than 4 times".to_string(),
+            None => return Ok(()),
         };
-        Err(format!("device id {fault}"))
+        Err(format!("pattern {pattern:?} {fault}"))
+    }
+}
+
+/// What is wrong with a name that stands in topics.
+fn name_fault(name: &str) -> Option<String> {
+    match name.chars().count() {
+        0 => return Some("is empty".into()),
+        n if n > 128 => return Some(format!("has {n} characters; 128 are allowed")),
+        _ => {}
+    }
+    match name.chars().find(|c| c.is_control() || matches!(c, '+' | '#' | '/')) {
+        Some(c) => Some(format!("contains {c:?}")),
+        None => name.starts_with('$').then(|| "starts with '$'".into()),
     }
 }
 
@@ -189,6 +208,16 @@ mod tests {
         }
         for good in ["press-0042", "Presse-Ü", "leaf4:HundredGigE0.0"] {
             assert_eq!(DeviceSpec::check_id(good), Ok(()));
+        }
+    }
+
+    #[test]
+    fn patterns_that_no_device_could_match_are_refused() {
+        for bad in ["", "devices/+", "a/*", "#", "$SYS*", "press-**", "*a*b*c*d*e", &"x".repeat(129)] {
+            assert!(DeviceSpec::check_pattern(bad).is_err(), "{bad}");
+        }
+        for good in ["press-0042", "press-*", "*", "line-*-press-*"] {
+            assert_eq!(DeviceSpec::check_pattern(good), Ok(()));
         }
     }
 }

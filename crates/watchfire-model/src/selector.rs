@@ -80,7 +80,7 @@ mod tests {
             kind: "press".into(),
             site: "lyon".into(),
             labels: [("line".to_string(), "3".to_string())].into(),
-            interval: None,
+            ..DeviceSpec::default()
         };
         let selector: Selector = serde_json::from_str(selector).unwrap();
         assert_eq!(selector.matches(&device), expected, "{selector:?}");

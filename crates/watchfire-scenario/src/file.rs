@@ -131,7 +131,7 @@ pub(crate) struct DeviceFile {
 impl From<DeviceFile> for DeviceSpec {
     fn from(file: DeviceFile) -> Self {
         let DeviceFile { id, kind, site, labels, interval } = file;
-        Self { id, kind, site, labels, interval }
+        Self { id, kind, site, labels, interval, speaks_for: Vec::new() }
     }
 }
 

@@ -274,6 +274,16 @@ impl Store {
         }
     }
 
+    /// Notes that a client certificate of a device was accepted, in this process only.
+    pub fn note_certificate(&self, device: &str) {
+        self.used(Kind::Certificate, device);
+    }
+
+    /// When a client certificate of a device was last accepted, to the minute, since the process began.
+    pub fn certificate_last_used(&self, device: &str) -> Option<Timestamp> {
+        self.uses().last(Kind::Certificate, device, None)
+    }
+
     /// Notes that a secret was right, without waiting for anything.
     pub(crate) fn used(&self, kind: Kind, id: &str) {
         self.uses().note(kind, id, self.clock().wall());

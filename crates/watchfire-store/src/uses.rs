@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Token,
     /// Of a device.
     Credential,
+    /// The client certificate of a device, by the id of that. No table knows it: it is only remembered.
+    Certificate,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +64,7 @@ impl Uses {
                 return;
             }
         }
-        uses.insert(key, Noted { at: now, written: false });
+        uses.insert(key, Noted { at: now, written: kind == Kind::Certificate });
     }
 
     /// When a secret was last right: what was noted here, or what the table has where nothing was.
@@ -109,6 +111,7 @@ async fn write(database: &Database, kind: Kind, part: &[(String, Timestamp)]) ->
     let table = match kind {
         Kind::Token => "tokens",
         Kind::Credential => "credentials",
+        Kind::Certificate => return Ok(()),
     };
     let mut query = QueryBuilder::<Sqlite>::new("UPDATE ");
     query.push(table).push(" SET last_used = u.column2 FROM (");

@@ -1,5 +1,5 @@
-//! Who is there: credentials of devices and tokens of users, from the store. It hashes off the network
-//! threads and caches what it verified.
+//! Who is there: credentials of devices and tokens of users, from the store, and what a device may, from the
+//! registry. It hashes off the network threads and caches what it verified.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use watchfire_api::control::ControlPlane;
 use watchfire_ingest::contract::{BoxFuture, Revocation};
 use watchfire_ingest::{Authenticator, Credential, Denied, Principal, Role};
 use watchfire_model::Timestamp;
@@ -20,7 +21,9 @@ const LATE: Duration = Duration::from_secs(5);
 /// Checks credentials for one listener.
 pub struct StoreAuthenticator {
     store: Store,
+    control: Arc<ControlPlane>,
     anonymous: bool,
+    registers: bool,
     /// Somebody closes connections when told to.
     watched: AtomicBool,
     expiring: Arc<Expiring>,
@@ -44,9 +47,11 @@ impl Expiring {
 }
 
 impl StoreAuthenticator {
-    /// `anonymous`: who shows no credential is let in. A credential that is shown must be right either way.
-    pub fn new(store: Store, anonymous: bool) -> Self {
-        Self { store, anonymous, watched: AtomicBool::new(false), expiring: Arc::default() }
+    /// `anonymous`: who shows no credential is let in. A credential that is shown must be right either way. `registers`:
+    /// so is the certificate of a device that is not registered, as its first reading registers it.
+    pub fn new(store: Store, control: Arc<ControlPlane>, anonymous: bool, registers: bool) -> Self {
+        let watched = AtomicBool::new(false);
+        Self { store, control, anonymous, registers, watched, expiring: Arc::default() }
     }
 
     async fn check(&self, credential: Credential, from: Option<IpAddr>) -> Result<Principal, Denied> {
@@ -54,9 +59,16 @@ impl StoreAuthenticator {
             Credential::None if self.anonymous => Some(Principal::Anonymous),
             Credential::None => None,
             Credential::Token(secret) => self.token(&secret).await?,
+            Credential::Certificate(device) => {
+                let known = self.registers || self.control.registries().find(&device).is_some();
+                known.then(|| {
+                    self.store.note_certificate(&device);
+                    self.device(&device)
+                })
+            }
             Credential::Password { user, password } => {
                 match self.store.check_device(&user, &password, from).await.map_err(unavailable)? {
-                    Checked::Right => Some(Principal::Device(user)),
+                    Checked::Right => Some(self.device(&user)),
                     // A user of MQTT has no other place for a token than the password.
                     Checked::Wrong => self.user(&password).await?,
                     Checked::Later => {
@@ -68,10 +80,14 @@ impl StoreAuthenticator {
         found.ok_or(Denied::NotAccepted)
     }
 
+    fn device(&self, id: &str) -> Principal {
+        Principal::device(&self.control.registries(), id)
+    }
+
     async fn token(&self, secret: &str) -> Result<Option<Principal>, Denied> {
         let device = self.store.verify_device_token(secret).await.map_err(unavailable)?;
         match device {
-            Some(device) => Ok(Some(Principal::Device(device))),
+            Some(device) => Ok(Some(self.device(&device))),
             None => self.user(secret).await,
         }
     }
@@ -99,25 +115,33 @@ impl Authenticator for StoreAuthenticator {
     fn revocations(&self) -> Option<broadcast::Receiver<Revocation>> {
         self.watched.store(true, Ordering::Relaxed);
         let (sender, receiver) = broadcast::channel(1024);
-        tokio::spawn(tell(self.store.clone(), self.store.revocations(), self.expiring.clone(), sender));
+        let (revoked, rechecks) = (self.store.revocations(), self.control.rechecks());
+        tokio::spawn(tell(self.store.clone(), revoked, rechecks, self.expiring.clone(), sender));
         Some(receiver)
     }
 }
 
-/// Tells what was taken back, and what is over by time, until nobody listens.
+/// Tells what was taken back, what changed, and what is over by time, until nobody listens.
 async fn tell(
     store: Store,
     mut revoked: broadcast::Receiver<Revoked>,
+    mut rechecks: broadcast::Receiver<String>,
     expiring: Arc<Expiring>,
     sender: broadcast::Sender<Revocation>,
 ) {
     // The role is no part of the name.
     let user = |name: String| Revocation::Of(Principal::User { name, role: Role::Viewer }.name());
+    let device = |id: String| Revocation::Of(Principal::Device(id).name());
     loop {
         let told = tokio::select! {
             told = revoked.recv() => match told {
-                Ok(Revoked::Device(id)) => vec![Revocation::Of(Principal::Device(id).name())],
+                Ok(Revoked::Device(id)) => vec![device(id)],
                 Ok(Revoked::Token(name)) => vec![user(name)],
+                Err(RecvError::Lagged(_)) => vec![Revocation::Unknown],
+                Err(RecvError::Closed) => return,
+            },
+            told = rechecks.recv() => match told {
+                Ok(id) => vec![device(id)],
                 Err(RecvError::Lagged(_)) => vec![Revocation::Unknown],
                 Err(RecvError::Closed) => return,
             },

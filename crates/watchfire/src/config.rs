@@ -417,6 +417,16 @@ impl Config {
         if self.mqtt.listen_tls.is_some() && self.mqtt.tls.is_none() {
             return wrong("mqtt.listen_tls", "needs a certificate: give [mqtt.tls] certificate and key");
         }
+        for (listener, tls) in [("http", &self.http.tls), ("mqtt", &self.mqtt.tls)] {
+            let Some(tls) = tls else { continue };
+            if tls.client_ca.is_none() && (tls.client_certificates.is_some() || tls.client_crl.is_some()) {
+                let place = format!("{listener}.tls");
+                return wrong(
+                    &place,
+                    "client_certificates and client_crl need client_ca: who signs for clients",
+                );
+            }
+        }
         if self.log.segment_bytes < 1 << 20 {
             return wrong("log.segment_bytes", "is at least 1048576");
         }
@@ -560,6 +570,10 @@ mod tests {
         let meant = "[mqtt]\nlisten = \"0.0.0.0:1883\"\nallow_anonymous_remote = true";
         assert!(!read(meant, &[]).unwrap().mqtt_authenticates());
         refused("[mqtt]\nlisten_tls = \"127.0.0.1:8883\"", &[], "needs a certificate");
+        let tls = "[http.tls]\ncertificate = \"c\"\nkey = \"k\"\nclient_certificates = \"required\"";
+        refused(tls, &[], "need client_ca");
+        refused(&format!("{tls}\nclient_ca = \"a\"").replace("required", "always"), &[], "always");
+        assert!(read(&format!("{tls}\nclient_ca = \"a\""), &[]).is_ok());
         refused("[route]\nreceiver = \"nobody\"", &[], "there is no receiver");
     }
 

@@ -26,20 +26,16 @@ fn rejected(code: &str, reason: String) -> ResubmitError {
     ResubmitError::Rejected { code: code.into(), reason }
 }
 
-/// Whoever sent it, who may no more than then. Letters of an open listener, and of users that may send for every
-/// device, say nobody.
-fn principal(sender: Option<&str>) -> Result<Principal, ResubmitError> {
-    match sender.and_then(|sender| sender.split_once(':')) {
-        Some(("device", id)) => Ok(Principal::Device(id.into())),
-        Some(("gateway", name)) => {
-            let reason = format!("the devices that gateway {name:?} spoke for are not known any more");
-            Err(rejected("sender", reason))
-        }
-        _ => Ok(Principal::Anonymous),
-    }
-}
-
 impl IntakeAdapter {
+    /// Whoever sent it, and what that one may now: a gateway whose grant was taken back speaks for nobody in a replay
+    /// either. Letters of an open listener, and of users that may send for every device, say nobody.
+    fn principal(&self, sender: Option<&str>) -> Principal {
+        match sender.and_then(|sender| sender.split_once(':')) {
+            Some(("device", id)) => Principal::device(&self.intake.registries(), id),
+            _ => Principal::Anonymous,
+        }
+    }
+
     /// The source that received it, and what its payload looks like there.
     fn route<'a>(
         &'a self,
@@ -82,7 +78,7 @@ impl IntakeAdapter {
 impl Resubmit for IntakeAdapter {
     fn resubmit(&self, input: RawInput) -> BoxFuture<'_, Result<u64, ResubmitError>> {
         Box::pin(async move {
-            let principal = principal(input.sender.as_deref())?;
+            let principal = self.principal(input.sender.as_deref());
             let (source, content) = self.route(&principal, &input)?;
             let payload = Payload { address: &input.address, bytes: &input.payload, content };
             let unavailable = |error: &dyn std::error::Error| ResubmitError::Unavailable(error.to_string());

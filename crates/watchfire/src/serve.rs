@@ -16,7 +16,7 @@ use watchfire_api::{ApiOptions, Services};
 use watchfire_engine::{Engine, EngineOptions};
 use watchfire_host::{Host, HostOptions};
 use watchfire_ingest::http::HttpOptions;
-use watchfire_ingest::intake::{IntakeOptions, Source};
+use watchfire_ingest::intake::{IntakeOptions, Source, UnknownDevices};
 use watchfire_ingest::mqtt::Broker;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
@@ -171,8 +171,13 @@ impl Server {
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
         let mut broker = None;
         if config.mqtt.enabled {
-            let authenticator =
-                Arc::new(StoreAuthenticator::new(store.clone(), !config.mqtt_authenticates()));
+            let registers = config.mqtt_unknown() == UnknownDevices::Register;
+            let authenticator = Arc::new(StoreAuthenticator::new(
+                store.clone(),
+                control.clone(),
+                !config.mqtt_authenticates(),
+                registers,
+            ));
             let started = Broker::start(
                 config.mqtt.limits.clone(),
                 mqtt_source.clone(),
@@ -193,7 +198,10 @@ impl Server {
             }
             broker = Some(started);
         }
-        let authenticator = Arc::new(StoreAuthenticator::new(store.clone(), !config.http_authenticates()));
+        let registers = config.http_unknown() == UnknownDevices::Register;
+        let anonymous = !config.http_authenticates();
+        let authenticator =
+            Arc::new(StoreAuthenticator::new(store.clone(), control.clone(), anonymous, registers));
         let limits = HttpOptions {
             anonymous_remote: config.http.allow_anonymous_remote,
             ..config.http.limits.clone()

@@ -1,7 +1,9 @@
 //! Commands about devices.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
 use watchfire_model::{Actor, Control, DeviceSpec};
 
 use super::{ControlError, ControlPlane};
@@ -9,8 +11,30 @@ use super::{ControlError, ControlPlane};
 /// Devices of one record at most.
 const DEVICES_PER_RECORD: usize = 5_000;
 
+/// Patterns of devices that one device may speak for: each is tried for each reading that it brings.
+const PATTERNS: usize = 64;
+
 /// Refuses what could not be a device, or could be too much of one.
 pub(crate) fn check_device(spec: &DeviceSpec) -> Result<(), String> {
+    check_properties(spec)?;
+    match check_grant(spec) {
+        Ok(()) => Ok(()),
+        Err((_, fault)) => Err(fault),
+    }
+}
+
+/// Refuses a grant that says nothing or too much; gives the member at fault too, as a JSON pointer.
+fn check_grant(spec: &DeviceSpec) -> Result<(), (String, String)> {
+    if spec.speaks_for.len() > PATTERNS {
+        let fault = format!("speaks_for has {} patterns; {PATTERNS} are allowed", spec.speaks_for.len());
+        return Err(("/speaks_for".into(), fault));
+    }
+    spec.speaks_for.iter().enumerate().try_for_each(|(i, pattern)| {
+        DeviceSpec::check_pattern(pattern).map_err(|fault| (format!("/speaks_for/{i}"), fault))
+    })
+}
+
+fn check_properties(spec: &DeviceSpec) -> Result<(), String> {
     DeviceSpec::check_id(&spec.id)?;
     let long = |name: &str, text: &str| match text.chars().count() {
         n if n > 256 => Err(format!("{name} has {n} characters; 256 are allowed")),
@@ -43,7 +67,8 @@ impl ControlPlane {
         by: Actor,
     ) -> Result<Vec<bool>, ControlError> {
         for spec in &devices {
-            check_device(spec).map_err(|fault| ControlError::invalid("device", "/", fault))?;
+            check_properties(spec).map_err(|fault| ControlError::invalid("device", "/", fault))?;
+            check_grant(spec).map_err(|(at, fault)| ControlError::invalid("device", at, fault))?;
         }
         self.uninterrupted(|this| async move {
             let _order = this.order.lock().await;
@@ -54,6 +79,14 @@ impl ControlPlane {
             };
             let present: Vec<_> = devices.iter().map(known).collect();
             let new = present.iter().map(Option::is_none).collect();
+            let regranted: HashSet<String> = devices
+                .iter()
+                .zip(&present)
+                .filter(|(spec, present)| {
+                    present.as_ref().is_some_and(|present| present.spec.speaks_for != spec.speaks_for)
+                })
+                .map(|(spec, _)| spec.id.clone())
+                .collect();
             let changed: Vec<DeviceSpec> = devices
                 .into_iter()
                 .zip(present)
@@ -63,6 +96,10 @@ impl ControlPlane {
             drop(registries);
             for devices in changed.chunks(DEVICES_PER_RECORD) {
                 this.commit(Control::DevicesPut { devices: devices.to_vec(), by: by.clone() }).await?;
+                devices
+                    .iter()
+                    .filter(|spec| regranted.contains(&spec.id))
+                    .for_each(|spec| this.recheck(&spec.id));
             }
             Ok(new)
         })
@@ -77,10 +114,24 @@ impl ControlPlane {
             if this.registries().find(&id).is_none() {
                 return Err(ControlError::not_found("device", &id));
             }
-            this.commit(Control::DeviceDeleted { id, by }).await?;
+            this.commit(Control::DeviceDeleted { id: id.clone(), by }).await?;
+            this.recheck(&id);
             Ok(())
         })
         .await
+    }
+}
+
+impl ControlPlane {
+    /// Devices that may do other things than before, or nothing any more: whoever is connected as one has to show again
+    /// who it is. Told once the directory says so too, so that it is let in as what it is now.
+    pub fn rechecks(&self) -> broadcast::Receiver<String> {
+        self.rechecks.subscribe()
+    }
+
+    fn recheck(&self, id: &str) {
+        // Nobody listens: nobody was let in.
+        let _ = self.rechecks.send(id.into());
     }
 }
 
@@ -102,5 +153,8 @@ mod tests {
         check(json!({"id": "a", "labels": {"type": "b"}}), false);
         check(json!({"id": "a", "labels": {"": "b"}}), false);
         check(json!({"id": "a", "interval": 0}), false);
+        check(json!({"id": "a", "speaks_for": ["press-*", "line-3"]}), true);
+        check(json!({"id": "a", "speaks_for": ["press-*", "a/b"]}), false);
+        check(json!({"id": "a", "speaks_for": vec!["a"; 65]}), false);
     }
 }

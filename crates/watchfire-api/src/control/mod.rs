@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use watchfire_log::{Append, Entry, Log, LogError, Record};
 use watchfire_model::call::Modules;
 use watchfire_model::device::Registries;
@@ -60,6 +60,8 @@ pub struct ControlPlane {
     /// Registrations that wait for whoever holds `order` next.
     waiting: Mutex<Vec<registrar::Waiting>>,
     changes: watch::Sender<u64>,
+    /// Devices whose grant changed, or that were deleted.
+    rechecks: broadcast::Sender<String>,
 }
 
 impl ControlPlane {
@@ -97,6 +99,7 @@ impl ControlPlane {
             order: tokio::sync::Mutex::new(()),
             waiting: Mutex::new(Vec::new()),
             changes: watch::Sender::new(0),
+            rechecks: broadcast::Sender::new(1024),
         }))
     }
 

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use watchfire_ingest::contract::matches_pattern;
 use watchfire_model::{DeviceSpec, Duration, Timestamp, Value};
 use watchfire_store::CredentialKind;
 
@@ -21,6 +22,9 @@ const TTL: Duration = Duration::from_secs(300);
 /// Refused lines that an answer lists; more are counted.
 const LISTED_FAULTS: usize = 1000;
 
+/// Gateways that an answer names.
+const LISTED_GATEWAYS: usize = 100;
+
 /// A device.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeviceView {
@@ -33,6 +37,8 @@ pub(crate) struct DeviceView {
     /// How often it reports.
     #[schema(value_type = Option<String>)]
     interval: Option<Duration>,
+    /// Other devices that it may speak for, as a gateway: ids, with `*` for any run of characters.
+    speaks_for: Vec<String>,
     /// When something came from it last.
     #[schema(value_type = Option<String>)]
     last_seen: Option<Timestamp>,
@@ -51,6 +57,15 @@ pub(crate) struct DeviceRequest {
     /// Seconds, or text with a unit: `"10s"`.
     #[schema(value_type = Option<String>)]
     interval: Option<Duration>,
+    /// Other devices that it may speak for, as a gateway: 64 ids at most, with `*` for any run of characters.
+    speaks_for: Vec<String>,
+}
+
+impl DeviceRequest {
+    fn spec(self, id: String) -> DeviceSpec {
+        let Self { id: _, kind, site, labels, interval, speaks_for } = self;
+        DeviceSpec { id, kind, site, labels, interval, speaks_for }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -144,6 +159,13 @@ pub(crate) struct WhyView {
     #[schema(value_type = Option<Object>)]
     last_reject: Option<serde_json::Value>,
     credentials: Vec<CredentialView>,
+    /// When a client certificate that names it was last accepted, since the process began.
+    #[schema(value_type = Option<String>)]
+    certificate_last_used: Option<Timestamp>,
+    /// Other devices that it may speak for.
+    speaks_for: Vec<String>,
+    /// The gateways that may speak for it; the first hundred.
+    gateways: Vec<String>,
     /// The rules that select it.
     rules: Vec<String>,
     /// What all that comes to, in a sentence each.
@@ -189,8 +211,25 @@ fn view(spec: &DeviceSpec, heard: Option<&crate::contract::DeviceState>) -> Devi
         site: spec.site.clone(),
         labels: spec.labels.clone(),
         interval: spec.interval,
+        speaks_for: spec.speaks_for.clone(),
         last_seen: heard.map(|heard| heard.last_seen),
     }
+}
+
+/// The devices that may speak for another one, the first of them by id.
+fn gateways(state: &AppState, id: &str) -> Vec<String> {
+    let registries = state.control.registries();
+    let mut found: Vec<String> = registries
+        .0
+        .iter()
+        .flat_map(|registry| registry.devices())
+        .filter(|device| !device.deleted && device.spec.id != id)
+        .filter(|device| device.spec.speaks_for.iter().any(|pattern| matches_pattern(pattern, id)))
+        .map(|device| device.spec.id.clone())
+        .collect();
+    found.sort_unstable();
+    found.truncate(LISTED_GATEWAYS);
+    found
 }
 
 /// What came of a device so far.
@@ -270,13 +309,7 @@ pub(crate) async fn put_device(
         return Err(Problem::refused("device", "the id in the body is not the one in the address")
             .with("pointer", "/id"));
     }
-    let spec = DeviceSpec {
-        id: id.clone(),
-        kind: request.kind,
-        site: request.site,
-        labels: request.labels,
-        interval: request.interval,
-    };
+    let spec = request.spec(id.clone());
     let outcome = state.control.put_devices(vec![spec.clone()], caller.actor(None)).await;
     state.audit(&caller, "device.put", &id, outcome.as_ref().err().map(ToString::to_string)).await;
     let new = outcome?.first().copied().unwrap_or_default();
@@ -340,13 +373,8 @@ fn parse_lines(body: &[u8]) -> (Vec<DeviceSpec>, Vec<LineFault>) {
         }
         let parsed = serde_json::from_slice::<DeviceRequest>(line).map_err(|error| error.to_string());
         let device = parsed.and_then(|request| {
-            let spec = DeviceSpec {
-                id: request.id.ok_or("has no id")?,
-                kind: request.kind,
-                site: request.site,
-                labels: request.labels,
-                interval: request.interval,
-            };
+            let id = request.id.clone().ok_or("has no id")?;
+            let spec = request.spec(id);
             check_device(&spec).map(|()| spec)
         });
         match device {
@@ -436,6 +464,9 @@ pub(crate) async fn device_why(
         findings.push("no rule selects it".into());
     }
     Ok(axum::Json(WhyView {
+        certificate_last_used: state.store.certificate_last_used(&id),
+        speaks_for: spec.as_ref().map(|spec| spec.speaks_for.clone()).unwrap_or_default(),
+        gateways: gateways(&state, &id),
         device: id,
         registered: spec.is_some(),
         last_contact: heard.as_ref().map(|heard| heard.last_seen),

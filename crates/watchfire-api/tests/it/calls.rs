@@ -158,6 +158,27 @@ async fn devices_are_registered_found_and_explained() {
     ok(&server.call("PUT", "/api/v1/devices/press-1", json!({"type": "press"})).await, 200);
     problem(&server.call("PUT", "/api/v1/devices/a%2Fb", json!({})).await, 422, "device");
     problem(&server.call("PUT", "/api/v1/devices/x", json!({"id": "y"})).await, 422, "device");
+    let mut rechecks = server.control.rechecks();
+    let gateway = async |patterns: Value| {
+        server.call("PUT", "/api/v1/devices/gw", json!({"speaks_for": patterns})).await
+    };
+    assert_eq!(ok(&gateway(json!(["press-*"])).await, 201)["speaks_for"], json!(["press-*"]));
+    ok(&gateway(json!(["press-*"])).await, 200);
+    assert!(rechecks.try_recv().is_err(), "nobody has to show again who it is");
+    let bad = gateway(json!(["press-*", "devices/+"])).await;
+    problem(&bad, 422, "device");
+    assert_eq!(bad.json["pointer"], "/speaks_for/1");
+    problem(&gateway(json!(vec!["a"; 65])).await, 422, "device");
+    let many = "{\"id\":\"gw\",\"speaks_for\":[\"saw-*\"]}\n{\"id\":\"gw\",\"speaks_for\":[\"**\"]}\n";
+    let import = server.call("POST", "/api/v1/devices:import", json!(many)).await;
+    assert_eq!((&ok(&import, 200)["updated"], &import.json["errors"][0]["line"]), (&json!(1), &json!(2)));
+    assert_eq!(rechecks.try_recv().unwrap(), "gw");
+    assert_eq!(
+        ok(&server.call("GET", "/api/v1/devices/gw", Value::Null).await, 200)["speaks_for"],
+        json!(["saw-*"])
+    );
+    ok(&server.call("DELETE", "/api/v1/devices/gw", Value::Null).await, 204);
+    assert_eq!(rechecks.try_recv().unwrap(), "gw");
     let lines = "{\"id\":\"press-2\"}\n{\"id\":\"\"}\n{\"id\":\"press-1\",\"site\":\"lyon\"}\n";
     let import = server.call("POST", "/api/v1/devices:import", json!(lines)).await;
     assert_eq!(ok(&import, 200)["created"], 1);

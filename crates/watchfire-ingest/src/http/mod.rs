@@ -32,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use self::idempotency::{Answers, Before};
 pub use self::problem::Problem;
 use self::uploads::{Upload, Uploads};
+use crate::certificate::{self, ClientCertificate};
 use crate::contract::{Authenticator, Credential, Denied, Principal};
 use crate::intake::{Content, Intake, Payload, RejectedItem, Source, SubmitError};
 use crate::local;
@@ -305,8 +306,9 @@ async fn authenticate(shared: &Shared, parts: &Parts) -> Result<Principal, Probl
             }
         }
     };
-    let shown = credential != Credential::None;
-    let checking = shared.authenticator.authenticate(credential, peer(parts));
+    let certificate = parts.extensions.get::<ClientCertificate>();
+    let shown = credential != Credential::None || certificate.is_some();
+    let checking = certificate::identify(&*shared.authenticator, credential, certificate, peer(parts));
     let checked = tokio::time::timeout(CHECK, checking).await;
     match checked.unwrap_or_else(|_| Err(Denied::Unavailable("it took too long".into()))) {
         Ok(Principal::Anonymous) => anonymous(shared, parts),

@@ -23,6 +23,7 @@ use super::ledger::Publisher;
 use super::packet::{self, Broken, Frame, Publish, reason};
 use super::topic::{self, Route};
 use super::{Broker, Live, subscriber};
+use crate::certificate::{self, ClientCertificate};
 use crate::contract::{Denied, Principal};
 use crate::flight::Flight;
 use crate::intake::{Content, Payload, SubmitError, Verdict};
@@ -89,8 +90,13 @@ pub(super) struct Connection<'b> {
     pub(super) out: BytesMut,
 }
 
-pub(crate) async fn run<S>(broker: &Arc<Broker>, mut stream: S, peer: SocketAddr, deadline: Instant)
-where
+pub(crate) async fn run<S>(
+    broker: &Arc<Broker>,
+    mut stream: S,
+    peer: SocketAddr,
+    certificate: Option<ClientCertificate>,
+    deadline: Instant,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut buffer = BytesMut::with_capacity(BUFFER);
@@ -101,8 +107,8 @@ where
         }
     };
     let revocations = broker.revocations();
-    let (mut hello, principal) = match hello {
-        Ok(hello) => match authenticate(broker, &hello, peer).await {
+    let (mut hello, mut principal) = match hello {
+        Ok(hello) => match authenticate(broker, &hello, certificate.as_ref(), peer).await {
             Ok(principal) => (hello, principal),
             Err(refused) => return refuse(broker, &mut stream, peer, refused).await,
         },
@@ -117,11 +123,17 @@ where
         }
     };
     let leaving = Leaving { broker, key: key.clone(), live: live.clone() };
-    // What was revoked while the credential was checked did not find this connection in the table yet.
-    if broker.revocations() != revocations
-        && let Err(refused) = authenticate(broker, &hello, peer).await
-    {
-        return refuse(broker, &mut stream, peer, refused).await;
+    // What was revoked while the credential was checked did not find this connection in the table yet. Who it is stays
+    // as it was: the place in the table is of that one.
+    if broker.revocations() != revocations {
+        match authenticate(broker, &hello, certificate.as_ref(), peer).await {
+            Ok(again) if again.name() == principal.name() => principal = again,
+            Ok(_) => {
+                let refused = Refused::Told { v5: hello.v5, code: reason::BAD_CREDENTIAL, why: "credential" };
+                return refuse(broker, &mut stream, peer, refused).await;
+            }
+            Err(refused) => return refuse(broker, &mut stream, peer, refused).await,
+        }
     }
     let mut connection = Connection {
         broker,
@@ -140,7 +152,8 @@ where
     };
     let session_present = connection.open_session(&mut hello);
     connect::accept(&mut connection.out, &hello, session_present, &broker.options);
-    let end = connection.serve(&mut stream, &mut buffer, &hello, &live).await;
+    let over = is_over(certificate.as_ref());
+    let end = connection.serve(&mut stream, &mut buffer, &hello, &live, over).await;
     if let End::Ours(code, why) = end {
         broker.refused(why);
         tracing::debug!(%peer, client = hello.client_id, reason = why, "connection ended by us");
@@ -157,6 +170,14 @@ where
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await;
 }
 
+/// Waits until a certificate is no longer good; without one, for ever.
+async fn is_over(certificate: Option<&ClientCertificate>) {
+    match certificate {
+        Some(certificate) => certificate.ends().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Gives the place in the table back, whichever way the connection ends.
 struct Leaving<'b> {
     broker: &'b Broker,
@@ -170,8 +191,14 @@ impl Drop for Leaving<'_> {
     }
 }
 
-async fn authenticate(broker: &Broker, hello: &Hello, peer: SocketAddr) -> Result<Principal, Refused> {
-    let checking = broker.authenticator.authenticate(hello.credential.clone(), Some(peer.ip()));
+async fn authenticate(
+    broker: &Broker,
+    hello: &Hello,
+    certificate: Option<&ClientCertificate>,
+    peer: SocketAddr,
+) -> Result<Principal, Refused> {
+    let credential = hello.credential.clone();
+    let checking = certificate::identify(&*broker.authenticator, credential, certificate, Some(peer.ip()));
     let told = |code, why| Refused::Told { v5: hello.v5, code, why };
     match tokio::time::timeout(Duration::from_secs(10), checking).await {
         Ok(Ok(principal)) => Ok(principal),
@@ -211,7 +238,14 @@ fn poll_landed(pending: &VecDeque<Pending>, context: &Context<'_>) -> Poll<Resul
 }
 
 impl Connection<'_> {
-    async fn serve<S>(&mut self, stream: &mut S, buffer: &mut BytesMut, hello: &Hello, live: &Live) -> End
+    async fn serve<S>(
+        &mut self,
+        stream: &mut S,
+        buffer: &mut BytesMut,
+        hello: &Hello,
+        live: &Live,
+        over: impl Future<Output = ()>,
+    ) -> End
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -221,7 +255,7 @@ impl Connection<'_> {
         let mut last_read = Instant::now();
         let alarm =
             tokio::time::sleep(if patience.is_zero() { Duration::from_secs(86_400) } else { patience });
-        tokio::pin!(alarm);
+        tokio::pin!(alarm, over);
         // While the log takes nothing: when it is tried again, and how long that is put off the next time.
         let mut retry: Option<Instant> = None;
         let mut backoff = Duration::from_millis(10);
@@ -264,6 +298,9 @@ impl Connection<'_> {
                 }
                 () = live.revoked.cancelled() => {
                     return End::Ours(reason::NOT_AUTHORIZED, "revoked");
+                }
+                () = &mut over => {
+                    return End::Ours(reason::NOT_AUTHORIZED, "certificate-over");
                 }
                 landed = poll_fn(|context| poll_landed(&self.pending, context)), if !self.pending.is_empty() => {
                     if let Err(end) = self.landed(landed) {

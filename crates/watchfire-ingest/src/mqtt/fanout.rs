@@ -185,11 +185,18 @@ impl Fanout {
         Ok(())
     }
 
-    /// The session that a client goes on with; `None`: there is none. With `clean` one that is there is forgotten.
-    pub(crate) fn resume(&self, key: &str, clean: bool, expiry: Duration) -> Option<Attached> {
+    /// The session that a client goes on with; `None`: there is none. With `clean` one that is there is forgotten, and
+    /// so is one with a filter that the client may not subscribe to any more: what waits there is no longer for it.
+    pub(crate) fn resume(
+        &self,
+        key: &str,
+        clean: bool,
+        expiry: Duration,
+        allowed: impl Fn(&str) -> bool,
+    ) -> Option<Attached> {
         let mut state = self.write();
         let session = state.sessions.get(key)?.clone();
-        if clean || session.is_over(Instant::now()) {
+        if clean || session.is_over(Instant::now()) || !session.filters_all(allowed) {
             self.end(&mut state, &session);
             return None;
         }

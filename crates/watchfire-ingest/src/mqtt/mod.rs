@@ -214,9 +214,11 @@ impl Broker {
         let _ = stream.set_nodelay(true);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(self.options.connect_seconds);
         match tls {
-            None => connection::run(&self, stream, peer, deadline).await,
+            None => connection::run(&self, stream, peer, None, deadline).await,
             Some(tls) => match tokio::time::timeout_at(deadline, tls.accept(stream)).await {
-                Ok(Ok(stream)) => connection::run(&self, stream, peer, deadline).await,
+                Ok(Ok((stream, certificate))) => {
+                    connection::run(&self, stream, peer, certificate, deadline).await;
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, %error, "no TLS handshake");
                     self.refused("tls");

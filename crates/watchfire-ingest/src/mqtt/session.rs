@@ -94,6 +94,11 @@ impl Session {
         self.lock().filters.contains(filter)
     }
 
+    /// Whether all its filters are of this kind.
+    pub(crate) fn filters_all(&self, holds: impl Fn(&str) -> bool) -> bool {
+        self.lock().filters.iter().all(|filter| holds(filter))
+    }
+
     pub(crate) fn filter_count(&self) -> usize {
         self.lock().filters.len()
     }

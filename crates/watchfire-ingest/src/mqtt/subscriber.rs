@@ -31,7 +31,8 @@ impl Connection<'_> {
             hello.expiry = 0;
         }
         self.expiry = std::time::Duration::from_secs(hello.expiry.into());
-        self.session = broker.fanout.resume(&self.key, hello.clean, self.expiry);
+        let allowed = |filter: &str| topic::may_subscribe(&self.principal, filter);
+        self.session = broker.fanout.resume(&self.key, hello.clean, self.expiry, allowed);
         self.session.is_some()
     }
 

@@ -73,9 +73,9 @@ pub(crate) fn route<'a>(principal: &Principal, mappings: &'a [AddressMapping], t
     let allowed = match principal {
         Principal::Anonymous => true,
         Principal::User { role, .. } => *role >= Role::Operator,
-        Principal::Device(_) | Principal::Gateway { .. } => {
-            below.is_some_and(|device| principal.may_send_for(device))
-        }
+        // Also a gateway: what it brings for others are their readings. Whatever else it could say in their name, such
+        // as commands, is none of its business.
+        Principal::Device(id) | Principal::Gateway { name: id, .. } => below == Some(id.as_str()),
     };
     if allowed {
         Route::Fanout
@@ -97,7 +97,9 @@ pub fn content<'a>(
     }
 }
 
-/// Whether someone may subscribe with a well-formed filter. A device hears what is sent to it, and nothing else.
+/// Whether someone may subscribe with a well-formed filter. A device hears what is sent to it, and nothing else; a
+/// gateway what is sent to those it speaks for, each named by a filter. A filter for all devices (`+`) is for gateways
+/// that speak for all: one that was narrowed to what is granted would say less than it seems to, and nobody would be told.
 pub(crate) fn may_subscribe(principal: &Principal, filter: &str) -> bool {
     match principal {
         Principal::Anonymous | Principal::User { .. } => true,
@@ -174,6 +176,9 @@ mod tests {
         check(&device, "other", "refused");
         check(&gateway, "devices/a7/telemetry", "telemetry");
         check(&gateway, "devices/b/telemetry", "refused");
+        check(&gateway, "devices/g/status", "fanout");
+        check(&gateway, "devices/a7/commands/open", "refused");
+        check(&gateway, "devices/a7/status", "refused");
         check(&viewer, "devices/a/commands/x", "refused");
         check(&Principal::Anonymous, "other", "fanout");
         let filters = |who: &Principal| {
@@ -182,6 +187,9 @@ mod tests {
         };
         assert_eq!(filters(&device), [true, false, false, false, false]);
         assert_eq!(filters(&gateway), [true, false, false, false, false]);
+        let all = Principal::Gateway { name: "g".into(), devices: vec!["*".into()] };
+        assert_eq!(filters(&all), [true, true, true, false, false]);
+        assert!(may_subscribe(&gateway, "devices/g/commands/#"));
         assert_eq!(filters(&viewer), [true; 5]);
         assert!(hears_telemetry("#") && hears_telemetry("devices/#") && hears_telemetry("plant/#"));
         assert!(!hears_telemetry("devices/a/commands/#") && !hears_telemetry("devices/+/commands/x"));

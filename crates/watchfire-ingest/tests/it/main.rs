@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod abuse;
+mod certificates;
 mod http;
 mod intake;
 mod mqtt;

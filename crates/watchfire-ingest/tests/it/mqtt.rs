@@ -173,10 +173,12 @@ async fn who_is_let_in_and_what_they_may_send() {
     assert_eq!(gateway.puback().await, (1, 0));
     gateway.publish(2, "devices/a/telemetry", b"{\"t\":2}").await;
     assert_eq!(gateway.puback().await, (2, 0x87));
+    gateway.publish(3, "devices/gateway/telemetry", b"{\"t\":2}").await;
+    assert_eq!(gateway.puback().await, (3, 0));
     let mut viewer = Raw::login(rig.mqtt, true, "v", "token", "viewer").await;
     viewer.publish(1, "devices/a/telemetry", b"{\"t\":3}").await;
     assert_eq!(viewer.puback().await, (1, 0x87));
-    assert_eq!(rig.rows(), 2);
+    assert_eq!(rig.rows(), 3);
     let codes: Vec<String> = rig.rejects().into_iter().map(|r| r.code).collect();
     assert_eq!(
         codes,

@@ -45,7 +45,8 @@ impl Registrar for TestRegistrar {
     }
 }
 
-/// Password `secret` for every device; `user-` and `gateway-` names, and tokens, of the kind that they say.
+/// Password `secret` for every device, of which `gateway` is one; tokens of the role that they say; certificates of all
+/// devices but strangers.
 pub(crate) struct TestAuthenticator(pub(crate) broadcast::Sender<Revocation>);
 
 impl Authenticator for TestAuthenticator {
@@ -65,6 +66,9 @@ impl Authenticator for TestAuthenticator {
                     "gateway" => Principal::Gateway { name: user, devices: vec!["gw-*".into()] },
                     _ => Principal::Device(user),
                 }),
+                Credential::Certificate(device) if !device.starts_with("stranger") => {
+                    Ok(Principal::Device(device))
+                }
                 _ => Err(Denied::NotAccepted),
             }
         })
@@ -81,6 +85,8 @@ pub(crate) struct Rig {
     pub(crate) broker: Arc<Broker>,
     pub(crate) mqtt: SocketAddr,
     pub(crate) http: SocketAddr,
+    /// What the HTTP listener serves, for one more.
+    pub(crate) router: axum::Router,
 }
 
 pub(crate) struct Settings {
@@ -153,8 +159,8 @@ impl Rig {
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = listener.local_addr().unwrap();
-        tokio::spawn(listen::serve(listener, router, None, settings.listen, Default::default()));
-        Self { revocations, log, broker, mqtt, http }
+        tokio::spawn(listen::serve(listener, router.clone(), None, settings.listen, Default::default()));
+        Self { revocations, log, broker, mqtt, http, router }
     }
 
     /// Rows in the log.

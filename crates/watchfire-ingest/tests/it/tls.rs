@@ -15,7 +15,11 @@ use crate::setup::{Rig, Settings, connect, publish};
 
 fn write(folder: &std::path::Path) -> (TlsConfig, rustls::pki_types::CertificateDer<'static>) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let config = TlsConfig { certificate: folder.join("cert.pem"), key: folder.join("key.pem") };
+    let config = TlsConfig {
+        certificate: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+        ..TlsConfig::default()
+    };
     std::fs::write(&config.certificate, cert.pem()).unwrap();
     std::fs::write(&config.key, signing_key.serialize_pem()).unwrap();
     (config, cert.der().clone())

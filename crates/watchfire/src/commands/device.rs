@@ -29,6 +29,10 @@ pub enum DeviceCommand {
         /// How often it reports: 10s
         #[arg(long)]
         interval: Option<String>,
+        /// Another device that it may speak for, as a gateway: an id, with `*` for any run of characters; may be
+        /// repeated, and replaces those from before; empty: none
+        #[arg(long, value_name = "PATTERN")]
+        speaks_for: Vec<String>,
     },
     /// Register many devices: a JSON document a line
     Import {
@@ -98,14 +102,18 @@ pub enum DeviceCommand {
 pub(super) async fn run(command: DeviceCommand, client: &Client, output: Output) -> Result<(), ClientError> {
     let path = |id: &str| format!("/devices/{}", segment(id));
     match command {
-        DeviceCommand::Add { id, kind, site, label, interval } => {
+        DeviceCommand::Add { id, kind, site, label, interval, speaks_for } => {
             let known = client.find(&path(&id)).await?.unwrap_or_default();
             let mut body = Map::new();
-            for name in ["type", "site", "interval"] {
+            for name in ["type", "site", "interval", "speaks_for"] {
                 body.extend((!known[name].is_null()).then(|| (name.to_string(), known[name].clone())));
             }
             for (name, value) in [("type", kind), ("site", site), ("interval", interval)] {
                 body.extend(value.map(|value| (name.to_string(), json!(value))));
+            }
+            if !speaks_for.is_empty() {
+                let patterns: Vec<String> = speaks_for.into_iter().filter(|p| !p.is_empty()).collect();
+                body.insert("speaks_for".into(), json!(patterns));
             }
             let mut labels = known["labels"].as_object().cloned().unwrap_or_default();
             for label in label {

@@ -218,6 +218,12 @@ async fn devices_alerts_and_what_became_of_them_are_handled() {
     assert_eq!(device["labels"], json!({"line": "3", "shift": "b"}));
     setup.json(&["device", "add", "press-1", "--label", "shift="]);
     assert_eq!(setup.json(&["device", "show", "press-1"])["labels"], json!({"line": "3"}));
+    setup.json(&["device", "add", "press-1", "--speaks-for", "saw-*", "--speaks-for", "drill-1"]);
+    setup.json(&["device", "add", "press-1", "--site", "oslo"]);
+    assert_eq!(setup.json(&["device", "show", "press-1"])["speaks_for"], json!(["saw-*", "drill-1"]));
+    setup.json(&["device", "add", "press-1", "--speaks-for", ""]);
+    assert_eq!(setup.json(&["device", "show", "press-1"])["speaks_for"], json!([]));
+    setup.fails(&["device", "add", "press-1", "--speaks-for", "a/b"], 1, "contains '/'");
     let list = setup.folder.path().join("devices.ndjson");
     std::fs::write(&list, "{\"id\":\"press-2\"}\n{\"id\":\"a/b\"}\n").unwrap();
     setup.fails(&["device", "import", text(&list)], 1, "some lines were refused");

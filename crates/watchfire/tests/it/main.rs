@@ -6,8 +6,10 @@
 
 mod backup;
 mod binary;
+mod certificates;
 mod command_line;
 mod commands;
+mod gateways;
 mod letters;
 mod mqtt;
 mod readme;

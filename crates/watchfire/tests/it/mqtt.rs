@@ -3,48 +3,73 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A connection.
-pub struct Client {
-    stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    stream: S,
     next: u16,
+    /// The server had kept its session.
+    pub resumed: bool,
 }
 
 impl Client {
     /// Connects; gives the return code where it is not 0.
     pub async fn connect(address: SocketAddr, id: &str, login: Option<(&str, &str)>) -> Result<Self, u8> {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        Self::open(tcp(address).await, id, login, true).await
+    }
+
+    /// As [`Client::connect`], with a session that outlives the connection.
+    pub async fn keeping(address: SocketAddr, id: &str, login: (&str, &str)) -> Result<Self, u8> {
+        Self::open(tcp(address).await, id, Some(login), false).await
+    }
+}
+
+async fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Says hello over a stream; gives the return code where it is not 0, and 255 where the stream ends before.
+    pub async fn open(mut stream: S, id: &str, login: Option<(&str, &str)>, clean: bool) -> Result<Self, u8> {
         let mut body = text("MQTT");
-        body.extend([4, if login.is_some() { 0xc2 } else { 2 }, 0, 60]);
+        body.extend([4, if login.is_some() { 0xc0 } else { 0 } | u8::from(clean) << 1, 0, 60]);
         body.extend(text(id));
         if let Some((user, password)) = login {
             body.extend(text(user));
             body.extend(text(password));
         }
-        stream.write_all(&[&[0x10, body.len() as u8], &body[..]].concat()).await.unwrap();
+        stream.write_all(&[&[0x10, body.len() as u8], &body[..]].concat()).await.map_err(|_| 255)?;
         let mut answer = [0; 4];
-        stream.read_exact(&mut answer).await.unwrap();
+        stream.read_exact(&mut answer).await.map_err(|_| 255)?;
         assert_eq!(answer[..2], [0x20, 2]);
-        if answer[3] == 0 { Ok(Self { stream, next: 1 }) } else { Err(answer[3]) }
+        if answer[3] == 0 { Ok(Self { stream, next: 1, resumed: answer[2] == 1 }) } else { Err(answer[3]) }
+    }
+
+    fn next(&mut self) -> [u8; 2] {
+        self.next += 1;
+        (self.next - 1).to_be_bytes()
     }
 
     /// Publishes with QoS 1 and waits for the acknowledgement. `false`: the connection broke.
     pub async fn publish(&mut self, topic: &str, payload: &str) -> bool {
-        let id = self.next;
-        self.next += 1;
-        let body = [text(topic), id.to_be_bytes().to_vec(), payload.as_bytes().to_vec()].concat();
+        let id = self.next();
+        let body = [text(topic), id.to_vec(), payload.as_bytes().to_vec()].concat();
         assert!(body.len() < 16_384);
         let length = [(body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8];
         if self.stream.write_all(&[&[0x32], &length[..], &body[..]].concat()).await.is_err() {
             return false;
         }
         let mut answer = [0; 4];
-        let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_exact(&mut answer)).await;
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_exact(&mut answer)).await;
         match read.expect("an acknowledgement, or an end, within 30 s") {
-            Ok(_) => answer == [0x40, 2, id.to_be_bytes()[0], id.to_be_bytes()[1]],
+            Ok(_) => answer == [0x40, 2, id[0], id[1]],
             Err(_) => false,
         }
     }
@@ -53,6 +78,37 @@ impl Client {
     pub async fn temperature(&mut self, device: &str, value: f64) -> bool {
         let payload = format!(r#"{{"metrics":{{"temperature":{value}}}}}"#);
         self.publish(&format!("devices/{device}/telemetry"), &payload).await
+    }
+
+    /// Subscribes with QoS 0; whether that was allowed.
+    pub async fn subscribe(&mut self, filter: &str) -> bool {
+        let id = self.next();
+        let body = [id.to_vec(), text(filter), vec![0]].concat();
+        self.stream.write_all(&[&[0x82, body.len() as u8], &body[..]].concat()).await.unwrap();
+        let mut answer = [0; 5];
+        self.stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer[..4], [0x90, 3, id[0], id[1]]);
+        answer[4] < 3
+    }
+
+    /// The topic of the next message, which is of QoS 0 and short.
+    pub async fn hears(&mut self) -> String {
+        let mut head = [0; 4];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_exact(&mut head)).await;
+        read.expect("a message within 30 s").unwrap();
+        assert_eq!(head[0], 0x30);
+        let mut rest = vec![0; usize::from(head[1]) - 2];
+        self.stream.read_exact(&mut rest).await.unwrap();
+        rest.truncate(usize::from(u16::from_be_bytes([head[2], head[3]])));
+        String::from_utf8(rest).unwrap()
+    }
+
+    /// Waits until the server closes the connection.
+    pub async fn ends(mut self) {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await;
+        // Without goodbye of TLS it is an end as well.
+        let _ = read.expect("an end within 30 s");
     }
 }
 
