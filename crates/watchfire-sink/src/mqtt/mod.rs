@@ -20,7 +20,7 @@ pub use write::MqttLane;
 
 use crate::chunk::Interests;
 use crate::contract::{LaneId, Sink};
-use crate::feed::Sizes;
+use crate::feed::{Directory, Sizes};
 use crate::kept::Kept;
 use crate::run::{Reading, Running, Surroundings};
 use crate::timescale::Start;
@@ -35,6 +35,7 @@ const VALUES: usize = 10_000;
 pub struct MqttSink {
     config: Arc<MqttSinkConfig>,
     store: Store,
+    directory: Directory,
     epoch: Epoch,
     in_force: Arc<Mutex<Option<String>>>,
 }
@@ -44,7 +45,8 @@ impl Sink for MqttSink {
 
     fn lane(&self, id: LaneId) -> MqttLane {
         let kept = Kept::new(self.store.clone(), NAME, id, self.epoch);
-        MqttLane::new(id, self.config.clone(), self.store.clone(), kept, self.in_force.clone())
+        let (config, in_force) = (self.config.clone(), self.in_force.clone());
+        MqttLane::new(id, config, self.store.clone(), self.directory.clone(), kept, in_force)
     }
 
     fn in_force(&self) -> Option<String> {
@@ -64,6 +66,7 @@ pub async fn start(config: MqttSinkConfig, surroundings: Surroundings) -> Result
     let sink = MqttSink {
         config: Arc::new(config),
         store: surroundings.store.clone(),
+        directory: surroundings.directory.clone(),
         epoch: surroundings.log.epoch(),
         in_force: Arc::default(),
     };

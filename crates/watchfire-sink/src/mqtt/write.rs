@@ -13,6 +13,7 @@ use super::encode;
 use crate::chunk::{Chunk, Row};
 use crate::contract::{Failure, Lane, LaneId, Place, Refusal};
 use crate::events::{EventEncoder, Events};
+use crate::feed::Directory;
 use crate::kept::Kept;
 use crate::run::chain;
 
@@ -27,6 +28,7 @@ pub struct MqttLane {
     id: LaneId,
     config: Arc<MqttSinkConfig>,
     store: Store,
+    directory: Directory,
     kept: Kept,
     in_force: Arc<Mutex<Option<String>>>,
     connection: Option<Connection>,
@@ -40,10 +42,11 @@ impl MqttLane {
         id: LaneId,
         config: Arc<MqttSinkConfig>,
         store: Store,
+        directory: Directory,
         kept: Kept,
         in_force: Arc<Mutex<Option<String>>>,
     ) -> Self {
-        Self { id, config, store, kept, in_force, connection: None, taken: (0, 0) }
+        Self { id, config, store, directory, kept, in_force, connection: None, taken: (0, 0) }
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
@@ -53,10 +56,37 @@ impl MqttLane {
             LaneId::Alerts => "alerts".into(),
         };
         let client_id = format!("{}-{lane}-{:08x}", self.config.client_id, rand::rng().random::<u32>());
-        let connection = Connection::open(&self.config, client_id).await?;
+        let mut connection = Connection::open(&self.config, client_id).await?;
+        if self.tells_states() {
+            // A broker may have lost what it retained: ours does whenever the engine ends.
+            let devices = self.active_devices().await?;
+            self.states(&mut connection, &devices).await?;
+        }
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(format!("MQTT 5, {}", self.config.url));
         Ok(connection)
+    }
+
+    fn tells_states(&self) -> bool {
+        self.id == LaneId::Alerts && !self.config.state_topic.is_empty()
+    }
+
+    /// The devices with something active that the sink takes.
+    async fn active_devices(&self) -> Result<Vec<Arc<str>>, Failure> {
+        let (takes, registries) = (self.config.takes(), (self.directory)());
+        let mut devices = BTreeSet::new();
+        let mut filter =
+            AlertFilter { state: Some(AlertState::Active), limit: ACTIVE, ..AlertFilter::default() };
+        loop {
+            let page = self.store.alerts(&filter).await;
+            let page = page.map_err(|error| Failure::retry("store", chain(&error)))?;
+            let taken = page.items.iter().filter(|alert| takes.alerts_of(&alert.device, &registries));
+            devices.extend(taken.map(|alert| Arc::<str>::from(alert.device.as_str())));
+            match page.next {
+                Some(next) => filter.cursor = Some(next),
+                None => return Ok(devices.into_iter().collect()),
+            }
+        }
     }
 
     async fn events(
@@ -99,10 +129,8 @@ impl MqttLane {
         })
     }
 
-    /// What is active at the devices of the chunk, as it is now: what changes meanwhile is a transition of a later chunk.
-    async fn states(&self, connection: &mut Connection, encoded: &Events) -> Result<(), Failure> {
-        let devices: BTreeSet<_> = encoded.events.iter().map(|event| event.device.clone()).collect();
-        let devices: Vec<_> = devices.into_iter().collect();
+    /// What is active at these devices, as it is now: what changes meanwhile is a transition of a later chunk.
+    async fn states(&self, connection: &mut Connection, devices: &[Arc<str>]) -> Result<(), Failure> {
         for devices in devices.chunks(STATES) {
             let mut states = Vec::new();
             for device in devices {
@@ -152,8 +180,10 @@ impl Lane for MqttLane {
             _ => self.connect().await?,
         };
         self.events(&mut connection, encoded, without).await?;
-        if self.id == LaneId::Alerts && !self.config.state_topic.is_empty() {
-            self.states(&mut connection, encoded).await?;
+        if self.tells_states() {
+            let devices: BTreeSet<_> = encoded.events.iter().map(|event| event.device.clone()).collect();
+            let devices: Vec<_> = devices.into_iter().collect();
+            self.states(&mut connection, &devices).await?;
         }
         self.kept.advance(chunk).await?;
         self.connection = Some(connection);
