@@ -26,6 +26,22 @@ pub struct Takes {
     pub alerts: bool,
 }
 
+impl Takes {
+    /// Whether alerts of a device are taken. Of one that is deleted, or was never registered, nothing is known to select
+    /// by but its name.
+    pub fn alerts_of(&self, device: &str, registries: &Registries) -> bool {
+        if self.select.is_everything() {
+            return true;
+        }
+        let found = registries.find(device);
+        let found = found.and_then(|(p, handle)| registries.0.get(usize::from(p.0))?.get(handle));
+        match found {
+            Some(device) => self.select.matches(&device.spec),
+            None => self.select.devices.iter().any(|name| name == device),
+        }
+    }
+}
+
 impl Default for Takes {
     fn default() -> Self {
         Self {

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use watchfire_model::{Epoch, PartitionId};
 
@@ -82,6 +83,12 @@ pub trait Lane: Send + Sync + 'static {
         after: Option<Place>,
         without: &BTreeSet<Row>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// How long the service asked to be left alone, with the failure that came last; the next attempt waits for that
+    /// long at least.
+    fn pause(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Turns a chunk into the bytes of a service.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use watchfire_log::{Log, LogError, Record};
 use watchfire_model::device::Registries;
 use watchfire_model::{Epoch, PartitionId, Timestamp};
-use watchfire_store::{AlertRow, Store, StoreError};
+use watchfire_store::{Store, StoreError};
 
 use crate::chunk::{Chunk, Content, Filter, Gap, Interests, NOT_KEPT, RESTORED, Takes};
 use crate::contract::{Encoder, LaneId, Place};
@@ -259,7 +259,7 @@ impl<E: Encoder> AlertFeed<E> {
                 .into_iter()
                 .filter_map(|event| {
                     let alert = alerts.get(&event.alert)?.clone();
-                    self.selected(&alert, &registries).then_some((event, alert))
+                    self.takes.alerts_of(&alert.device, &registries).then_some((event, alert))
                 })
                 .collect();
             let chunk = Chunk {
@@ -280,19 +280,6 @@ impl<E: Encoder> AlertFeed<E> {
                     () = tokio::time::sleep(self.sizes.linger) => {}
                 }
             }
-        }
-    }
-
-    /// Of a device that is deleted, or was never registered, nothing is known to select by but its name.
-    fn selected(&self, alert: &AlertRow, registries: &Registries) -> bool {
-        if self.takes.select.is_everything() {
-            return true;
-        }
-        let found = registries.find(&alert.device);
-        let device = found.and_then(|(p, handle)| registries.0.get(usize::from(p.0))?.get(handle));
-        match device {
-            Some(device) => self.takes.select.matches(&device.spec),
-            None => self.takes.select.devices.contains(&alert.device),
         }
     }
 }

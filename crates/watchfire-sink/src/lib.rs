@@ -10,7 +10,11 @@
 
 pub mod chunk;
 pub mod contract;
+mod events;
 pub mod feed;
+pub mod http;
+mod kept;
+pub mod mqtt;
 pub mod run;
 pub mod status;
 pub mod timescale;

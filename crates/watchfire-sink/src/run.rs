@@ -418,6 +418,7 @@ impl<L: Lane> Driver<L> {
             .get_or_create(&[("sink", self.reading.name.clone()), ("code", code.into())])
             .inc();
         let wait = self.backoff.mul_f64(rand::rng().random_range(0.5..1.0));
+        let wait = wait.max(self.lane.pause().unwrap_or_default());
         self.backoff = (self.backoff * 2).min(BACKOFF_SLOWEST);
         tokio::select! {
             () = self.stop.cancelled() => Err(Again::Stop),

@@ -25,6 +25,8 @@ use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
+use watchfire_sink::http::HttpSinkConfig;
+use watchfire_sink::mqtt::MqttSinkConfig;
 use watchfire_sink::timescale::TimescaleConfig;
 use watchfire_store::Retention;
 
@@ -321,6 +323,10 @@ impl Default for TelemetryConfig {
 pub struct SinkConfig {
     /// TimescaleDB, or PostgreSQL without that extension.
     pub timescale: Option<TimescaleConfig>,
+    /// A service that takes batches of events by HTTP.
+    pub http: Option<HttpSinkConfig>,
+    /// An MQTT broker, another one or our own.
+    pub mqtt: Option<MqttSinkConfig>,
 }
 
 /// How log lines look.
@@ -366,6 +372,14 @@ pub enum ConfigError {
     /// A sink is no good.
     #[error("[sink.timescale]")]
     Timescale(#[from] watchfire_sink::timescale::ConfigError),
+    /// Another one is.
+    #[error("[sink.{section}]")]
+    Sink {
+        /// Which.
+        section: &'static str,
+        /// What is wrong with it.
+        source: watchfire_sink::timescale::ConfigError,
+    },
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
     Notify(#[from] watchfire_notify::ConfigError),
@@ -401,6 +415,12 @@ impl Config {
         self.notify().check()?;
         if let Some(timescale) = &self.sink.timescale {
             timescale.check()?;
+        }
+        if let Some(http) = &self.sink.http {
+            http.check().map_err(|source| ConfigError::Sink { section: "http", source })?;
+        }
+        if let Some(mqtt) = &self.sink.mqtt {
+            mqtt.check().map_err(|source| ConfigError::Sink { section: "mqtt", source })?;
         }
         self.mappings()?;
         self.http_mappings()?;
@@ -590,6 +610,24 @@ mod tests {
     }
 
     #[test]
+    fn sinks_are_checked_and_their_secrets_may_stand_in_files() {
+        refused("[sink.http]\nurl = \"ftp://h\"", &[], "[sink.http]: url: ");
+        refused("[sink.mqtt]\nurl = \"http://h\"", &[], "[sink.mqtt]: url: ");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "s3cret\n").unwrap();
+        let file = file.path().to_str().unwrap();
+        let text = "[sink.http]\nurl = \"http://h/\"\n[sink.mqtt]\nurl = \"mqtts://h\"\nusername = \"w\"";
+        let variables = [
+            ("WATCHFIRE_SINK__HTTP__HEADERS__AUTHORIZATION_FILE", file),
+            ("WATCHFIRE_SINK__MQTT__PASSWORD_FILE", file),
+        ];
+        let sink = read(text, &variables).unwrap().sink;
+        assert!(!format!("{sink:?}").contains("s3cret"));
+        assert_eq!(sink.http.unwrap().headers["authorization"], "s3cret");
+        assert_eq!(sink.mqtt.unwrap().password, "s3cret");
+    }
+
+    #[test]
     fn the_example_names_every_key_with_its_default() {
         let text = include_str!("../../../docs/watchfire.example.toml");
         let shown = |config: &Config| {
@@ -616,6 +654,28 @@ mod tests {
         assert!(known.len() > 10, "{unknown}");
         for key in known {
             assert!(timescale.contains(&format!("\n{key} = ")), "{key} is not in the example");
+        }
+        let http = section("sink.http");
+        let shown_http = read(&http, &[]).unwrap().sink.http.unwrap();
+        let plain = HttpSinkConfig { url: shown_http.url.clone(), ..HttpSinkConfig::default() };
+        assert!(shown_http == plain, "{http}");
+        let mqtt = section("sink.mqtt");
+        let shown_mqtt = read(&mqtt, &[]).unwrap().sink.mqtt.unwrap();
+        let plain = MqttSinkConfig {
+            url: shown_mqtt.url.clone(),
+            username: shown_mqtt.username.clone(),
+            password: shown_mqtt.password.clone(),
+            ca: shown_mqtt.ca.clone(),
+            ..MqttSinkConfig::default()
+        };
+        assert!(shown_mqtt == plain, "{mqtt}");
+        for (name, section) in [("sink.http", &http), ("sink.mqtt", &mqtt)] {
+            let unknown = read(&format!("[{name}]\nx = 1"), &[]).unwrap_err();
+            let known: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+            assert!(known.len() > 10, "{unknown}");
+            for key in known {
+                assert!(section.contains(&format!("\n{key} = ")), "{key} is not in the example");
+            }
         }
         let example = read(text, &[]).unwrap();
         assert_eq!(shown(&example), shown(&Config::default()));

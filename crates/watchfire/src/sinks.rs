@@ -13,7 +13,7 @@ use watchfire_log::Clock;
 use watchfire_model::Timestamp;
 use watchfire_notify::{Notice, NoticeKind, Notifier};
 use watchfire_sink::timescale::{self, HistoryError};
-use watchfire_sink::{LaneState, Running, SinkStatus, Surroundings};
+use watchfire_sink::{LaneState, Running, SinkStatus, Surroundings, http, mqtt};
 
 use crate::config::SinkConfig;
 
@@ -44,9 +44,17 @@ impl RunningSinks {
         let stop = CancellationToken::new();
         let (mut sinks, mut history) = (Vec::new(), None);
         if let Some(section) = &config.timescale {
-            let running = timescale::start(section.clone(), surroundings, stop.clone()).await;
+            let running = timescale::start(section.clone(), surroundings.clone(), stop.clone()).await;
             sinks.push((running.context("[sink.timescale]")?, section.alert_after));
             history = Some(timescale::History::new(Arc::new(section.clone())).context("[sink.timescale]")?);
+        }
+        if let Some(section) = &config.http {
+            let running = http::start(section.clone(), surroundings.clone()).await;
+            sinks.push((running.context("[sink.http]")?, section.alert_after));
+        }
+        if let Some(section) = &config.mqtt {
+            let running = mqtt::start(section.clone(), surroundings.clone()).await;
+            sinks.push((running.context("[sink.mqtt]")?, section.alert_after));
         }
         Ok(Self { sinks, history, stop })
     }

@@ -1,223 +1,41 @@
 //! An HTTP POST with the body of Alertmanager's webhook.
 
-use std::sync::Once;
-use std::time::Duration;
-
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url, redirect};
 use watchfire_model::Timestamp;
+pub use watchfire_outbound::IDEMPOTENCY_KEY;
+use watchfire_outbound::{Sender, Target};
 
-use crate::channel::{Outcome, Retry};
+use crate::channel::Outcome;
 use crate::config::WebhookConfig;
 
-/// The id of the delivery: the same on every attempt, so that a receiver can tell a repetition
-/// (draft-ietf-httpapi-idempotency-key-header).
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The id of the delivery, for people who look into requests.
 pub const DELIVERY: &str = "x-watchfire-delivery";
 
-/// A receiver that asks for more patience than this is tried all the same.
-const PATIENCE: Duration = Duration::from_secs(3600);
-
-fn url(config: &WebhookConfig) -> Result<Url, String> {
-    // The text is not repeated: it may hold a secret.
-    let url = Url::parse(&config.url).map_err(|error| format!("url: {error}"))?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
-        _ => Err("url: begins with http:// or https:// and names a host".into()),
+fn target(config: &WebhookConfig) -> Target<'_> {
+    Target {
+        url: &config.url,
+        headers: &config.headers,
+        timeout: config.timeout.to_std(),
+        reserved: &[DELIVERY],
     }
-}
-
-fn headers(config: &WebhookConfig) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &config.headers {
-        let key: HeaderName = name.parse().map_err(|_| format!("headers: {name:?} is no header name"))?;
-        if [IDEMPOTENCY_KEY, DELIVERY, "content-type", "content-length"].contains(&key.as_str()) {
-            return Err(format!("headers: {name} is set by Watchfire"));
-        }
-        let mut value: HeaderValue =
-            value.parse().map_err(|_| format!("headers: the value of {name} is no header value"))?;
-        value.set_sensitive(true);
-        headers.insert(key, value);
-    }
-    Ok(headers)
 }
 
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &WebhookConfig) -> Result<(), String> {
-    if config.timeout.0 == 0 {
-        return Err("timeout: is above 0s".into());
-    }
-    url(config)?;
-    headers(config).map(drop)
+    target(config).check()
 }
 
 /// A webhook that is ready to be called. Its connections are kept open.
-#[derive(Clone)]
-pub struct Webhook {
-    client: Client,
-    url: Url,
-}
-
-impl std::fmt::Debug for Webhook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webhook").finish_non_exhaustive()
-    }
-}
+#[derive(Clone, Debug)]
+pub struct Webhook(Sender);
 
 impl Webhook {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &WebhookConfig) -> Result<Self, String> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // An error says that somebody has chosen one already.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
-        let client = Client::builder()
-            .default_headers(headers(config)?)
-            .timeout(config.timeout.to_std())
-            .connect_timeout(config.timeout.to_std().min(Duration::from_secs(5)))
-            // A redirect could carry the message and its headers to another host, and turns POST into GET.
-            .redirect(redirect::Policy::none())
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(32)
-            .pool_idle_timeout(Duration::from_secs(90))
-            .user_agent(concat!("watchfire/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| error.without_url().to_string())?;
-        Ok(Self { client, url: url(config)? })
+        Sender::new(&target(config)).map(Self)
     }
 
     /// One attempt.
     pub async fn send(&self, id: &str, body: String, now: Timestamp) -> Outcome {
-        let request = self
-            .client
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(IDEMPOTENCY_KEY, id)
-            .header(DELIVERY, id)
-            .body(body);
-        match request.send().await {
-            Ok(mut response) => {
-                let status = response.status();
-                let after = retry_after(response.headers(), now);
-                // Read the answer to its end, so that the connection can be used again; a long one is not
-                // worth it.
-                let mut read = 0;
-                while read < 64 << 10 {
-                    match response.chunk().await {
-                        Ok(Some(chunk)) => read += chunk.len(),
-                        _ => break,
-                    }
-                }
-                classify(status, after)
-            }
-            Err(error) => {
-                let what = if error.is_timeout() {
-                    "no answer in time".to_string()
-                } else if error.is_connect() {
-                    format!("cannot connect: {}", innermost(&error))
-                } else {
-                    format!("the request failed: {}", innermost(&error))
-                };
-                Outcome::Failed { retry: Retry::Later(None), status: None, error: what }
-            }
-        }
-    }
-}
-
-/// The last of the causes: what the operating system or TLS said. The outer ones name the address.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    let mut inner = None;
-    while let Some(next) = cause.source() {
-        inner = Some(next);
-        cause = next;
-    }
-    inner.map_or_else(|| "no further cause".into(), ToString::to_string)
-}
-
-/// Answers that are about the message itself, or say in so many words that it will never do: the same one will be
-/// refused again. 400, 406, 411, 413, 414, 415, 422, 431; and 405 and 410, which no deployment answers on its way.
-const NEVER: [u16; 10] = [400, 405, 406, 410, 411, 413, 414, 415, 422, 431];
-
-/// What an answer means: 2xx taken; what is about this message never; everything else comes again until it expires:
-/// 5xx and 429 of course, and also 401, 403 and 404, which a proxy answers for a receiver that is being deployed, and
-/// a receiver whose secret is being changed; redirects, a mistake in a configuration that somebody may put right.
-fn classify(status: StatusCode, after: Option<Duration>) -> Outcome {
-    let code = status.as_u16();
-    if status.is_success() {
-        return Outcome::Delivered { status: code };
-    }
-    let error = if status.is_redirection() {
-        format!("answered {code}; redirects are not followed")
-    } else {
-        format!("answered {code} {}", status.canonical_reason().unwrap_or_default()).trim_end().to_string()
-    };
-    let retry = if NEVER.contains(&code) { Retry::Never } else { Retry::Later(after) };
-    Outcome::Failed { retry, status: Some(code), error }
-}
-
-/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date: Timestamp = httpdate(text)?;
-            date.since(now).to_std()
-        }
-    };
-    Some(wait.min(PATIENCE))
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that is still sent.
-fn httpdate(text: &str) -> Option<Timestamp> {
-    let mut parts = text.split_once(", ")?.1.split(' ');
-    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = months.iter().position(|name| *name == month)? + 1;
-    format!("{year}-{month:02}-{day:0>2}T{time}Z").parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(code: u16, expected: Option<Retry>) {
-        let after = Some(Duration::from_secs(7));
-        let found = match classify(StatusCode::from_u16(code).unwrap(), after) {
-            Outcome::Delivered { .. } => None,
-            Outcome::Failed { retry, .. } => Some(retry),
-        };
-        assert_eq!(found, expected, "{code}");
-    }
-
-    #[test]
-    fn answers_are_told_apart() {
-        let later = Some(Retry::Later(Some(Duration::from_secs(7))));
-        for code in [200, 202, 204] {
-            check(code, None);
-        }
-        for code in [302, 401, 403, 404, 407, 408, 409, 421, 425, 429, 500, 501, 502, 503, 504] {
-            check(code, later);
-        }
-        for code in [400, 405, 410, 413, 415, 422] {
-            check(code, Some(Retry::Never));
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
-        let of = |text: &str| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
-            retry_after(&headers, now).map(|wait| wait.as_secs())
-        };
-        assert_eq!(of("120"), Some(120));
-        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(37));
-        assert_eq!(of("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
-        assert_eq!(of("999999"), Some(3600));
-        assert_eq!(of("soon"), None);
+        self.0.post(id, "application/json", &[(DELIVERY, id)], body, now).await
     }
 }

@@ -1,6 +1,8 @@
 //! Sinks against the real services that they are for.
 
 mod database;
+mod http;
+mod mqtt;
 mod outage;
 mod past;
 mod world;

@@ -1,0 +1,279 @@
+//! HTTP requests to somebody else. [`Sender`] makes one attempt and says what came of it; when and how often is the
+//! business of whoever has something to tell: the delivery worker of notification, the lane of a sink.
+
+use std::collections::BTreeMap;
+use std::sync::Once;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Body, Client, StatusCode, Url, redirect};
+use watchfire_model::Timestamp;
+
+/// The id of what is sent: the same on every attempt, so that a receiver can tell a repetition
+/// (draft-ietf-httpapi-idempotency-key-header).
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A receiver that asks for more patience than this is tried all the same.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver took it.
+    Delivered {
+        /// What it answered.
+        status: u16,
+    },
+    /// It did not.
+    Failed {
+        /// Whether it makes sense to try again.
+        retry: Retry,
+        /// What it answered, if it did.
+        status: Option<u16>,
+        /// What went wrong, without addresses, headers or bodies: those may hold secrets.
+        error: String,
+    },
+}
+
+/// Whether an attempt is worth repeating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Yes; not before this time, where the receiver said one.
+    Later(Option<Duration>),
+    /// The receiver will never take it.
+    Never,
+}
+
+/// Where requests go, as somebody configured it.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// `http://` or `https://`.
+    pub url: &'a str,
+    /// Sent with each request, such as `Authorization`.
+    pub headers: &'a BTreeMap<String, String>,
+    /// For a whole request.
+    pub timeout: Duration,
+    /// Headers, in lower case, that the one who sends sets himself beside [`IDEMPOTENCY_KEY`] and those of the body.
+    pub reserved: &'a [&'a str],
+}
+
+impl Target<'_> {
+    fn parsed_url(&self) -> Result<Url, String> {
+        // The text is not repeated: it may hold a secret.
+        let url = Url::parse(self.url).map_err(|error| format!("url: {error}"))?;
+        match url.scheme() {
+            "http" | "https" if url.has_host() => Ok(url),
+            _ => Err("url: begins with http:// or https:// and names a host".into()),
+        }
+    }
+
+    fn parsed_headers(&self) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.headers {
+            let key: HeaderName = name.parse().map_err(|_| format!("headers: {name:?} is no header name"))?;
+            if [IDEMPOTENCY_KEY, "content-type", "content-length"].contains(&key.as_str())
+                || self.reserved.contains(&key.as_str())
+            {
+                return Err(format!("headers: {name} is set by Watchfire"));
+            }
+            let mut value: HeaderValue =
+                value.parse().map_err(|_| format!("headers: the value of {name} is no header value"))?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        Ok(headers)
+    }
+
+    /// Says what is wrong, if anything is, beginning with the key: `url`, `headers` or `timeout`.
+    pub fn check(&self) -> Result<(), String> {
+        if self.timeout.is_zero() {
+            return Err("timeout: is above 0s".into());
+        }
+        self.parsed_url()?;
+        self.parsed_headers().map(drop)
+    }
+}
+
+/// Sends to one target. Its connections are kept open, and shared by its clones.
+#[derive(Clone)]
+pub struct Sender {
+    client: Client,
+    url: Url,
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    /// Makes the client of a target. Connects to nothing.
+    pub fn new(target: &Target<'_>) -> Result<Self, String> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // An error says that somebody has chosen one already.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let client = Client::builder()
+            .default_headers(target.parsed_headers()?)
+            .timeout(target.timeout)
+            .connect_timeout(target.timeout.min(Duration::from_secs(5)))
+            // A redirect could carry the message and its headers to another host, and turns POST into GET.
+            .redirect(redirect::Policy::none())
+            .tcp_nodelay(true)
+            .pool_max_idle_per_host(32)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .user_agent(concat!("watchfire/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| error.without_url().to_string())?;
+        Ok(Self { client, url: target.parsed_url()? })
+    }
+
+    /// Scheme, host and port, for people: what else an address says may be a secret.
+    pub fn origin(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
+    /// One attempt: a POST under an id, with these headers beside.
+    pub async fn post(
+        &self,
+        id: &str,
+        content_type: &'static str,
+        beside: &[(&'static str, &str)],
+        body: impl Into<Body>,
+        now: Timestamp,
+    ) -> Outcome {
+        let mut request = self
+            .client
+            .post(self.url.clone())
+            .header(CONTENT_TYPE, content_type)
+            .header(IDEMPOTENCY_KEY, id)
+            .body(body);
+        for (name, value) in beside {
+            request = request.header(*name, *value);
+        }
+        match request.send().await {
+            Ok(mut response) => {
+                let status = response.status();
+                let after = retry_after(response.headers(), now);
+                // Read the answer to its end, so that the connection can be used again; a long one is not
+                // worth it.
+                let mut read = 0;
+                while read < 64 << 10 {
+                    match response.chunk().await {
+                        Ok(Some(chunk)) => read += chunk.len(),
+                        _ => break,
+                    }
+                }
+                classify(status, after)
+            }
+            Err(error) => {
+                let what = if error.is_timeout() {
+                    "no answer in time".to_string()
+                } else if error.is_connect() {
+                    format!("cannot connect: {}", innermost(&error))
+                } else {
+                    format!("the request failed: {}", innermost(&error))
+                };
+                Outcome::Failed { retry: Retry::Later(None), status: None, error: what }
+            }
+        }
+    }
+}
+
+/// The last of the causes: what the operating system or TLS said. The outer ones name the address.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    let mut inner = None;
+    while let Some(next) = cause.source() {
+        inner = Some(next);
+        cause = next;
+    }
+    inner.map_or_else(|| "no further cause".into(), ToString::to_string)
+}
+
+/// Answers that are about the message itself, or say in so many words that it will never do: the same one will be
+/// refused again. 400, 406, 411, 413, 414, 415, 422, 431; and 405 and 410, which no deployment answers on its way.
+const NEVER: [u16; 10] = [400, 405, 406, 410, 411, 413, 414, 415, 422, 431];
+
+/// What an answer means: 2xx taken; what is about this message never; everything else comes again until it expires:
+/// 5xx and 429 of course, and also 401, 403 and 404, which a proxy answers for a receiver that is being deployed, and
+/// a receiver whose secret is being changed; redirects, a mistake in a configuration that somebody may put right.
+fn classify(status: StatusCode, after: Option<Duration>) -> Outcome {
+    let code = status.as_u16();
+    if status.is_success() {
+        return Outcome::Delivered { status: code };
+    }
+    let error = if status.is_redirection() {
+        format!("answered {code}; redirects are not followed")
+    } else {
+        format!("answered {code} {}", status.canonical_reason().unwrap_or_default()).trim_end().to_string()
+    };
+    let retry = if NEVER.contains(&code) { Retry::Never } else { Retry::Later(after) };
+    Outcome::Failed { retry, status: Some(code), error }
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date: Timestamp = httpdate(text)?;
+            date.since(now).to_std()
+        }
+    };
+    Some(wait.min(PATIENCE))
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that is still sent.
+fn httpdate(text: &str) -> Option<Timestamp> {
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month)? + 1;
+    format!("{year}-{month:02}-{day:0>2}T{time}Z").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(code: u16, expected: Option<Retry>) {
+        let after = Some(Duration::from_secs(7));
+        let found = match classify(StatusCode::from_u16(code).unwrap(), after) {
+            Outcome::Delivered { .. } => None,
+            Outcome::Failed { retry, .. } => Some(retry),
+        };
+        assert_eq!(found, expected, "{code}");
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let later = Some(Retry::Later(Some(Duration::from_secs(7))));
+        for code in [200, 202, 204] {
+            check(code, None);
+        }
+        for code in [302, 401, 403, 404, 407, 408, 409, 421, 425, 429, 500, 501, 502, 503, 504] {
+            check(code, later);
+        }
+        for code in [400, 405, 410, 413, 415, 422] {
+            check(code, Some(Retry::Never));
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
+        let of = |text: &str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            retry_after(&headers, now).map(|wait| wait.as_secs())
+        };
+        assert_eq!(of("120"), Some(120));
+        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(37));
+        assert_eq!(of("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
+        assert_eq!(of("999999"), Some(3600));
+        assert_eq!(of("soon"), None);
+    }
+}
