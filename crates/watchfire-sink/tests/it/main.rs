@@ -3,6 +3,8 @@
 mod database;
 mod http;
 mod mqtt;
+mod faults;
 mod outage;
 mod past;
+mod topics;
 mod world;
