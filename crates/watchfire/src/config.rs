@@ -27,6 +27,7 @@ use watchfire_model::Duration;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
 use watchfire_sink::http::HttpSinkConfig;
 use watchfire_sink::mqtt::MqttSinkConfig;
+use watchfire_sink::kafka::KafkaConfig;
 use watchfire_sink::timescale::TimescaleConfig;
 use watchfire_store::Retention;
 
@@ -327,6 +328,8 @@ pub struct SinkConfig {
     pub http: Option<HttpSinkConfig>,
     /// An MQTT broker, another one or our own.
     pub mqtt: Option<MqttSinkConfig>,
+    /// Apache Kafka, or what speaks its protocol.
+    pub kafka: Option<KafkaConfig>,
 }
 
 /// How log lines look.
@@ -380,6 +383,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: watchfire_sink::timescale::ConfigError,
     },
+    /// A sink is no good.
+    #[error("[sink.kafka]")]
+    Kafka(#[from] watchfire_sink::kafka::ConfigError),
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
     Notify(#[from] watchfire_notify::ConfigError),
@@ -421,6 +427,8 @@ impl Config {
         }
         if let Some(mqtt) = &self.sink.mqtt {
             mqtt.check().map_err(|source| ConfigError::Sink { section: "mqtt", source })?;
+        if let Some(kafka) = &self.sink.kafka {
+            kafka.check()?;
         }
         self.mappings()?;
         self.http_mappings()?;
@@ -649,11 +657,27 @@ mod tests {
         let plain = TimescaleConfig { url: shown_section.url.clone(), ..TimescaleConfig::default() };
         let named = TimescaleConfig { chunk_interval: Some(plain.interval()), ..plain };
         assert_eq!(shown_section, named);
-        let unknown = read("[sink.timescale]\nx = 1", &[]).unwrap_err();
-        let known: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
-        assert!(known.len() > 10, "{unknown}");
-        for key in known {
-            assert!(timescale.contains(&format!("\n{key} = ")), "{key} is not in the example");
+        let kafka = section("sink.kafka");
+        // What needs a feature of the build is no default.
+        let secured = |line: &&str| ["sasl_", "ssl_", "security_"].iter().all(|key| !line.starts_with(key));
+        let plain: Vec<&str> = kafka.lines().filter(secured).collect();
+        let shown_section = read(&plain.join("\n"), &[]).unwrap().sink.kafka.unwrap();
+        let named = KafkaConfig {
+            brokers: shown_section.brokers.clone(),
+            // Given in words, where the default is to derive them.
+            alerts_topic: "watchfire.alerts".into(),
+            dead_letters_topic: "watchfire.dead-letters".into(),
+            cursors_topic: "watchfire.cursors".into(),
+            ..KafkaConfig::default()
+        };
+        assert_eq!(shown_section, named);
+        for (name, section) in [("timescale", timescale), ("kafka", kafka)] {
+            let unknown = read(&format!("[sink.{name}]\nx = 1"), &[]).unwrap_err();
+            let known: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+            assert!(known.len() > 10, "{unknown}");
+            for key in known {
+                assert!(section.contains(&format!("\n{key} = ")), "{key} is not in the example");
+            }
         }
         let http = section("sink.http");
         let shown_http = read(&http, &[]).unwrap().sink.http.unwrap();

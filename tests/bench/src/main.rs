@@ -7,6 +7,7 @@ mod event;
 mod figure;
 mod footprint;
 mod idle;
+mod kafka;
 mod latency;
 mod load;
 mod log;
@@ -79,6 +80,8 @@ enum Bench {
     Footprint,
     /// The log to other services.
     Sinks,
+    /// The log to Kafka.
+    Kafka,
 }
 
 fn main() -> Result<()> {
@@ -105,6 +108,7 @@ fn main() -> Result<()> {
             Bench::Latency => latency::run(options, &mut figures)?,
             Bench::Footprint => footprint::run(options, &mut figures)?,
             Bench::Sinks => sinks::run(options, &mut figures)?,
+            Bench::Kafka => kafka::run(&mut figures)?,
         }
     }
     if arguments.json {

@@ -13,7 +13,7 @@ use crate::contract::LaneId;
 pub use crate::timescale::Start;
 
 /// An Apache Kafka, or what speaks its protocol.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaConfig {
     /// `host:port` of one or more brokers, separated by commas.
@@ -404,6 +404,14 @@ impl KafkaConfig {
                 client.set(property, value);
             }
         }
+        // Those that are of every client; others are the producer's.
+        const SHARED: [&str; 8] =
+            ["sasl.", "ssl.", "socket.", "broker.", "client.", "reconnect.", "debug", "enable.ssl"];
+        for (property, value) in &self.options {
+            if SHARED.iter().any(|prefix| property.starts_with(prefix)) {
+                client.set(property, value);
+            }
+        }
         client
     }
 
@@ -458,16 +466,9 @@ impl KafkaConfig {
         producer
     }
 
-    /// Who reads cursors. The options that are of every client count, those of producers do not disturb.
+    /// Who reads cursors.
     pub(super) fn reader(&self, isolation: &str) -> ClientConfig {
         let mut reader = self.client();
-        for (property, value) in &self.options {
-            let shared =
-                ["sasl.", "ssl.", "socket.", "broker.", "client.", "reconnect.", "debug", "enable.ssl"];
-            if shared.iter().any(|prefix| property.starts_with(prefix)) {
-                reader.set(property, value);
-            }
-        }
         reader
             .set("group.id", format!("{}-cursors", self.name))
             .set("isolation.level", isolation)

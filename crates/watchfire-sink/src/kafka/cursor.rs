@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
@@ -56,19 +56,18 @@ pub(super) fn find(config: &KafkaConfig, lane: LaneId, given_up: &GivenUp) -> Re
     let key = config.cursor_key(lane);
     let reader: BaseConsumer = config.reader("read_committed").create().map_err(failed)?;
     let (low, mut end) = reader.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?;
-    if config.transactional {
-        // With `read_committed` the end is where the first transaction begins that is under way. Ours are not: the producer,
-        // which is there already, has ended them.
-        let plain: BaseConsumer = config.reader("read_uncommitted").create().map_err(failed)?;
-        let (_, written) = plain.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?;
-        let began = Instant::now();
-        while end < written {
-            if given_up.is_over() || began.elapsed() > SETTLED {
-                return Err(Failure::retry("slow", "a transaction of another lane is under way"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            end = reader.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?.1;
+    // With `read_committed` the end is where the first transaction begins that is under way. Ours are not: the producer,
+    // which is there already, has ended them.
+    let plain: BaseConsumer = config.reader("read_uncommitted").create().map_err(failed)?;
+    let (_, written) = plain.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?;
+    drop(plain);
+    let began = Instant::now();
+    while end < written {
+        if given_up.is_over() || began.elapsed() > SETTLED {
+            return Err(Failure::retry("slow", "a transaction of another lane is under way"));
         }
+        std::thread::sleep(Duration::from_millis(20));
+        end = reader.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?.1;
     }
     let (mut tail, mut known) = (TAIL, end);
     while known > low {
@@ -105,6 +104,9 @@ fn read(
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(place),
+            // No group is joined: who may not ask for one needs not.
+            Some(Err(error))
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}
             Some(Err(error)) => return Err(failed(error)),
             None if given_up.is_over() || heard.elapsed() > ANSWER => {
                 return Err(Failure::retry("unreachable", "the topic of cursors could not be read in time"));

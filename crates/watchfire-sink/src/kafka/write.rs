@@ -215,7 +215,13 @@ impl Job {
             session.again();
         }
         while let Some(stretch) = self.work.stretches.front().cloned() {
-            self.stretch(stretch.clone(), given_up)?;
+            if let Err(failure) = self.stretch(stretch.clone(), given_up) {
+                if !self.work.passed() {
+                    // What it still has would overtake what failed.
+                    self.give_up();
+                }
+                return Err(failure);
+            }
             let suspects = self.work.suspects();
             if self.work.passed() {
                 self.work.stretches.pop_front();
@@ -223,21 +229,26 @@ impl Job {
             }
             // Messages failed: others behind them must not overtake them.
             let fault = self.work.fault().or_else(|| Some(self.session.as_ref()?.fault(along())));
-            self.session = None;
-            self.work.lost();
-            match (&suspects[..], fault) {
-                ([], fault) => return Err(fault.unwrap_or_else(along)),
-                ([(number, reason)], _) => self.work.refuse(*number, reason.clone()),
-                ([(first, _), .., (last, _)], _) => {
+            self.give_up();
+            let parts = match &suspects[..] {
+                [] => return Err(fault.unwrap_or_else(along)),
+                [(number, reason)] if stretch.len() == 1 => {
+                    self.work.refuse(*number, reason.clone());
+                    continue;
+                }
+                // Once more, alone: then it is clear.
+                [(number, _)] => {
+                    [*number + 1..stretch.end, *number..number + 1, stretch.start..*number, 0..0]
+                }
+                [(first, _), .., (last, _)] => {
                     let (first, end) = (*first, last + 1);
                     let middle = first + (end - first) / 2;
-                    self.work.stretches.pop_front();
-                    for part in [end..stretch.end, middle..end, first..middle, stretch.start..first] {
-                        if !part.is_empty() {
-                            self.work.stretches.push_front(part);
-                        }
-                    }
+                    [end..stretch.end, middle..end, first..middle, stretch.start..first]
                 }
+            };
+            self.work.stretches.pop_front();
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                self.work.stretches.push_front(part);
             }
         }
         if let Some(refusals) = self.work.refusals(&self.without) {
@@ -245,11 +256,16 @@ impl Job {
         }
         self.cursor(given_up)?;
         if let Some(failure) = self.failed() {
-            self.session = None;
-            self.work.lost();
+            self.give_up();
             return Err(failure);
         }
         Ok(())
+    }
+
+    /// Another producer goes on.
+    fn give_up(&mut self) {
+        self.session = None;
+        self.work.lost();
     }
 
     /// Why the cursor was not written.
@@ -382,21 +398,21 @@ impl Job {
     fn search(&mut self, suspects: Vec<(usize, String)>, given_up: &GivenUp) -> Result<(), Failure> {
         let mut stack = vec![suspects];
         while let Some(suspects) = stack.pop() {
-            let [(first, _), .., (last, _)] = &suspects[..] else {
-                for (number, reason) in suspects {
-                    self.work.refuse(number, reason);
-                }
+            let (Some((first, _)), Some((last, reason))) = (suspects.first(), suspects.last()) else {
                 continue;
             };
             let (first, end) = (*first, last + 1);
             let middle = first + (end - first) / 2;
-            for half in [first..middle, middle..end] {
+            let halves = if end - first == 1 { [first..end, 0..0] } else { [first..middle, middle..end] };
+            for half in halves.into_iter().filter(|half| !half.is_empty()) {
                 self.begin()?;
-                self.stretch(half, given_up)?;
+                self.stretch(half.clone(), given_up)?;
                 let found = self.work.suspects();
                 self.abort(given_up)?;
-                if !found.is_empty() {
-                    stack.push(found);
+                match found.len() {
+                    0 => {}
+                    _ if half.len() == 1 => self.work.refuse(half.start, reason.clone()),
+                    _ => stack.push(found),
                 }
             }
         }
@@ -477,15 +493,16 @@ impl Lane for KafkaLane {
     ) -> Result<(), Failure> {
         let goes_on = self.work.as_ref().is_some_and(|work| Arc::ptr_eq(&work.encoded, encoded));
         // Taken out: a future that is dropped half way leaves no producer in an unknown state behind.
-        let Some(session) = self.session.take().filter(|session| goes_on || session.waiting == 0) else {
+        let session = self.session.take();
+        if !goes_on && session.as_ref().is_none_or(|session| session.waiting > 0) {
             return Err(Failure::retry("anew", "the producer is gone; another one goes on"));
-        };
+        }
         let work = self.work.take().filter(|_| goes_on);
         let mut job = Job {
             id: self.id,
             config: self.config.clone(),
             found: self.found.clone(),
-            session: Some(session),
+            session,
             work: work.unwrap_or_else(|| Work::new(encoded.clone(), chunk)),
             without: without.clone(),
         };

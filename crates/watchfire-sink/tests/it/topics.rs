@@ -302,6 +302,18 @@ async fn a_start_goes_on_where_the_last_one_was() {
             assert_eq!(ids.len(), events.len());
             crowd(&brokers, &format!("{prefix}.cursors"));
         }
+        // A restored backup is another life: it goes on behind what is there, and says so.
+        let mut world = world.reopen(true).await;
+        let running = run(&world, &config).await;
+        world.many(5, 1, 50).await;
+        level(&running).await;
+        running.stop().await;
+        assert_eq!(complete(&read(&brokers, &format!("{prefix}.readings")), count + 50), 0, "{more}");
+        let cursors = read(&brokers, &format!("{prefix}.cursors"));
+        let gaps: Vec<_> =
+            cursors.iter().filter(|got| got.key.starts_with(&format!("{prefix}/0/gap/1/"))).collect();
+        let [gap] = &gaps[..] else { panic!("{gaps:?}") };
+        assert_eq!((&gap.json()["reason"], &gap.json()["to"]["epoch"]), (&"restored".into(), &2.into()));
     }
 }
 
