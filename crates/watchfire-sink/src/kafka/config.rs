@@ -453,9 +453,10 @@ impl KafkaConfig {
                 .set("transactional.id", self.cursor_key(lane))
                 // The waits of a commit are multiples of it.
                 .set("retry.backoff.ms", "10")
-                .set("transaction.timeout.ms", "60000")
-                // A transaction outlives no message, so that both are given up together.
-                .set("message.timeout.ms", "50000");
+                // One that nobody ends hides from readers what comes after it. A chunk takes a second or so.
+                .set("transaction.timeout.ms", "30000")
+                // A message outlives no transaction: both are given up together.
+                .set("message.timeout.ms", "25000");
         } else {
             // A batch that is refused stops the producer before one behind it is written: order over speed.
             producer.set("enable.gapless.guarantee", "true");

@@ -22,7 +22,7 @@ pub(super) const PARTITION: i32 = 0;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long transactions of others that are under way are waited for: longer than brokers let them live.
-const SETTLED: Duration = Duration::from_secs(75);
+const SETTLED: Duration = Duration::from_secs(45);
 
 /// Messages at the end that are read first. Each time that the cursor is not among them, eight times as many.
 const TAIL: i64 = 256;
@@ -61,8 +61,12 @@ pub(super) fn find(config: &KafkaConfig, lane: LaneId, given_up: &GivenUp) -> Re
     let plain: BaseConsumer = config.reader("read_uncommitted").create().map_err(failed)?;
     let (_, written) = plain.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?;
     drop(plain);
-    let began = Instant::now();
+    let (began, mut told) = (Instant::now(), false);
     while end < written {
+        if !told && began.elapsed() > ANSWER {
+            told = true;
+            tracing::warn!(sink = super::NAME, %lane, "waits for a transaction of another lane that nobody has ended");
+        }
         if given_up.is_over() || began.elapsed() > SETTLED {
             return Err(Failure::retry("slow", "a transaction of another lane is under way"));
         }

@@ -24,7 +24,7 @@ use crate::contract::{Failure, Lane, LaneId, Place, Refusal};
 const ATTEMPT: Duration = Duration::from_secs(90);
 
 /// Of a transaction: less than the brokers let one live.
-const TRANSACTION: Duration = Duration::from_secs(45);
+const TRANSACTION: Duration = Duration::from_secs(20);
 
 /// How long a step of a transaction may take.
 const STEP: Duration = Duration::from_secs(10);
