@@ -313,6 +313,7 @@ async fn an_engine_that_dies_sends_again_under_the_same_ids_and_misses_nothing()
         .await;
         engine.shutdown_background();
         drop(running);
+        gone(&world).await;
         world = world.reopen(false).await;
     }
     service.usual(Behave::Take);
