@@ -158,7 +158,10 @@ fn labels(kind: &NoticeKind, about: &str) -> LabelSet {
 
 /// Who is told: not who takes nothing, and nobody of himself.
 fn others(settings: &Settings, kind: &NoticeKind, about: &str, silent: &HashSet<&str>) -> Vec<String> {
-    let can = |other: &str| !silent.contains(other) && !(kind.label == UNDELIVERED.label && other == about);
+    let can = |other: &str| {
+        let itself = kind.label == UNDELIVERED.label && other == about;
+        !silent.contains(other) && !itself
+    };
     let routed = settings.router.route(&labels(kind, about)).into_iter().map(|target| target.receiver);
     let mut routed: Vec<String> = routed.filter(|other| can(other)).collect();
     routed.sort();

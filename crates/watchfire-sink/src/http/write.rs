@@ -32,6 +32,9 @@ struct Progress {
     taken: Vec<bool>,
     /// By event: why the service will never take it.
     refused: BTreeMap<usize, String>,
+    /// Those of them that were refused before anything was taken: a service that refused everything for a while would have
+    /// refused them too, so they are asked once more.
+    unsure: BTreeSet<usize>,
     /// How often a service that refuses everything was asked for one event.
     probes: usize,
 }
@@ -90,6 +93,7 @@ impl HttpLane {
                 return Err(Failure::retry("refuses-everything", reason));
             }
             self.progress.refused.clear();
+            self.progress.unsure.clear();
         }
         let places: Vec<usize> = (0..encoded.events.len())
             .filter(|place| {
@@ -104,7 +108,11 @@ impl HttpLane {
         while let Some(request) = requests.pop() {
             let Some(reason) = self.request(encoded, &places[request.clone()]).await? else { continue };
             if request.len() == 1 {
-                self.progress.refused.insert(places[request.start], reason);
+                let place = places[request.start];
+                self.progress.refused.insert(place, reason);
+                if !self.progress.taken.contains(&true) {
+                    self.progress.unsure.insert(place);
+                }
             } else {
                 let middle = request.start + request.len() / 2;
                 requests.push(middle..request.end);
@@ -113,6 +121,14 @@ impl HttpLane {
         }
         if let Some(reason) = self.everything(without) {
             return Err(Failure::retry("refuses-everything", reason));
+        }
+        if self.progress.taken.contains(&true) {
+            while let Some(place) = self.progress.unsure.first().copied() {
+                if self.request(encoded, &[place]).await?.is_none() {
+                    self.progress.refused.remove(&place);
+                }
+                self.progress.unsure.remove(&place);
+            }
         }
         let refused = std::mem::take(&mut self.progress.refused);
         if refused.is_empty() {

@@ -155,16 +155,28 @@ async fn greeting(events: &mut EventLoop) -> Result<usize, Failure> {
 
 async fn drive(mut events: EventLoop, signals: mpsc::Sender<Signal>) {
     loop {
-        let signal = match events.poll().await {
-            Ok(Event::Outgoing(Outgoing::Publish(number))) => Signal::Sent(number),
-            Ok(Event::Incoming(Packet::PubAck(answer))) => Signal::Answered(answer.pkid, answer.reason),
-            Ok(_) => continue,
-            Err(error) => {
-                let _ = signals.send(Signal::Broken(retry::failure(&error))).await;
+        let (event, broken) = match events.poll().await {
+            Ok(event) => (Some(event), None),
+            Err(error) => (None, Some(retry::failure(&error))),
+        };
+        let mut told: VecDeque<_> = event.into_iter().collect();
+        if broken.is_some() {
+            // The client reads several packets at once, and forgets them where the last is an end. But a broker may say
+            // why it ends the connection, and only then end it: Mosquitto does, for a topic that is not permitted.
+            told.append(&mut events.state.events);
+        }
+        for event in told {
+            let signal = match event {
+                Event::Outgoing(Outgoing::Publish(number)) => Signal::Sent(number),
+                Event::Incoming(Packet::PubAck(answer)) => Signal::Answered(answer.pkid, answer.reason),
+                _ => continue,
+            };
+            if signals.send(signal).await.is_err() {
                 return;
             }
-        };
-        if signals.send(signal).await.is_err() {
+        }
+        if let Some(failure) = broken {
+            let _ = signals.send(Signal::Broken(failure)).await;
             return;
         }
     }

@@ -137,7 +137,8 @@ impl History {
     /// The coarsest aggregate whose span divides the step, where there is one; else the table itself.
     async fn source(&self, table: &str, step: Duration) -> Result<String, HistoryError> {
         let spans = [("1h", 3_600_000_000_u64), ("1m", 60_000_000)];
-        for (name, _) in spans.into_iter().filter(|(_, span)| step.0 >= *span && step.0 % span == 0) {
+        for (name, _) in spans.into_iter().filter(|(_, span)| step.0 >= *span && step.0.is_multiple_of(*span))
+        {
             debug_assert!(AGGREGATES.iter().any(|(aggregate, ..)| *aggregate == name));
             let view = format!("{table}_{name}");
             let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")

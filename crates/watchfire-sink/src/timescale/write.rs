@@ -207,7 +207,8 @@ async fn search(
 ) -> Result<Vec<Refusal>, sqlx::Error> {
     let mut refused = Vec::new();
     for table in &encoded.tables {
-        let mut stack = vec![0..table.rows.len()];
+        let whole = 0..table.rows.len();
+        let mut stack = vec![whole];
         while let Some(range) = stack.pop() {
             if range.is_empty() || refused.len() >= REFUSALS {
                 continue;

@@ -286,3 +286,12 @@ pub fn texts(postgres: &Postgres, sql: &str) -> Vec<String> {
 pub fn number(postgres: &Postgres, sql: &str) -> usize {
     texts(postgres, sql)[0].parse().unwrap()
 }
+
+/// Waits until nothing of an engine that died holds the log any more: as with a process, its threads are gone then.
+pub async fn gone(world: &World) {
+    until("the engine is gone", || match Arc::strong_count(&world.log) {
+        1 => Ok(()),
+        others => Err(others),
+    })
+    .await;
+}

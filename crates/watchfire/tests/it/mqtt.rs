@@ -74,6 +74,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// Subscribes with QoS 0.
+    pub async fn subscribe(&mut self, filter: &str) {
+        let body = [vec![0, 1], text(filter), vec![0]].concat();
+        assert!(body.len() < 128);
+        self.stream.write_all(&[&[0x82, body.len() as u8], &body[..]].concat()).await.unwrap();
+        let mut answer = [0; 5];
+        self.stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, [0x90, 3, 0, 1, 0]);
+    }
+
+    /// The next message of a subscription: topic, payload, and whether it was retained.
+    pub async fn message(&mut self) -> (String, Vec<u8>, bool) {
+        let read = async {
+            let first = self.stream.read_u8().await.unwrap();
+            assert_eq!(first & 0xf6, 0x30, "a PUBLISH with QoS 0");
+            let (mut length, mut shift) = (0_usize, 0);
+            loop {
+                let byte = self.stream.read_u8().await.unwrap();
+                length |= usize::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            self.stream.read_exact(&mut body).await.unwrap();
+            let end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let payload = body.split_off(end);
+            (String::from_utf8(body.split_off(2)).unwrap(), payload, first & 1 == 1)
+        };
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("a message within a minute")
+    }
+
     /// Publishes a temperature of a device.
     pub async fn temperature(&mut self, device: &str, value: f64) -> bool {
         let payload = format!(r#"{{"metrics":{{"temperature":{value}}}}}"#);

@@ -123,3 +123,44 @@ async fn credentials_are_checked_where_they_are_asked_for() {
     assert!(client.temperature("press-1", 20.0).await);
     server.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_own_broker_republishes_readings_and_retains_what_is_active_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_receiver, hook) = Receiver::start().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let more = format!("[sink.mqtt]\nurl = \"mqtt://127.0.0.1:{port}\"");
+    let mut config = config(&folder.path().join("data"), hook, &more);
+    config.mqtt.listen.set_port(port);
+    let server = Server::start(config.clone(), Arc::new(SystemClock)).await.unwrap();
+    let (http, mqtt) = (server.addresses.http, server.addresses.mqtt.unwrap());
+    call(http, "PUT", "/rules/hot?wait=true", Some(hot())).await;
+    let mut subscriber = Client::connect(mqtt, "subscriber", None).await.unwrap();
+    subscriber.subscribe("watchfire/#").await;
+    let mut device = Client::connect(mqtt, "press-1", None).await.unwrap();
+    assert!(device.temperature("press-1", 85.0).await);
+    let mut heard = std::collections::BTreeMap::new();
+    while heard.len() < 3 {
+        let (topic, payload, _) = subscriber.message().await;
+        heard.insert(topic, serde_json::from_slice::<serde_json::Value>(&payload).unwrap());
+    }
+    assert_eq!(heard["watchfire/readings/press-1"]["metrics"]["temperature"], 85.0);
+    assert_eq!(heard["watchfire/alerts/press-1/events"]["type"], "alert.raised");
+    assert_eq!(heard["watchfire/alerts/press-1"]["alerts"][0]["rule"], "hot");
+    let listed = wait_for("the sink is level", async || {
+        let sinks = call(http, "GET", "/sinks", None).await;
+        (sinks["items"][0]["behind"] == 0).then_some(sinks)
+    });
+    assert_eq!(listed.await["items"][0]["name"], "mqtt");
+    server.stop().await.unwrap();
+
+    // What the broker had retained ended with it; the sink tells it again.
+    let server = Server::start(config, Arc::new(SystemClock)).await.unwrap();
+    let mut subscriber = Client::connect(server.addresses.mqtt.unwrap(), "subscriber", None).await.unwrap();
+    subscriber.subscribe("watchfire/alerts/+").await;
+    let (topic, payload, _) = subscriber.message().await;
+    assert_eq!(topic, "watchfire/alerts/press-1");
+    let state: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    assert_eq!(state["alerts"][0]["rule"], "hot");
+    server.stop().await.unwrap();
+}
