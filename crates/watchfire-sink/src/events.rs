@@ -144,8 +144,16 @@ impl crate::contract::Encoder for EventEncoder {
     }
 }
 
-/// Of the alert only what never changes, so that a repeat is the same to the byte.
 fn put_transition(made: &mut Events, row: Row, event: &EventRow, alert: &AlertRow) {
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(&mut made.bytes, &transition(event, alert));
+    made.bytes.push(b'\n');
+    let end = made.bytes.len();
+    made.events.push(Event { row, end, stream: None, device: alert.device.as_str().into() });
+}
+
+/// A transition. Of the alert only what never changes, so that a repeat is the same to the byte.
+pub(crate) fn transition(event: &EventRow, alert: &AlertRow) -> serde_json::Value {
     let mut value = json!({
         "id": event.id,
         "type": format!("alert.{}", event.kind),
@@ -173,14 +181,10 @@ fn put_transition(made: &mut Events, row: Row, event: &EventRow, alert: &AlertRo
             value[name] = given;
         }
     }
-    // Writing to memory does not fail.
-    let _ = serde_json::to_writer(&mut made.bytes, &value);
-    made.bytes.push(b'\n');
-    let end = made.bytes.len();
-    made.events.push(Event { row, end, stream: None, device: alert.device.as_str().into() });
+    value
 }
 
-fn put_cell(bytes: &mut Vec<u8>, cell: Cell<'_>) {
+pub(crate) fn put_cell(bytes: &mut Vec<u8>, cell: Cell<'_>) {
     match cell {
         Cell::Number(number) => {
             let _ = serde_json::to_writer(bytes, &number);
@@ -191,6 +195,6 @@ fn put_cell(bytes: &mut Vec<u8>, cell: Cell<'_>) {
     }
 }
 
-fn put_text(bytes: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(bytes: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(bytes, text);
 }

@@ -12,13 +12,10 @@ pub mod chunk;
 pub mod contract;
 mod events;
 pub mod feed;
-<<<<<<< HEAD
 pub mod http;
+pub mod kafka;
 mod kept;
 pub mod mqtt;
-=======
-pub mod kafka;
->>>>>>> 190a1f2 (Kafka: readings, transitions and dead letters on topics, with the cursor in a compacted topic beside them)
 pub mod run;
 pub mod status;
 pub mod timescale;

@@ -26,8 +26,8 @@ use watchfire_log::LogOptions;
 use watchfire_model::Duration;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
 use watchfire_sink::http::HttpSinkConfig;
-use watchfire_sink::mqtt::MqttSinkConfig;
 use watchfire_sink::kafka::KafkaConfig;
+use watchfire_sink::mqtt::MqttSinkConfig;
 use watchfire_sink::timescale::TimescaleConfig;
 use watchfire_store::Retention;
 
@@ -383,9 +383,6 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: watchfire_sink::timescale::ConfigError,
     },
-    /// A sink is no good.
-    #[error("[sink.kafka]")]
-    Kafka(#[from] watchfire_sink::kafka::ConfigError),
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
     Notify(#[from] watchfire_notify::ConfigError),
@@ -427,8 +424,9 @@ impl Config {
         }
         if let Some(mqtt) = &self.sink.mqtt {
             mqtt.check().map_err(|source| ConfigError::Sink { section: "mqtt", source })?;
+        }
         if let Some(kafka) = &self.sink.kafka {
-            kafka.check()?;
+            kafka.check().map_err(|source| ConfigError::Sink { section: "kafka", source })?;
         }
         self.mappings()?;
         self.http_mappings()?;

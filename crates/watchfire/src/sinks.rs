@@ -12,9 +12,8 @@ use watchfire_api::contract::{
 use watchfire_log::Clock;
 use watchfire_model::Timestamp;
 use watchfire_notify::{Notice, NoticeKind, Notifier};
-use watchfire_sink::kafka;
 use watchfire_sink::timescale::{self, HistoryError};
-use watchfire_sink::{LaneState, Running, SinkStatus, Surroundings, http, mqtt};
+use watchfire_sink::{LaneState, Running, SinkStatus, Surroundings, http, kafka, mqtt};
 
 use crate::config::SinkConfig;
 
@@ -56,6 +55,7 @@ impl RunningSinks {
         if let Some(section) = &config.mqtt {
             let running = mqtt::start(section.clone(), surroundings.clone()).await;
             sinks.push((running.context("[sink.mqtt]")?, section.alert_after));
+        }
         if let Some(section) = &config.kafka {
             let running = kafka::start(section.clone(), surroundings).await;
             sinks.push((running.context("[sink.kafka]")?, section.alert_after));

@@ -10,7 +10,7 @@ use watchfire_model::{Duration, Selector};
 
 use crate::chunk::Takes;
 use crate::contract::LaneId;
-pub use crate::timescale::Start;
+use crate::timescale::{ConfigError, Start};
 
 /// An Apache Kafka, or what speaks its protocol.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -179,16 +179,6 @@ impl std::fmt::Debug for KafkaConfig {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-/// What is wrong with the section.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key}: {what}")]
-pub struct ConfigError {
-    /// The key in the section.
-    pub key: &'static str,
-    /// What is wrong with its value.
-    pub what: String,
 }
 
 fn wrong(key: &'static str, what: impl Into<String>) -> ConfigError {

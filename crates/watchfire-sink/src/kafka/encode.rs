@@ -12,8 +12,9 @@ use watchfire_model::{Batch, Timestamp};
 use watchfire_store::{AlertRow, EventRow};
 
 use super::config::{Events, KafkaConfig};
-use crate::chunk::{Cell, Cells, Chunk, Content, Filter, Interests, Row, Taken, WHOLE};
+use crate::chunk::{Cells, Chunk, Content, Filter, Interests, Row, Taken, WHOLE};
 use crate::contract::Encoder;
+use crate::events::{put_cell, put_text, transition};
 
 /// The header with what is unique to a message and the same on every attempt.
 pub const ID: &str = "watchfire-id";
@@ -215,14 +216,7 @@ impl KafkaEncoder {
     }
 
     fn transition(&self, row: Row, topic: u32, event: &EventRow, alert: &AlertRow, messages: &mut Messages) {
-        // Of the alert only what never changes, so that a repeat is the same to the byte.
-        let mut data = serde_json::to_value(event).unwrap_or_default();
-        data["rule"] = json!(alert.rule);
-        data["device"] = json!(alert.device);
-        data["key"] = json!(alert.key);
-        data["labels"] = json!(alert.labels);
-        data["fingerprint"] = json!(alert.fingerprint);
-        data["raised_at"] = json!(alert.raised_at);
+        let data = transition(event, alert);
         let severity = data["severity"].as_str().unwrap_or_default().to_string();
         let kind = format!("watchfire.alert.{}", event.kind);
         let time = event.at.to_string();
@@ -312,23 +306,8 @@ fn milliseconds(time: Timestamp) -> i64 {
     (time.0 / 1000).max(1)
 }
 
-fn put_cell(bytes: &mut Vec<u8>, cell: Cell<'_>) {
-    match cell {
-        Cell::Number(number) => {
-            // Writing to memory does not fail, and a number is finite.
-            let _ = serde_json::to_writer(bytes, &number);
-        }
-        Cell::Flag(true) => bytes.extend_from_slice(b"true"),
-        Cell::Flag(false) => bytes.extend_from_slice(b"false"),
-        Cell::Text(text) => put_text(bytes, text),
-    }
-}
-
-fn put_text(bytes: &mut Vec<u8>, text: &str) {
-    let _ = serde_json::to_writer(bytes, text);
-}
-
 fn put_number(bytes: &mut Vec<u8>, number: u32) {
+    // Writing to memory does not fail.
     let _ = serde_json::to_writer(bytes, &number);
 }
 

@@ -43,7 +43,7 @@ mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use config::{Compression, ConfigError, Events, KafkaConfig, SecurityProtocol, Start};
+pub use config::{Compression, Events, KafkaConfig, SecurityProtocol};
 pub use encode::{Encoded, ID, KafkaEncoder, Messages};
 pub use write::KafkaLane;
 
@@ -51,6 +51,7 @@ use crate::chunk::Interests;
 use crate::contract::{LaneId, Sink};
 use crate::feed::Sizes;
 use crate::run::{Reading, Running, Surroundings};
+use crate::timescale::Start;
 
 /// The name of the sink: the section of the configuration.
 pub const NAME: &str = "kafka";

@@ -217,8 +217,8 @@ async fn everything_that_is_asked_for_arrives_once_and_in_order() {
     }
     let data = event.json();
     assert_eq!(
-        (&data["rule"], &data["kind"], &data["device"]),
-        (&"hot".into(), &"raised".into(), &"device-3".into())
+        (&data["rule"], &data["type"], &data["device"]),
+        (&"hot".into(), &"alert.raised".into(), &"device-3".into())
     );
 
     let letters = read(&brokers, "all.dead-letters");
