@@ -36,6 +36,7 @@ cargo xtask COMMAND
                  copies the contract from wit/ to where SDKs carry it
   check-deps     licences, crates against ARCHITECTURE.md, paths of machines
   rules          builds the shipped rules alone, and says where they are
+  services       brings the servers that tests talk to: PostgreSQL, TimescaleDB, Kafka, Mosquitto
 ";
 
 fn main() -> ExitCode {
@@ -88,6 +89,14 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
         "wit-sync" => Some(checks::wit_sync(&workspace, flag(rest, "--check")?)?),
         "check-deps" => Some(checks::dependencies(&workspace)?),
         "rules" => Some(format!("the shipped rules are in {}", build::components(&workspace)?.display())),
+        "services" => {
+            let missing = setup::services(&workspace);
+            let count = missing.len();
+            if count > 0 {
+                bail!("{count} of them could not be had");
+            }
+            Some("every server that tests talk to is there".into())
+        }
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             None

@@ -56,6 +56,11 @@ impl Workspace {
         self.target.join("components")
     }
 
+    /// Where the servers that tests talk to are downloaded to.
+    pub fn services(&self) -> PathBuf {
+        self.target.join("services")
+    }
+
     /// The Rust workspaces beside the root one that there are.
     pub fn others(&self) -> Vec<PathBuf> {
         ["guest-sdk/rust", "rules", "tests/guests", "examples/wind-farm/rules"]

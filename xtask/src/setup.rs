@@ -31,6 +31,13 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Brings the servers that tests talk to. Gives what could not be had: tests that need it skip visibly.
+pub fn services(workspace: &Workspace) -> Vec<String> {
+    let missing = watchfire_services::provide::provide(&workspace.services());
+    missing.iter().for_each(|why| println!("NOT THERE: {why}"));
+    missing
+}
+
 fn check_rustc(workspace: &Workspace) -> Result<()> {
     let manifest = std::fs::read_to_string(workspace.root.join("Cargo.toml"))?;
     let wanted = manifest
