@@ -13,12 +13,14 @@ mod api;
 mod intake;
 mod log;
 mod rules;
+mod sources;
 
 pub use alerts::AlertMetrics;
 pub use api::ApiMetrics;
 pub use intake::IntakeMetrics;
 pub use log::LogMetrics;
 pub use rules::RuleMetrics;
+pub use sources::SourceMetrics;
 
 /// Labels of one name.
 pub type Labels<const N: usize> = [(&'static str, String); N];
@@ -28,6 +30,8 @@ pub type Labels<const N: usize> = [(&'static str, String); N];
 pub struct Metrics {
     /// Sources and decode.
     pub intake: IntakeMetrics,
+    /// Sources that connect to a service by themselves.
+    pub sources: SourceMetrics,
     /// The log and its readers.
     pub log: LogMetrics,
     /// The partition loop and the rules.
@@ -49,6 +53,7 @@ pub fn render() -> String {
     let mut registry = Registry::with_prefix("watchfire");
     let all = metrics();
     all.intake.register(&mut registry);
+    all.sources.register(&mut registry);
     all.log.register(&mut registry);
     all.rules.register(&mut registry);
     all.alerts.register(&mut registry);

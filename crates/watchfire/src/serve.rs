@@ -17,6 +17,8 @@ use watchfire_engine::{Engine, EngineOptions};
 use watchfire_host::{Host, HostOptions};
 use watchfire_ingest::http::HttpOptions;
 use watchfire_ingest::intake::{IntakeOptions, Source};
+#[cfg(feature = "kafka")]
+use watchfire_ingest::kafka::KafkaSource;
 use watchfire_ingest::mqtt::Broker;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
@@ -56,6 +58,8 @@ pub struct Server {
     engine: Arc<Engine>,
     notifier: Arc<Notifier>,
     broker: Option<Arc<Broker>>,
+    #[cfg(feature = "kafka")]
+    kafka: Option<Arc<KafkaSource>>,
     certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
@@ -150,6 +154,18 @@ impl Server {
         };
         let mqtt_source = source("mqtt", config.mqtt_unknown());
         let http_source = source("http", config.http_unknown());
+        #[cfg(feature = "kafka")]
+        let kafka = {
+            let options = config.source.kafka.clone();
+            options
+                .enabled
+                .then(|| {
+                    let source = source(watchfire_ingest::kafka::NAME, options.unknown_devices);
+                    KafkaSource::start(options, source, intake.clone())
+                })
+                .transpose()
+                .context("[source.kafka]")?
+        };
         let stop = CancellationToken::new();
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
@@ -199,6 +215,11 @@ impl Server {
                 intake: intake.clone(),
                 mqtt: (mqtt_source, config.mappings()?),
                 http: (http_source, config.http_mappings()?),
+                kafka: {
+                    let options = config.source.kafka.clone();
+                    let mappings = options.mappings()?;
+                    (source(watchfire_ingest::kafka::NAME, options.unknown_devices), options, mappings)
+                },
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
             log_level: telemetry::level(),
@@ -236,6 +257,8 @@ impl Server {
             engine,
             notifier,
             broker,
+            #[cfg(feature = "kafka")]
+            kafka,
             certificates,
             stop,
             listeners,
@@ -276,6 +299,10 @@ impl Server {
         tracing::info!("stopping: no more readings are taken");
         if let Some(broker) = &self.broker {
             broker.stop().await;
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &self.kafka {
+            kafka.stop().await;
         }
         self.stop.cancel();
         for listener in self.listeners {

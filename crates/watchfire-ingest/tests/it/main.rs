@@ -6,6 +6,10 @@
 mod abuse;
 mod http;
 mod intake;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_faults;
 mod mqtt;
 mod mutation;
 mod packets;

@@ -8,6 +8,8 @@ mod backup;
 mod binary;
 mod command_line;
 mod commands;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod letters;
 mod mqtt;
 mod readme;
