@@ -2,7 +2,7 @@
 //!
 //! The contract ([`contract`]) says what a source needs from the rest of the engine. [`intake`] is the way that all
 //! sources share: decode, policy for unknown devices, exact repeats ([`repeats`], kept over restarts by [`remember`]), one append. There is one folder
-//! for each protocol: [`mqtt`], [`http`], `kafka`. [`places`] says how far sources have read what they consume. [`listen`] serves HTTP connections, those of the control API included, and
+//! for each protocol: [`mqtt`], [`http`], [`kafka`], [`mqtt_source`]. [`places`] says how far sources have read what they consume. [`listen`] serves HTTP connections, those of the control API included, and
 //! [`tls`] holds certificates.
 
 pub mod board;
@@ -16,6 +16,7 @@ pub mod listen;
 pub mod local;
 pub mod mapping;
 pub mod mqtt;
+pub mod mqtt_source;
 pub mod places;
 pub mod remember;
 pub mod repeats;

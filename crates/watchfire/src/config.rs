@@ -22,6 +22,7 @@ use watchfire_ingest::http::HttpOptions;
 use watchfire_ingest::kafka::{KafkaConfigError, KafkaOptions};
 use watchfire_ingest::listen::ListenOptions;
 use watchfire_ingest::mqtt::{MappingConfig, MappingConfigError, MqttOptions, TopicMapping};
+use watchfire_ingest::mqtt_source::{MqttSourceError, MqttSourceOptions};
 use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
@@ -168,6 +169,8 @@ impl Default for MqttConfig {
 pub struct SourceConfig {
     /// Topics of a Kafka cluster.
     pub kafka: KafkaOptions,
+    /// Topics of an MQTT broker that is there already.
+    pub mqtt: MqttSourceOptions,
 }
 
 /// What readings may be, whichever way they come.
@@ -366,6 +369,9 @@ pub enum ConfigError {
     /// A source is no good.
     #[error("[source.kafka]")]
     Kafka(#[from] KafkaConfigError),
+    /// A source is no good.
+    #[error("[source.mqtt]")]
+    MqttSource(#[from] MqttSourceError),
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
     Notify(#[from] watchfire_notify::ConfigError),
@@ -402,6 +408,7 @@ impl Config {
         self.mappings()?;
         self.http_mappings()?;
         self.source.kafka.check()?;
+        self.source.mqtt.check()?;
         let meant = self.http.allow_anonymous_remote;
         watchfire_ingest::check_listener("http", self.http.listen, self.http_authenticates(), meant)?;
         if self.mqtt.enabled {
@@ -565,6 +572,7 @@ mod tests {
     fn sources_are_checked_before_anything_is_opened() {
         refused("[source.kafka]\nenabled = true", &[], "topics: names at least one");
         refused("[source.kafka]\nstart = \"then\"", &[], "neither \"earliest\" nor \"latest\"");
+        refused("[source.mqtt]\nenabled = true\nbroker = \"here\"", &[], "broker: is host:port");
         refused("[source.kafka]\ntopic = \"t\"", &[], "did you mean `topics`?");
         if !cfg!(feature = "kafka-tls") {
             let sasl = "[source.kafka.sasl]\nmechanism = \"PLAIN\"\nusername = \"u\"\npassword = \"-\"";

@@ -21,6 +21,8 @@ pub struct IntakeAdapter {
     pub mqtt: (Source, Vec<TopicMapping>),
     /// HTTP, with its mappings likewise.
     pub http: (Source, Vec<TopicMapping>),
+    /// Topics of another broker likewise.
+    pub subscriber: (Source, Vec<TopicMapping>),
     /// Kafka likewise.
     pub kafka: (Source, KafkaOptions, Vec<KafkaMapping>),
 }
@@ -49,8 +51,9 @@ impl IntakeAdapter {
         principal: &Principal,
         input: &'a RawInput,
     ) -> Result<(&'a Source, Content<'a>), ResubmitError> {
-        let (source, mappings) = &self.mqtt;
-        if input.source == source.name {
+        let brokers = [&self.mqtt, &self.subscriber];
+        if let Some((source, mappings)) = brokers.into_iter().find(|(source, _)| input.source == source.name)
+        {
             let content = mqtt::content(principal, mappings, &input.address).ok_or_else(|| {
                 let reason = format!("topic {:?} carries no telemetry: no mapping matches it", input.address);
                 rejected("no-mapping", reason)

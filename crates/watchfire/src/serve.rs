@@ -20,6 +20,7 @@ use watchfire_ingest::intake::{IntakeOptions, Source};
 #[cfg(feature = "kafka")]
 use watchfire_ingest::kafka::KafkaSource;
 use watchfire_ingest::mqtt::Broker;
+use watchfire_ingest::mqtt_source::MqttSource;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
@@ -60,6 +61,7 @@ pub struct Server {
     broker: Option<Arc<Broker>>,
     #[cfg(feature = "kafka")]
     kafka: Option<Arc<KafkaSource>>,
+    subscriber: Option<Arc<MqttSource>>,
     certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
@@ -166,6 +168,17 @@ impl Server {
                 .transpose()
                 .context("[source.kafka]")?
         };
+        let subscriber = {
+            let options = config.source.mqtt.clone();
+            options
+                .enabled
+                .then(|| {
+                    let source = source(watchfire_ingest::mqtt_source::NAME, options.unknown_devices);
+                    MqttSource::start(options, source, intake.clone())
+                })
+                .transpose()
+                .context("[source.mqtt]")?
+        };
         let stop = CancellationToken::new();
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
@@ -215,6 +228,13 @@ impl Server {
                 intake: intake.clone(),
                 mqtt: (mqtt_source, config.mappings()?),
                 http: (http_source, config.http_mappings()?),
+                subscriber: {
+                    let options = &config.source.mqtt;
+                    (
+                        source(watchfire_ingest::mqtt_source::NAME, options.unknown_devices),
+                        options.mappings()?,
+                    )
+                },
                 kafka: {
                     let options = config.source.kafka.clone();
                     let mappings = options.mappings()?;
@@ -259,6 +279,7 @@ impl Server {
             broker,
             #[cfg(feature = "kafka")]
             kafka,
+            subscriber,
             certificates,
             stop,
             listeners,
@@ -299,6 +320,9 @@ impl Server {
         tracing::info!("stopping: no more readings are taken");
         if let Some(broker) = &self.broker {
             broker.stop().await;
+        }
+        if let Some(subscriber) = &self.subscriber {
+            subscriber.stop().await;
         }
         #[cfg(feature = "kafka")]
         if let Some(kafka) = &self.kafka {

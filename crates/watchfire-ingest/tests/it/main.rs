@@ -11,6 +11,7 @@ mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_faults;
 mod mqtt;
+mod mqtt_source;
 mod mutation;
 mod packets;
 mod setup;
