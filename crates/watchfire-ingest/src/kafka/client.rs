@@ -20,7 +20,7 @@ use watchfire_telemetry::metrics;
 
 use super::NAME;
 use super::options::Start;
-use super::run::Shared;
+use super::shared::Shared;
 use crate::board::State;
 use crate::places::Place;
 

@@ -8,6 +8,7 @@
 //! - [`record`]: from a record to a payload of the intake, or the reason why it is none.
 //! - [`errors`]: what each error of librdkafka means for us.
 //! - [`client`]: where partitions begin that we are given, and what is done before one is taken away.
+//! - [`shared`]: what the two share, and what statistics say.
 //! - [`run`]: the thread that reads, appends and commits.
 
 mod options;
@@ -20,6 +21,8 @@ mod errors;
 mod record;
 #[cfg(feature = "kafka")]
 mod run;
+#[cfg(feature = "kafka")]
+mod shared;
 
 pub use options::{
     DeviceFrom, KafkaConfigError, KafkaMapping, KafkaOptions, KafkaSasl, KafkaTls, Start, ValueFormat,

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::statistics::Statistics;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use watchfire_log::{AppendError, Consumed};
 use watchfire_telemetry::metrics;
@@ -18,8 +17,9 @@ use watchfire_telemetry::metrics;
 use super::NAME;
 use super::client::{Change, Context, Cursor, forget_lag};
 use super::errors::{Class, class};
-use super::options::{KafkaConfigError, KafkaMapping, KafkaOptions};
+use super::options::{KafkaConfigError, KafkaOptions};
 use super::record::Prepared;
+use super::shared::{HELD, Shared};
 use crate::board::{Board, State};
 use crate::contract::Principal;
 use crate::intake::{Intake, Source, SubmitError, Submitted};
@@ -43,23 +43,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct KafkaSource {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What the thread and the client's answers share.
-pub(super) struct Shared {
-    pub(super) options: KafkaOptions,
-    mappings: Vec<KafkaMapping>,
-    source: Source,
-    pub(super) intake: Arc<Intake>,
-    pub(super) runtime: Handle,
-    pub(super) board: Board,
-    /// What stands beside offsets that we commit.
-    pub(super) mark: String,
-    stop: AtomicBool,
-    /// It waits because no broker answers, which passes when one does.
-    down: AtomicBool,
-    /// How often in a row the statistics said that there is nothing to read.
-    idle: AtomicU32,
 }
 
 impl KafkaSource {
@@ -130,77 +113,6 @@ enum End {
 }
 
 impl Shared {
-    pub(super) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
-    pub(super) fn count(&self, error: &KafkaError) {
-        let code = error.rdkafka_error_code().map_or_else(|| "other".to_string(), |code| format!("{code:?}"));
-        metrics().sources.errors.get_or_create(&[("source", NAME.into()), ("code", code)]).inc();
-    }
-
-    /// Adds an offset to a list that is committed, with our mark beside it.
-    pub(super) fn mark(&self, list: &mut TopicPartitionList, topic: &str, partition: i32, next: i64) {
-        let mut element = list.add_partition(topic, partition);
-        if element.set_offset(Offset::Offset(next)).is_ok() {
-            element.set_metadata(&self.mark);
-        }
-    }
-
-    fn config(&self) -> ClientConfig {
-        let options = &self.options;
-        let mut config = ClientConfig::new();
-        // A node that comes back within the session goes on with its partitions at once, kill -9 or not; a longer
-        // session would keep them from others for longer.
-        config
-            .set("group.instance.id", self.mark.replace(' ', "-"))
-            .set("session.timeout.ms", "10000")
-            .set("client.id", "watchfire")
-            .set("queued.max.messages.kbytes", "32768")
-            .set("topic.metadata.refresh.interval.ms", "30000")
-            .set("reconnect.backoff.max.ms", "5000")
-            .set("log.connection.close", "false");
-        for (name, value) in &options.properties {
-            config.set(name, value);
-        }
-        config
-            .set("bootstrap.servers", &options.brokers)
-            .set("group.id", &options.group)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "false")
-            .set("allow.auto.create.topics", "false")
-            // Neither silently from the start nor from the end: we look what is there, and say what is missing.
-            .set("auto.offset.reset", "error")
-            .set("statistics.interval.ms", "1000");
-        let protocol = match (&options.tls, &options.sasl) {
-            (None, None) => "plaintext",
-            (Some(_), None) => "ssl",
-            (None, Some(_)) => "sasl_plaintext",
-            (Some(_), Some(_)) => "sasl_ssl",
-        };
-        config.set("security.protocol", protocol);
-        if let Some(tls) = &options.tls {
-            for (name, path) in [
-                ("ssl.ca.location", &tls.ca),
-                ("ssl.certificate.location", &tls.certificate),
-                ("ssl.key.location", &tls.key),
-            ] {
-                if let Some(path) = path {
-                    config.set(name, path.display().to_string());
-                }
-            }
-        }
-        if let Some(sasl) = &options.sasl {
-            config
-                .set("sasl.mechanism", &sasl.mechanism)
-                .set("sasl.username", &sasl.username)
-                .set("sasl.password", sasl.password.expose());
-        }
-        config
-    }
-
     fn run(self: Arc<Self>) {
         let mut wait = RETRY.0;
         while !self.stopped() {
@@ -251,59 +163,7 @@ impl Shared {
         metrics().sources.partitions.get_or_create(&[("source", NAME.into())]).set(0);
         end
     }
-
-    /// What librdkafka's statistics say: how far behind we are, and whether a broker answers again.
-    pub(super) fn look(&self, statistics: &Statistics) {
-        for (topic, of) in &statistics.topics {
-            let behind = |(partition, of): (&i32, &rdkafka::statistics::Partition)| {
-                let place = self.intake.places().of(NAME, topic, *partition)?;
-                // Of a transaction that is open nothing can be read yet.
-                let end = if of.ls_offset >= 0 { of.ls_offset } else { of.hi_offset };
-                (of.desired && end >= 0).then(|| (end - place.next).max(0))
-            };
-            let behind: i64 = of.partitions.iter().filter_map(behind).sum();
-            metrics()
-                .sources
-                .lag
-                .get_or_create(&[("source", NAME.into()), ("topic", topic.clone())])
-                .set(behind);
-        }
-        let answers = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP");
-        let Some(group) = statistics.cgrp.as_ref().filter(|group| answers && group.state == "up") else {
-            return;
-        };
-        let well = match self.board.state() {
-            // In the group, if there is nothing for us at present.
-            State::Starting => group.join_state == "steady",
-            State::Waiting(_) => {
-                self.down.load(Ordering::Relaxed) || group.assignment_size > 0 && !self.held()
-            }
-            State::Running | State::Stopped(_) => false,
-        };
-        if well {
-            self.running();
-        }
-        // A pattern that nothing matches is no error to librdkafka: it does not even join the group.
-        let idle = self.board.state() == State::Starting && group.join_state == "init";
-        if !idle {
-            self.idle.store(0, Ordering::Relaxed);
-        } else if self.idle.fetch_add(1, Ordering::Relaxed) >= 2 {
-            self.board.set(State::Waiting("the cluster has none of the topics".into()));
-        }
-    }
-
-    fn held(&self) -> bool {
-        matches!(self.board.state(), State::Waiting(reason) if reason.starts_with(HELD))
-    }
-
-    fn running(&self) {
-        self.down.store(false, Ordering::Relaxed);
-        self.board.set(State::Running);
-    }
 }
-
-/// How the reason begins where it is our log that takes nothing.
-const HELD: &str = "the log takes nothing";
 
 /// Records that were read together.
 struct Batch<'c> {
@@ -622,9 +482,7 @@ impl<'c> Run<'c> {
         Ok(())
     }
 
-    /// The place that was to be read is not there. Behind the first record that is kept: the others are lost, which is
-    /// counted, and reading goes on at what is there. Beyond the last: the topic was made anew, and is read from its
-    /// start.
+    /// The place that was to be read is not there: reading goes on where [`elsewhere`] says, and it is said what happened.
     fn place_again(&mut self) -> Result<(), End> {
         let again =
             |error: &KafkaError| End::Anew(format!("where a partition begins was not found: {error}"));
@@ -633,33 +491,13 @@ impl<'c> Run<'c> {
             let found =
                 self.consumer.fetch_watermarks(&cursor.topic, cursor.partition, Duration::from_secs(10));
             let (first, end) = found.map_err(|error| again(&error))?;
-            if (first..=end).contains(&next) {
-                continue;
-            }
+            let Some((place, lost, why)) = elsewhere(next, first, end) else { continue };
             let (topic, partition) = (&cursor.topic, cursor.partition);
-            if next < first {
-                let lost = (first - next) as u64;
-                metrics().sources.lost.get_or_create(&[("source", NAME.into())]).inc_by(lost);
-                tracing::error!(
-                    topic,
-                    partition,
-                    next,
-                    first,
-                    lost,
-                    "records were deleted before they were read"
-                );
-            } else {
-                tracing::error!(
-                    topic,
-                    partition,
-                    next,
-                    end,
-                    "the topic is not the one that was read: it is read from its start"
-                );
-            }
-            let seek = self.consumer.seek(topic, partition, Offset::Offset(first), Duration::from_secs(10));
+            metrics().sources.lost.get_or_create(&[("source", NAME.into())]).inc_by(lost);
+            tracing::error!(topic, partition, next, first, end, place, lost, "{why}");
+            let seek = self.consumer.seek(topic, partition, Offset::Offset(place), Duration::from_secs(10));
             seek.map_err(|error| again(&error))?;
-            (cursor.next, cursor.anew, cursor.beyond) = (Some(first), true, Default::default());
+            (cursor.next, cursor.anew, cursor.beyond) = (Some(place), true, Default::default());
         }
         Ok(())
     }
@@ -682,5 +520,42 @@ impl<'c> Run<'c> {
         {
             self.shared.count(&error);
         }
+    }
+}
+
+/// Where reading goes on when a partition has not (any more) what was to be read next, how many records are lost, and why;
+/// `None`: it has it.
+fn elsewhere(next: i64, first: i64, end: i64) -> Option<(i64, u64, &'static str)> {
+    match next {
+        _ if next < first => Some((
+            first,
+            (first - next) as u64,
+            "records were deleted before they were read: reading goes on behind them",
+        )),
+        _ if next <= end => None,
+        // Less is gone than is left: a leader without the newest records took over. What comes next is new.
+        _ if next - end <= end - first => Some((
+            end,
+            0,
+            "the partition lost its newest records, which were read: reading goes on at its end",
+        )),
+        _ => Some((first, 0, "the topic is not the one that was read: it is read from its start")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_read_elsewhere() {
+        let check = |next, first, end| elsewhere(next, first, end).map(|(place, lost, _)| (place, lost));
+        assert_eq!(check(5, 0, 10), None);
+        assert_eq!(check(10, 0, 10), None);
+        assert_eq!(check(0, 0, 0), None);
+        assert_eq!(check(5, 8, 10), Some((8, 3)));
+        assert_eq!(check(1005, 100, 1000), Some((1000, 0)));
+        assert_eq!(check(1005, 0, 20), Some((0, 0)));
+        assert_eq!(check(5, 0, 0), Some((0, 0)));
     }
 }

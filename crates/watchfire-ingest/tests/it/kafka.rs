@@ -421,3 +421,48 @@ async fn a_broker_that_dies_is_waited_for() {
     node.source.stop().await;
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_deleted_are_counted_and_a_topic_made_anew_is_read() {
+    let Some(kafka) = kafka("kafka-deleted") else { return };
+    let topic = "deleted";
+    create(&kafka.bootstrap(), topic, 1).await;
+    let producer = producer(&kafka.bootstrap());
+    send(&producer, topic, 0..100);
+    let node = Node::start(options(&kafka.bootstrap(), topic));
+    wait_for("all", || (node.values().len() == 100).then_some(())).await;
+    node.source.stop().await;
+    send(&producer, topic, 100..200);
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
+    let mut before = rdkafka::TopicPartitionList::new();
+    before.add_partition_offset(topic, 0, Offset::Offset(150)).unwrap();
+    admin.delete_records(&before, &AdminOptions::new()).await.unwrap();
+    let lost = || {
+        let lost = &watchfire_telemetry::metrics().sources.lost;
+        lost.get_or_create(&[("source", "kafka".to_string())]).get()
+    };
+    let already = lost();
+    let node = Node::over(node.log.clone(), options(&kafka.bootstrap(), topic));
+    wait_for("what is left", || (node.values().len() == 150).then_some(())).await;
+    assert_eq!(lost() - already, 50);
+    node.source.stop().await;
+
+    admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+        if made.into_iter().all(|made| made.is_ok()) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the topic stays deleted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    send(&self::producer(&kafka.bootstrap()), topic, 200..210);
+    let node = Node::over(node.log.clone(), options(&kafka.bootstrap(), topic));
+    wait_for("the new ones", || (node.values().len() >= 160).then_some(())).await;
+    assert_eq!(node.values()[150..], (200..210).collect::<Vec<_>>());
+    assert_eq!(node.intake.places().of("kafka", topic, 0).unwrap().next, 10);
+    node.source.stop().await;
+}
