@@ -495,8 +495,14 @@ impl<'c> Run<'c> {
             let (topic, partition) = (&cursor.topic, cursor.partition);
             metrics().sources.lost.get_or_create(&[("source", NAME.into())]).inc_by(lost);
             tracing::error!(topic, partition, next, first, end, place, lost, "{why}");
-            let seek = self.consumer.seek(topic, partition, Offset::Offset(place), Duration::from_secs(10));
-            seek.map_err(|error| again(&error))?;
+            // Such a partition is not fetched any more, and cannot be sought in: it is taken anew.
+            let mut list = TopicPartitionList::new();
+            list.add_partition(topic, partition);
+            self.consumer.incremental_unassign(&list).map_err(|error| again(&error))?;
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition, Offset::Offset(place))
+                .map_err(|error| again(&error))?;
+            self.consumer.incremental_assign(&list).map_err(|error| again(&error))?;
             (cursor.next, cursor.anew, cursor.beyond) = (Some(place), true, Default::default());
         }
         Ok(())

@@ -48,6 +48,8 @@ fn send(brokers: &str, numbers: std::ops::Range<u32>, pause: Duration) {
 
 /// The last number of a device that the engine has seen.
 async fn last(engine: &Engine, device: u32) -> Option<u32> {
+    // The only error is that a provider is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::new();
     let url = format!("http://{}/api/v1/devices/device-{device}/state", engine.http);
     let answer = client.get(url).send().await.unwrap();
