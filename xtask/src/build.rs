@@ -23,7 +23,7 @@ pub fn components(workspace: &Workspace) -> Result<PathBuf> {
 
 /// Builds the binary `watchfire` in the dev profile.
 pub fn binary(workspace: &Workspace) -> Result<()> {
-    run(workspace.cargo().args(["build", "--package", "watchfire"]))
+    run(workspace.cargo().args(["build", "--package", "watchfire"]).args(workspace.features()))
 }
 
 /// Compiles every rule of a workspace and makes a component of each, in `into`.

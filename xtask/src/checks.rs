@@ -29,7 +29,9 @@ pub fn format(workspace: &Workspace, check: bool) -> Result<()> {
 
 /// Clippy in every workspace, warnings denied. Rules are compiled already.
 pub fn lint(workspace: &Workspace) -> Result<()> {
-    run(workspace.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut clippy = workspace.cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets"]).args(workspace.features());
+    run(clippy.args(["--", "-D", "warnings"]))?;
     for folder in workspace.others() {
         let mut clippy = workspace.cargo_in(&folder);
         run(clippy.args(["clippy", "--target", WASM, "--release", "--", "-D", "warnings"]))?;

@@ -46,6 +46,13 @@ impl Workspace {
         }
     }
 
+    /// What is compiled beyond the defaults: TLS to Kafka in continuous integration, where OpenSSL's headers are. All
+    /// commands of a run take the same, or everything would be compiled twice.
+    pub fn features(&self) -> &'static [&'static str] {
+        let integration = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        if integration && has_openssl() { &["--features", "watchfire/kafka-tls"] } else { &[] }
+    }
+
     /// The binary of the dev profile.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
@@ -69,6 +76,13 @@ impl Workspace {
             .filter(|folder| folder.join("Cargo.toml").is_file())
             .collect()
     }
+}
+
+/// Whether the headers of OpenSSL are there.
+pub fn has_openssl() -> bool {
+    let mut ask = Command::new("pkg-config");
+    ask.args(["--exists", "openssl"]).stdout(Stdio::null()).stderr(Stdio::null());
+    ask.status().is_ok_and(|status| status.success())
 }
 
 fn cargo(folder: &Path) -> Command {

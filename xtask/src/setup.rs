@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{Workspace, output, run};
+use crate::run::{Workspace, has_openssl, output, run};
 
 /// The target that rules are compiled for.
 pub const WASM: &str = "wasm32-unknown-unknown";
@@ -22,10 +22,23 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
             "there is no C compiler ({linker}): SQLite is compiled from C. On Debian: apt-get install build-essential"
         );
     }
+    let make = Command::new("make").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !make.is_ok_and(|status| status.success()) {
+        bail!(
+            "there is no make: the client of Kafka is compiled with it. On Debian: apt-get install build-essential"
+        );
+    }
+    if std::env::var("CI").is_ok_and(|ci| ci == "true")
+        && !has_openssl()
+        && let Err(why) =
+            watchfire_services::provide::install(&["libssl-dev", "pkg-config"], "OpenSSL's headers")
+    {
+        println!("Kafka over TLS is left out: {why}");
+    }
     if !workspace.binary("watchfire").is_file() {
         println!(
-            "The first build compiles the engine, the WebAssembly compiler and SQLite: about 6 minutes on 2 cores, \
-             2 on 8. Later ones take seconds."
+            "The first build compiles the engine, the WebAssembly compiler, SQLite and a client of Kafka: about 8 \
+             minutes on 2 cores, 3 on 8. Later ones take seconds."
         );
     }
     Ok(())

@@ -25,6 +25,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
     // A test that lacks something writes a file here, named for what it is, with what it lacks.
     let mut root = workspace.cargo();
     root.args(["test", "--workspace", "--no-fail-fast"])
+        .args(workspace.features())
         .env("WATCHFIRE_SKIPS", &skips)
         .env("WATCHFIRE_SERVICES", workspace.services())
         .env("WATCHFIRE_RULES", &components);

@@ -5,9 +5,10 @@
 //! wrong and where; the good items of a payload pass whatever the others hold. A device that the registry does
 //! not know is reported as such, and what becomes of it is the caller's policy.
 //!
-//! [`json`] reads bytes, [`time`] reads times, [`item`] makes one reading of one JSON object, [`mapped`] does so
+//! [`json`] reads bytes, [`cbor`] rewrites CBOR as JSON, [`time`] reads times, [`item`] makes one reading of one JSON object, [`mapped`] does so
 //! for payloads of other shapes by JSON pointers, and [`decoder`] finds the items of a payload.
 
+pub mod cbor;
 pub mod decoder;
 mod item;
 pub mod json;
@@ -23,6 +24,8 @@ pub use mapped::{Mapping, MappingError, Pointer};
 pub mod code {
     /// The bytes are not JSON.
     pub const NOT_JSON: &str = "not-json";
+    /// The bytes are not CBOR, or CBOR that our JSON has no form for.
+    pub const NOT_CBOR: &str = "not-cbor";
     /// A text is not UTF-8.
     pub const NOT_UTF8: &str = "not-utf8";
     /// JSON, but no object where a reading was expected.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use watchfire_decode::{Bounds, Context, Decoder, Framing, Shape, Window};
-use watchfire_log::{Append, AppendError, Log, Ticket};
+use watchfire_log::{Append, AppendError, Consumed, Log, Ticket};
 use watchfire_model::PartitionId;
 use watchfire_model::device::Registries;
 use watchfire_telemetry::metrics;
@@ -17,6 +17,7 @@ use crate::contract::{Principal, RegisterError, Registrar};
 use crate::draft::{self, Draft, UnknownAnswer};
 pub use crate::draft::{QUARANTINED, REJECTED_LISTED};
 use crate::flight::Flight;
+use crate::places::Places;
 use crate::repeats::{self, Repeats};
 
 /// Where sources look devices up: replaced as a whole by whoever keeps the registry.
@@ -140,6 +141,7 @@ pub struct Intake {
     log: Arc<dyn Log>,
     directory: Directory,
     repeats: Arc<Repeats>,
+    places: Arc<Places>,
     settling: mpsc::Sender<Settling>,
     registering: mpsc::Sender<(Vec<String>, oneshot::Sender<Result<(), RegisterError>>)>,
 }
@@ -169,6 +171,7 @@ struct Settling {
     repeats: u64,
     /// Codes of dead letters, and how many items each took.
     rejects: Vec<(&'static str, u64)>,
+    consumed: Vec<Consumed>,
 }
 
 impl std::fmt::Debug for Intake {
@@ -187,10 +190,11 @@ impl Intake {
     ) -> Arc<Self> {
         let repeats = Arc::new(Repeats::new(log.partitions(), options.repeats_per_device));
         let (settling, queue) = mpsc::channel(options.flights.max(1));
-        tokio::spawn(settle(queue, repeats.clone()));
+        let places = Arc::new(Places::default());
+        tokio::spawn(settle(queue, repeats.clone(), places.clone()));
         let (registering, requests) = mpsc::channel(1024);
         tokio::spawn(register(requests, registrar));
-        Arc::new(Self { log, directory, repeats, settling, registering })
+        Arc::new(Self { log, directory, repeats, places, settling, registering })
     }
 
     /// The devices as of now.
@@ -208,6 +212,11 @@ impl Intake {
         &self.repeats
     }
 
+    /// How far sources have read what they consume.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// Decodes payloads and hands their readings and rejects to the log in one append. Nothing is durable before
     /// the flights of the answer have landed. An error means that nothing was taken.
     pub async fn submit(
@@ -216,7 +225,19 @@ impl Intake {
         principal: &Principal,
         payloads: &[Payload<'_>],
     ) -> Result<Submitted, SubmitError> {
-        self.take(source, principal, payloads, &UnknownAnswer::of(source.unknown), false).await
+        self.take(source, principal, payloads, &UnknownAnswer::of(source.unknown), false, Vec::new()).await
+    }
+
+    /// As [`Intake::submit`], of a source that reads from a place: how far it got with these payloads becomes durable
+    /// with them, or not at all.
+    pub async fn submit_consumed(
+        &self,
+        source: &Source,
+        principal: &Principal,
+        payloads: &[Payload<'_>],
+        consumed: Vec<Consumed>,
+    ) -> Result<Submitted, SubmitError> {
+        self.take(source, principal, payloads, &UnknownAnswer::of(source.unknown), false, consumed).await
     }
 
     /// Takes a dead letter once more, as whoever sent it: all of it or nothing. Where an item is refused again, or its
@@ -232,7 +253,7 @@ impl Intake {
             UnknownDevices::Quarantine => UnknownAnswer::Refuse(String::new()),
             policy => UnknownAnswer::of(policy),
         };
-        self.take(source, principal, &[payload], &unknown, true).await
+        self.take(source, principal, &[payload], &unknown, true, Vec::new()).await
     }
 
     /// `whole`: all of it or nothing, and no dead letters.
@@ -243,6 +264,7 @@ impl Intake {
         payloads: &[Payload<'_>],
         unknown: &UnknownAnswer,
         whole: bool,
+        consumed: Vec<Consumed>,
     ) -> Result<Submitted, SubmitError> {
         // Waits while too many appends are on their way: who reads from a socket stops reading then.
         let permit = self.settling.reserve().await.map_err(|_| AppendError::Closed)?;
@@ -286,18 +308,33 @@ impl Intake {
             }
         }
         let codes = rejects.iter().map(|letter| (letter.code, letter.items)).collect();
-        if fresh.is_empty() && rejects.is_empty() {
+        if fresh.is_empty() && rejects.is_empty() && consumed.is_empty() {
             partitions.iter().for_each(|p| self.repeats.settle(*p, &flight, true));
             metrics().intake.repeats.inc_by(repeats);
             return Ok(Submitted { verdicts, flights });
         }
         let rejects = rejects.into_iter().map(|letter| (letter.partition, letter.reject)).collect();
-        match self.log.append(Append::Intake { rows: fresh, rejects }) {
+        let append = if consumed.is_empty() {
+            Append::Intake { rows: fresh, rejects }
+        } else {
+            self.places.begin(&flight);
+            Append::Consumed { rows: fresh, rejects, consumed: consumed.clone() }
+        };
+        match self.log.append(append) {
             Ok(ticket) => {
                 let flight = flight.clone();
-                permit.send(Settling { ticket, flight, partitions, readings, repeats, rejects: codes });
+                permit.send(Settling {
+                    ticket,
+                    flight,
+                    partitions,
+                    readings,
+                    repeats,
+                    rejects: codes,
+                    consumed,
+                });
             }
             Err(error) => {
+                self.places.settle(&flight, &[], false);
                 partitions.iter().for_each(|p| self.repeats.settle(*p, &flight, false));
                 // A repeat of one of these may have come in between, and waits for it.
                 flight.land(Err(error.clone()));
@@ -352,12 +389,15 @@ impl Intake {
 
 /// Sees every append through. One task does it for all connections: the log wakes it once a group, and it wakes
 /// connections from within the runtime, which is far cheaper than from the log's thread.
-async fn settle(mut queue: mpsc::Receiver<Settling>, repeats: Arc<Repeats>) {
+async fn settle(mut queue: mpsc::Receiver<Settling>, repeats: Arc<Repeats>, places: Arc<Places>) {
     while let Some(settling) = queue.recv().await {
-        let Settling { ticket, flight, partitions, readings, repeats: seen, rejects } = settling;
+        let Settling { ticket, flight, partitions, readings, repeats: seen, rejects, consumed } = settling;
         let outcome = ticket.durable().await.map(drop);
         for partition in partitions {
             repeats.settle(partition, &flight, outcome.is_ok());
+        }
+        if !consumed.is_empty() {
+            places.settle(&flight, &consumed, outcome.is_ok());
         }
         let intake = &metrics().intake;
         if outcome.is_ok() {

@@ -35,6 +35,27 @@ pub struct MappingConfigError {
     what: String,
 }
 
+impl MappingConfigError {
+    pub(crate) fn new(config: &MappingConfig, what: impl Into<String>) -> Self {
+        Self { topic: config.topic.clone(), what: what.into() }
+    }
+}
+
+/// Where things stand in the payloads of a mapping.
+pub(crate) fn pointers(config: &MappingConfig) -> Result<Mapping, MappingConfigError> {
+    let pointer = |text: &str| {
+        text.parse()
+            .map_err(|e: watchfire_decode::MappingError| MappingConfigError::new(config, e.to_string()))
+    };
+    let named = config.metric.iter().map(|(name, at)| Ok((name.clone(), pointer(at)?)));
+    Ok(Mapping {
+        device: config.device.as_deref().map(pointer).transpose()?,
+        time: config.time.as_deref().map(pointer).transpose()?,
+        metrics: pointer(&config.metrics)?,
+        named: named.collect::<Result<_, MappingConfigError>>()?,
+    })
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Level {
     Is(String),
@@ -54,9 +75,7 @@ pub struct AddressMapping {
 impl TryFrom<&MappingConfig> for AddressMapping {
     type Error = MappingConfigError;
     fn try_from(config: &MappingConfig) -> Result<Self, MappingConfigError> {
-        let error = |what: String| MappingConfigError { topic: config.topic.clone(), what };
-        let pointer =
-            |text: &str| text.parse().map_err(|e: watchfire_decode::MappingError| error(e.to_string()));
+        let error = |what: String| MappingConfigError::new(config, what);
         let levels: Vec<Level> = config
             .topic
             .split('/')
@@ -81,14 +100,7 @@ impl TryFrom<&MappingConfig> for AddressMapping {
         if count(Level::Device) == 0 && config.device.is_none() {
             return Err(error("neither {device} nor a pointer says which device it is".into()));
         }
-        let named = config.metric.iter().map(|(name, at)| Ok((name.clone(), pointer(at)?)));
-        let mapping = Mapping {
-            device: config.device.as_deref().map(pointer).transpose()?,
-            time: config.time.as_deref().map(pointer).transpose()?,
-            metrics: pointer(&config.metrics)?,
-            named: named.collect::<Result<_, MappingConfigError>>()?,
-        };
-        Ok(Self { levels, mapping })
+        Ok(Self { levels, mapping: pointers(config)? })
     }
 }
 

@@ -1,10 +1,11 @@
-//! The memory of repeats over a restart. A file holds what was remembered up to a place in the log; a start reads it,
+//! The memory of repeats, and how far sources have read, over a restart. A file holds what was remembered up to a place in the log; a start reads it,
 //! and the log from there on. So a device that sends again, hours and a crash later, what it got no acknowledgement
 //! for is still recognised.
 //!
 //! The file is a cache of the log: where it is missing, damaged, or of another log, the latest records are read
 //! instead, and repeats of older readings are not known again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -15,15 +16,20 @@ use watchfire_model::{Offset, PartitionId, READINGS, Timestamp};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::intake::Intake;
+use crate::places::{Key, Place};
 use crate::repeats::Remembered;
 
 /// The name under which the log is kept for the next start.
 const READER: &str = "repeats";
 /// Grows when the bytes change their meaning.
-const MAGIC: &[u8; 8] = b"wfrepts1";
+const MAGIC: &[u8; 8] = b"wfrepts2";
+/// Without places of sources: there were none yet.
+const BEFORE_PLACES: &[u8; 8] = b"wfrepts1";
 /// Records of each partition that are read where there is no file: what was on its way when the engine died, and
 /// much more.
 const LOOK_BACK: u64 = 20_000;
+/// Of each partition the offset that comes next and what is remembered up to it; places of sources.
+type Kept = (Vec<(Offset, Remembered)>, BTreeMap<Key, Place>);
 /// Appends that are on their way are given this long; else the file is written another time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,7 +39,7 @@ impl Intake {
     pub fn restore_repeats(&self, path: &Path) -> Result<u64, LogError> {
         let log = self.log();
         let partitions: Vec<PartitionId> = (0..log.partitions()).map(PartitionId).collect();
-        let usable = |kept: &Vec<(Offset, Remembered)>| {
+        let usable = |(kept, _): &Kept| {
             let fits = |(id, (next, _)): (&PartitionId, &(Offset, Remembered))| {
                 let (first, end) = log.range(*id);
                 (first..=end).contains(next)
@@ -58,18 +64,22 @@ impl Intake {
             let (first, end) = log.range(*id);
             (first.max(end.saturating_sub(LOOK_BACK)), Remembered::new())
         };
-        let kept = kept.unwrap_or_else(|| partitions.iter().map(look_back).collect());
+        let (kept, places) =
+            kept.unwrap_or_else(|| (partitions.iter().map(look_back).collect(), BTreeMap::new()));
+        self.places().restore(places);
         let mut readings = 0;
         for (partition, (from, remembered)) in partitions.into_iter().zip(kept) {
             self.repeats().restore(partition, remembered);
             log.set_cursor(READER, partition, from);
             let mut reader = log.reader(partition, from)?;
             while let Some(entry) = reader.next()? {
-                if let Record::Readings { stream, origin: None, batch } = &entry.record
-                    && **stream == *READINGS
-                {
-                    self.repeats().observe(partition, batch);
-                    readings += batch.rows() as u64;
+                match &entry.record {
+                    Record::Readings { stream, origin: None, batch } if **stream == *READINGS => {
+                        self.repeats().observe(partition, batch);
+                        readings += batch.rows() as u64;
+                    }
+                    Record::Consumed(consumed) => self.places().observe(consumed),
+                    _ => {}
                 }
             }
         }
@@ -84,7 +94,7 @@ impl Intake {
         // The ends first. Whatever stands before them was on its way by now, and is remembered once that has landed;
         // what comes later stands behind them, and is read from the log.
         let ends: Vec<Offset> = partitions.iter().map(|id| log.range(*id).1).collect();
-        for flight in self.repeats().flights() {
+        for flight in self.repeats().flights().into_iter().chain(self.places().flights()) {
             let landed = tokio::time::timeout(PATIENCE, flight.wait()).await;
             landed.map(drop).map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         }
@@ -92,6 +102,7 @@ impl Intake {
         for (partition, end) in partitions.iter().zip(&ends) {
             out.partition(*end, &self.repeats().landed(*partition));
         }
+        out.places(&self.places().all());
         let (bytes, to) = (out.finish(), path.to_owned());
         tokio::task::spawn_blocking(move || write(&to, &bytes)).await??;
         for (partition, end) in partitions.into_iter().zip(ends) {
@@ -115,7 +126,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Little endian: magic, epoch, partitions; of each the offset that comes next, its devices; of each the latest event
-/// time, its hashes; in the end the XXH3 of all of it.
+/// time, its hashes; places of sources; in the end the XXH3 of all of it.
 struct Encoder(Vec<u8>);
 
 impl Encoder {
@@ -138,6 +149,23 @@ impl Encoder {
         }
     }
 
+    fn places(&mut self, places: &BTreeMap<Key, Place>) {
+        self.0.extend((places.len() as u32).to_le_bytes());
+        for ((source, topic, partition), place) in places {
+            for text in [source, topic] {
+                self.0.extend((text.len() as u32).to_le_bytes());
+                self.0.extend(text.as_bytes());
+            }
+            self.0.extend(partition.to_le_bytes());
+            self.0.extend(place.next.to_le_bytes());
+            self.0.extend((place.beyond.len() as u32).to_le_bytes());
+            for (from, to) in &place.beyond {
+                self.0.extend(from.to_le_bytes());
+                self.0.extend(to.to_le_bytes());
+            }
+        }
+    }
+
     fn finish(mut self) -> Vec<u8> {
         let hash = checksum(&self.0);
         self.0.extend(hash.to_le_bytes());
@@ -157,10 +185,20 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
+fn take_text(bytes: &mut &[u8]) -> Option<String> {
+    let length = u32::from_le_bytes(take(bytes)?) as usize;
+    let (text, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    String::from_utf8(text.to_vec()).ok()
+}
+
 /// `None`: damaged, or of another epoch.
-fn decode(bytes: &[u8], epoch: u32) -> Option<Vec<(Offset, Remembered)>> {
+fn decode(bytes: &[u8], epoch: u32) -> Option<Kept> {
     let (mut body, hash) = bytes.split_last_chunk::<8>()?;
-    if checksum(body) != u64::from_le_bytes(*hash) || take(&mut body)? != *MAGIC {
+    let magic = take(&mut body)?;
+    if checksum(&bytes[..bytes.len() - 8]) != u64::from_le_bytes(*hash)
+        || ![MAGIC, BEFORE_PLACES].contains(&&magic)
+    {
         return None;
     }
     if u32::from_le_bytes(take(&mut body)?) != epoch {
@@ -180,7 +218,20 @@ fn decode(bytes: &[u8], epoch: u32) -> Option<Vec<(Offset, Remembered)>> {
         }
         kept.push((next, remembered));
     }
-    body.is_empty().then_some(kept)
+    let mut places = BTreeMap::new();
+    if magic == *MAGIC {
+        for _ in 0..u32::from_le_bytes(take(&mut body)?) {
+            let (source, topic) = (take_text(&mut body)?, take_text(&mut body)?);
+            let partition = i32::from_le_bytes(take(&mut body)?);
+            let mut place = Place { next: i64::from_le_bytes(take(&mut body)?), beyond: BTreeMap::new() };
+            for _ in 0..u32::from_le_bytes(take(&mut body)?) {
+                let from = i64::from_le_bytes(take(&mut body)?);
+                place.beyond.insert(from, i64::from_le_bytes(take(&mut body)?));
+            }
+            places.insert((source, topic, partition), place);
+        }
+    }
+    body.is_empty().then_some((kept, places))
 }
 
 #[cfg(test)]
@@ -193,8 +244,11 @@ mod tests {
         let mut out = Encoder::new(7, 2);
         out.partition(99, &remembered);
         out.partition(0, &Remembered::new());
+        let place = Place { next: 7, beyond: BTreeMap::from([(9, 12)]) };
+        let places = BTreeMap::from([(("kafka".to_string(), "t".to_string(), 3), place)]);
+        out.places(&places);
         let bytes = out.finish();
-        assert_eq!(decode(&bytes, 7), Some(vec![(99, remembered), (0, Remembered::new())]));
+        assert_eq!(decode(&bytes, 7), Some((vec![(99, remembered), (0, Remembered::new())], places)));
         assert_eq!(decode(&bytes, 8), None, "another epoch");
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

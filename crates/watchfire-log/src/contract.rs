@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use watchfire_model::{Batch, Epoch, Offset, PartitionId, Position, Timestamp};
 
-use crate::record::{Entry, Record, Reject};
+use crate::record::{Consumed, Entry, Record, Reject};
 
 /// What is appended together: it becomes part of one group, and is recovered whole or not at all.
 #[derive(Debug)]
@@ -22,6 +22,15 @@ pub enum Append {
     },
     /// Records as they are, in this order.
     Records(Vec<(PartitionId, Record)>),
+    /// As `Intake`, of a source that reads from a place: how far it got stands in the same group.
+    Consumed {
+        /// Rows of the stream `readings`.
+        rows: Vec<(PartitionId, Batch)>,
+        /// What could not be used.
+        rejects: Vec<(PartitionId, Reject)>,
+        /// How far the source got.
+        consumed: Vec<Consumed>,
+    },
 }
 
 /// Why something was not appended. Nothing of it is in the log, or ever will be; with one exception: a
@@ -109,6 +118,11 @@ pub trait Log: Send + Sync + 'static {
     /// start it was far ahead of the last record, go on. Whether they were. A log that has no such pause says no.
     fn confirm_clock(&self) -> bool {
         false
+    }
+    /// Tells this log from every other, over all of its lives: a copy of it that is restored is the same one. 0 where there
+    /// is no such number.
+    fn identity(&self) -> u64 {
+        0
     }
     /// Why appends are refused at present, if they are.
     fn paused(&self) -> Option<AppendError> {

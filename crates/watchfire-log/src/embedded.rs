@@ -420,6 +420,10 @@ impl std::fmt::Debug for EmbeddedLog {
 }
 
 impl Log for EmbeddedLog {
+    fn identity(&self) -> u64 {
+        self.shared.log
+    }
+
     fn epoch(&self) -> Epoch {
         self.shared.epoch
     }

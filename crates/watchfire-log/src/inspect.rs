@@ -234,6 +234,13 @@ pub fn to_json(entry: &Entry) -> Value {
             put("rejects", rejects.iter().map(reject).collect());
         }
         Record::Tick | Record::CheckpointMark => {}
+        Record::Consumed(all) => {
+            let consumed = |of: &crate::record::Consumed| {
+                json!({ "source": of.source, "topic": of.topic, "partition": of.partition, "from": of.from,
+                    "next": of.next, "anew": of.anew })
+            };
+            put("consumed", all.iter().map(consumed).collect());
+        }
         Record::Control(control) => put("control", json!(control)),
         Record::Activated { rule, version } => {
             put("rule", json!(rule));
@@ -273,6 +280,7 @@ fn kind(record: &Record) -> &'static str {
         Record::Redo(_) => "redo",
         Record::Gap { .. } => "gap",
         Record::CheckpointMark => "checkpoint_mark",
+        Record::Consumed(_) => "consumed",
     }
 }
 

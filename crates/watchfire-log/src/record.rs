@@ -66,6 +66,27 @@ pub enum Record {
     },
     /// Each instance of the partition is discarded here; a checkpoint may follow.
     CheckpointMark,
+    /// How far sources have read what they consume, in the same group as the rows and rejects that came of it. It
+    /// stands in partition 0, wherever the rows are.
+    Consumed(Vec<Consumed>),
+}
+
+/// Records of one partition of a topic that a source has read: their rows and rejects are in the same group. So a start
+/// goes on where the log ends, and reads nothing twice and passes nothing over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Consumed {
+    /// The source, by its name.
+    pub source: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition of the topic: not one of ours.
+    pub partition: i32,
+    /// The offset from which on everything was read ...
+    pub from: i64,
+    /// ... up to before this one.
+    pub next: i64,
+    /// What was read before counts no more: the topic was made anew, or begins behind it.
+    pub anew: bool,
 }
 
 /// What caused the rows of a derived record: two records never have the same origin, so a replay appends

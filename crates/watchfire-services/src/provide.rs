@@ -59,7 +59,7 @@ pub fn provide(cache: &Path) -> Vec<String> {
 }
 
 /// Installs packages where that is possible without asking anybody: as root, on a system with apt-get.
-fn install(packages: &[&str], what: &str) -> Result<(), String> {
+pub fn install(packages: &[&str], what: &str) -> Result<(), String> {
     let names = packages.join(" ");
     if on_path("apt-get").is_none() {
         return Err(format!("{what} is missing: install what your system calls {names}"));

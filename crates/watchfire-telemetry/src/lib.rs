@@ -14,6 +14,7 @@ mod intake;
 mod log;
 mod rules;
 mod sinks;
+mod sources;
 
 pub use alerts::AlertMetrics;
 pub use api::ApiMetrics;
@@ -21,6 +22,7 @@ pub use intake::IntakeMetrics;
 pub use log::LogMetrics;
 pub use rules::RuleMetrics;
 pub use sinks::SinkMetrics;
+pub use sources::SourceMetrics;
 
 /// Labels of one name.
 pub type Labels<const N: usize> = [(&'static str, String); N];
@@ -30,6 +32,8 @@ pub type Labels<const N: usize> = [(&'static str, String); N];
 pub struct Metrics {
     /// Sources and decode.
     pub intake: IntakeMetrics,
+    /// Sources that connect to a service by themselves.
+    pub sources: SourceMetrics,
     /// The log and its readers.
     pub log: LogMetrics,
     /// The partition loop and the rules.
@@ -53,6 +57,7 @@ pub fn render() -> String {
     let mut registry = Registry::with_prefix("watchfire");
     let all = metrics();
     all.intake.register(&mut registry);
+    all.sources.register(&mut registry);
     all.log.register(&mut registry);
     all.rules.register(&mut registry);
     all.alerts.register(&mut registry);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use watchfire_model::{Batch, BatchBuilder, Epoch, Offset, PartitionId, Position,
 /// collect until [`MemoryLog::sync`], and no reader sees them before.
 pub struct MemoryLog {
     me: Weak<Self>,
+    identity: u64,
     epoch: Epoch,
     state: Mutex<State>,
     grown: Condvar,
@@ -47,17 +49,26 @@ impl Partition {
     }
 }
 
+/// Each log has a number of its own, and its copies have the same.
+static IDENTITIES: AtomicU64 = AtomicU64::new(1);
+
 impl MemoryLog {
     /// An empty log with this many partitions, whose clock stands at `now`.
     pub fn new(partitions: u16, now: Timestamp) -> Arc<Self> {
-        Self::with(Epoch(1), now, vec![Partition::default(); usize::from(partitions)], Vec::new())
+        Self::with(
+            IDENTITIES.fetch_add(1, Ordering::Relaxed),
+            Epoch(1),
+            now,
+            vec![Partition::default(); usize::from(partitions)],
+            Vec::new(),
+        )
     }
 
     /// A log that holds what another one has synced, as after a crash: what was queued there is lost, and
     /// what is appended to one is not in the other.
     pub fn copy(&self) -> Arc<Self> {
         let state = self.lock();
-        Self::with(self.epoch, state.now, state.partitions.clone(), state.written.clone())
+        Self::with(self.identity, self.epoch, state.now, state.partitions.clone(), state.written.clone())
     }
 
     /// As [`MemoryLog::copy`], but only the first `records` of it in the order in which they were written.
@@ -69,12 +80,19 @@ impl MemoryLog {
             partitions[usize::from(entry.position.partition.0)].entries.push(entry.clone());
         }
         let now = written.last().map_or(state.now, |entry| entry.appended_at);
-        Self::with(self.epoch, now, partitions, written)
+        Self::with(self.identity, self.epoch, now, partitions, written)
     }
 
-    fn with(epoch: Epoch, now: Timestamp, partitions: Vec<Partition>, written: Vec<Arc<Entry>>) -> Arc<Self> {
+    fn with(
+        identity: u64,
+        epoch: Epoch,
+        now: Timestamp,
+        partitions: Vec<Partition>,
+        written: Vec<Arc<Entry>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            identity,
             epoch,
             state: Mutex::new(State {
                 now,
@@ -184,8 +202,16 @@ impl MemoryLog {
         let mut answers = Vec::with_capacity(queue.len());
         for (append, waiting) in queue {
             let mut positions = Vec::new();
+            let append = match append {
+                Append::Consumed { rows, rejects, consumed } => {
+                    self.write(state, PartitionId(0), Record::Consumed(consumed));
+                    Append::Intake { rows, rejects }
+                }
+                append => append,
+            };
             match append {
-                Append::Intake { rows: more, rejects: refused } => {
+                Append::Consumed { rows: more, rejects: refused, .. }
+                | Append::Intake { rows: more, rejects: refused } => {
                     for (partition, batch) in more {
                         rows.entry(partition).or_default().append(&batch);
                     }
@@ -228,6 +254,10 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
     fn epoch(&self) -> Epoch {
         self.epoch
     }

@@ -19,8 +19,10 @@ use watchfire_engine::CheckpointPolicy;
 use watchfire_ingest::UnknownDevices;
 use watchfire_ingest::contract::OpenListener;
 use watchfire_ingest::http::HttpOptions;
+use watchfire_ingest::kafka::{KafkaConfigError, KafkaOptions};
 use watchfire_ingest::listen::ListenOptions;
 use watchfire_ingest::mqtt::{MappingConfig, MappingConfigError, MqttOptions, TopicMapping};
+use watchfire_ingest::mqtt_source::{MqttSourceError, MqttSourceOptions};
 use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
@@ -45,6 +47,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// MQTT.
     pub mqtt: MqttConfig,
+    /// Services that readings are fetched from.
+    pub source: SourceConfig,
     /// What readings may be.
     pub ingest: IngestConfig,
     /// The log.
@@ -71,6 +75,7 @@ impl Default for Config {
             public_url: None,
             http: HttpConfig::default(),
             mqtt: MqttConfig::default(),
+            source: SourceConfig::default(),
             ingest: IngestConfig::default(),
             log: LogConfig::default(),
             store: StoreConfig::default(),
@@ -163,6 +168,16 @@ impl Default for MqttConfig {
             limits: MqttOptions::default(),
         }
     }
+}
+
+/// Services that readings are fetched from.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Topics of a Kafka cluster.
+    pub kafka: KafkaOptions,
+    /// Topics of an MQTT broker that is there already.
+    pub mqtt: MqttSourceOptions,
 }
 
 /// What readings may be, whichever way they come.
@@ -383,6 +398,12 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: watchfire_sink::timescale::ConfigError,
     },
+    /// A source is no good.
+    #[error("[source.kafka]")]
+    Kafka(#[from] KafkaConfigError),
+    /// A source is no good.
+    #[error("[source.mqtt]")]
+    MqttSource(#[from] MqttSourceError),
     /// Receivers and routes are no good.
     #[error("receivers and routes")]
     Notify(#[from] watchfire_notify::ConfigError),
@@ -430,6 +451,8 @@ impl Config {
         }
         self.mappings()?;
         self.http_mappings()?;
+        self.source.kafka.check()?;
+        self.source.mqtt.check()?;
         let meant = self.http.allow_anonymous_remote;
         watchfire_ingest::check_listener("http", self.http.listen, self.http_authenticates(), meant)?;
         if self.mqtt.enabled {
@@ -604,6 +627,19 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_checked_before_anything_is_opened() {
+        refused("[source.kafka]\nenabled = true", &[], "topics: names at least one");
+        refused("[source.kafka]\nstart = \"then\"", &[], "neither \"earliest\" nor \"latest\"");
+        refused("[source.mqtt]\nenabled = true\nbroker = \"here\"", &[], "broker: is host:port");
+        refused("[source.kafka]\ntopic = \"t\"", &[], "did you mean `topics`?");
+        if !cfg!(feature = "kafka-tls") {
+            let sasl = "[source.kafka.sasl]\nmechanism = \"PLAIN\"\nusername = \"u\"\npassword = \"-\"";
+            let text = format!("[source.kafka]\nenabled = true\ntopics = [\"t\"]\n{sasl}");
+            refused(&text, &[], "without the feature `kafka-tls`");
+        }
+    }
+
+    #[test]
     fn secrets_may_stand_in_files() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "Bearer s3cret\n").unwrap();
@@ -637,9 +673,11 @@ mod tests {
     fn the_example_names_every_key_with_its_default() {
         let text = include_str!("../../../docs/watchfire.example.toml");
         let shown = |config: &Config| {
-            let Config { data, rules, public_url, http, mqtt, ingest, log, engine, telemetry, .. } = config;
+            let Config {
+                data, rules, public_url, http, mqtt, source, ingest, log, engine, telemetry, ..
+            } = config;
             format!(
-                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {ingest:?} {log:?} {engine:?} {telemetry:?}"
+                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {source:?} {ingest:?} {log:?} {engine:?} {telemetry:?}"
             )
         };
         // Sections that are there only where somebody wants them: each key stands in a comment, with its default.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use watchfire_api::contract::{BoxFuture, RawInput, Resubmit, ResubmitError};
 use watchfire_decode::{Framing, Shape};
 use watchfire_ingest::intake::{Content, Payload};
+use watchfire_ingest::kafka::{self, KafkaMapping, KafkaOptions};
 use watchfire_ingest::mqtt::{self, TopicMapping};
 use watchfire_ingest::{Intake, Principal, Source};
 
@@ -20,6 +21,10 @@ pub struct IntakeAdapter {
     pub mqtt: (Source, Vec<TopicMapping>),
     /// HTTP, with its mappings likewise.
     pub http: (Source, Vec<TopicMapping>),
+    /// Topics of another broker likewise.
+    pub subscriber: (Source, Vec<TopicMapping>),
+    /// Kafka likewise.
+    pub kafka: (Source, KafkaOptions, Vec<KafkaMapping>),
 }
 
 fn rejected(code: &str, reason: String) -> ResubmitError {
@@ -42,8 +47,9 @@ impl IntakeAdapter {
         principal: &Principal,
         input: &'a RawInput,
     ) -> Result<(&'a Source, Content<'a>), ResubmitError> {
-        let (source, mappings) = &self.mqtt;
-        if input.source == source.name {
+        let brokers = [&self.mqtt, &self.subscriber];
+        if let Some((source, mappings)) = brokers.into_iter().find(|(source, _)| input.source == source.name)
+        {
             let content = mqtt::content(principal, mappings, &input.address).ok_or_else(|| {
                 let reason = format!("topic {:?} carries no telemetry: no mapping matches it", input.address);
                 rejected("no-mapping", reason)
@@ -70,6 +76,10 @@ impl IntakeAdapter {
                 }
             };
             return Ok((source, Content::Items(shape, Framing::Auto)));
+        }
+        let (source, options, mappings) = &self.kafka;
+        if input.source == source.name {
+            return Ok((source, kafka::content(options, mappings, &input.address, input.device.as_deref())));
         }
         Err(rejected("no-source", format!("there is no source {:?} any more", input.source)))
     }

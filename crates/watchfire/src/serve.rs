@@ -17,7 +17,10 @@ use watchfire_engine::{Engine, EngineOptions};
 use watchfire_host::{Host, HostOptions};
 use watchfire_ingest::http::HttpOptions;
 use watchfire_ingest::intake::{IntakeOptions, Source, UnknownDevices};
+#[cfg(feature = "kafka")]
+use watchfire_ingest::kafka::KafkaSource;
 use watchfire_ingest::mqtt::Broker;
+use watchfire_ingest::mqtt_source::MqttSource;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
@@ -59,6 +62,9 @@ pub struct Server {
     notifier: Arc<Notifier>,
     sinks: Arc<RunningSinks>,
     broker: Option<Arc<Broker>>,
+    #[cfg(feature = "kafka")]
+    kafka: Option<Arc<KafkaSource>>,
+    subscriber: Option<Arc<MqttSource>>,
     certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
@@ -166,6 +172,29 @@ impl Server {
         };
         let mqtt_source = source("mqtt", config.mqtt_unknown());
         let http_source = source("http", config.http_unknown());
+        #[cfg(feature = "kafka")]
+        let kafka = {
+            let options = config.source.kafka.clone();
+            options
+                .enabled
+                .then(|| {
+                    let source = source(watchfire_ingest::kafka::NAME, options.unknown_devices);
+                    KafkaSource::start(options, source, intake.clone())
+                })
+                .transpose()
+                .context("[source.kafka]")?
+        };
+        let subscriber = {
+            let options = config.source.mqtt.clone();
+            options
+                .enabled
+                .then(|| {
+                    let source = source(watchfire_ingest::mqtt_source::NAME, options.unknown_devices);
+                    MqttSource::start(options, source, intake.clone())
+                })
+                .transpose()
+                .context("[source.mqtt]")?
+        };
         let stop = CancellationToken::new();
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
@@ -223,6 +252,18 @@ impl Server {
                 intake: intake.clone(),
                 mqtt: (mqtt_source, config.mappings()?),
                 http: (http_source, config.http_mappings()?),
+                subscriber: {
+                    let options = &config.source.mqtt;
+                    (
+                        source(watchfire_ingest::mqtt_source::NAME, options.unknown_devices),
+                        options.mappings()?,
+                    )
+                },
+                kafka: {
+                    let options = config.source.kafka.clone();
+                    let mappings = options.mappings()?;
+                    (source(watchfire_ingest::kafka::NAME, options.unknown_devices), options, mappings)
+                },
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
             sinks: sinks.clone(),
@@ -262,6 +303,9 @@ impl Server {
             notifier,
             sinks,
             broker,
+            #[cfg(feature = "kafka")]
+            kafka,
+            subscriber,
             certificates,
             stop,
             listeners,
@@ -302,6 +346,13 @@ impl Server {
         tracing::info!("stopping: no more readings are taken");
         if let Some(broker) = &self.broker {
             broker.stop().await;
+        }
+        if let Some(subscriber) = &self.subscriber {
+            subscriber.stop().await;
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &self.kafka {
+            kafka.stop().await;
         }
         self.stop.cancel();
         for listener in self.listeners {

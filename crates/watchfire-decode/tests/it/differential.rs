@@ -152,7 +152,7 @@ fn object(rng: &mut StdRng, depth: usize) -> String {
     format!("{{{}}}", members.join(pick(rng, &[",", " , "])))
 }
 
-fn item(rng: &mut StdRng) -> String {
+pub(crate) fn item(rng: &mut StdRng) -> String {
     let mut fields = Vec::new();
     if rng.random_bool(0.97) {
         let device =

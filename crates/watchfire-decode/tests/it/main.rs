@@ -1,5 +1,6 @@
 //! The decoder from outside: each rule, random documents against serde_json, and mutated bytes.
 
+mod cbor;
 mod differential;
 mod mutation;
 mod oracle;

@@ -200,7 +200,8 @@ impl Partition {
             | Record::Gap { .. }
             | Record::Activated { .. }
             | Record::Refused { .. }
-            | Record::Skipped(_) => {}
+            | Record::Skipped(_)
+            | Record::Consumed(_) => {}
         }
         self.time = here.time;
         self.next = entry.position.offset + 1;

@@ -7,7 +7,12 @@ mod abuse;
 mod certificates;
 mod http;
 mod intake;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_faults;
 mod mqtt;
+mod mqtt_source;
 mod mutation;
 mod packets;
 mod setup;

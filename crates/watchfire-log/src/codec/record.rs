@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use watchfire_model::{Actor, Position, RuleVersion, Timestamp};
 
 use super::{CodecError, Input, batch, put_bytes};
-use crate::record::{GapReason, Record, Redo};
+use crate::record::{Consumed, GapReason, Record, Redo};
 
 const READINGS: u8 = 1;
 const REJECTS: u8 = 2;
@@ -18,6 +18,7 @@ const SKIPPED: u8 = 7;
 const GAP: u8 = 8;
 const CHECKPOINT_MARK: u8 = 9;
 const REDO: u8 = 10;
+const CONSUMED: u8 = 11;
 
 #[derive(Serialize, Deserialize)]
 struct ActivatedBody {
@@ -54,6 +55,7 @@ pub fn kind(record: &Record) -> u8 {
         Record::Gap { .. } => GAP,
         Record::CheckpointMark => CHECKPOINT_MARK,
         Record::Redo(_) => REDO,
+        Record::Consumed(_) => CONSUMED,
     }
 }
 
@@ -105,6 +107,17 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), CodecError> {
                 GapReason::ClockStep => 2,
                 GapReason::WriteFailed => 3,
             });
+        }
+        Record::Consumed(all) => {
+            out.extend_from_slice(&(all.len() as u32).to_le_bytes());
+            for Consumed { source, topic, partition, from, next, anew } in all {
+                put_bytes(out, source.as_bytes());
+                put_bytes(out, topic.as_bytes());
+                out.extend_from_slice(&partition.to_le_bytes());
+                out.extend_from_slice(&from.to_le_bytes());
+                out.extend_from_slice(&next.to_le_bytes());
+                out.push((*anew).into());
+            }
         }
     }
     Ok(())
@@ -161,6 +174,26 @@ pub fn decode(kind: u8, bytes: &[u8]) -> Result<Record, CodecError> {
                 _ => return Err(CodecError::Invalid("a gap of no known reason")),
             },
         },
+        CONSUMED => {
+            let what = "what was consumed";
+            let count = input.count(29, what)?;
+            let mut all = Vec::with_capacity(count);
+            for _ in 0..count {
+                all.push(Consumed {
+                    source: input.text(what)?.into(),
+                    topic: input.text(what)?.into(),
+                    partition: input.u32(what)? as i32,
+                    from: input.i64(what)?,
+                    next: input.i64(what)?,
+                    anew: match input.u8(what)? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(CodecError::Invalid("a flag that is neither 0 nor 1")),
+                    },
+                });
+            }
+            Record::Consumed(all)
+        }
         _ => return Err(CodecError::Invalid("a record of no known kind")),
     };
     if input.0.is_empty() { Ok(record) } else { Err(CodecError::Invalid("bytes behind the end of a record")) }

@@ -5,14 +5,14 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use watchfire_model::{PartitionId, Position};
+use watchfire_model::{Batch, PartitionId, Position};
 use watchfire_telemetry::metrics;
 
 use super::lock;
 use super::rows::Rows;
 use crate::codec::record::{decode, encode, is_json, kind};
 use crate::contract::{Append, AppendError, Ticket};
-use crate::record::{Record, Reject};
+use crate::record::{Consumed, Record, Reject};
 
 /// Bytes of the largest append. Sources bound what they take at once far below.
 const MOST_AT_ONCE: usize = 1 << 30;
@@ -103,9 +103,10 @@ impl Intake {
 
     pub fn append(&self, append: Append) -> Result<Ticket, AppendError> {
         let (size, encoded) = match &append {
-            Append::Intake { rows, rejects } => {
-                let rows: usize = rows.iter().map(|(_, batch)| batch.size()).sum();
-                (rows + rejects.iter().map(|(_, reject)| reject_size(reject)).sum::<usize>(), Vec::new())
+            Append::Intake { rows, rejects } => (intake_size(rows, rejects), Vec::new()),
+            Append::Consumed { rows, rejects, consumed } => {
+                let places = consumed.iter().map(consumed_size).sum::<usize>();
+                (intake_size(rows, rejects) + places, Vec::new())
             }
             Append::Records(records) => encode_rare(records)?,
         };
@@ -116,7 +117,7 @@ impl Intake {
             )));
         }
         let mut state = lock(&self.state);
-        let intake = matches!(append, Append::Intake { .. });
+        let intake = matches!(append, Append::Intake { .. } | Append::Consumed { .. });
         if let Err(error) = state.accepts(intake, size, self.queue_bytes) {
             drop(state);
             metrics().log.refused.inc();
@@ -126,8 +127,16 @@ impl Intake {
         let group = self.open_group(&mut state, size);
         group.bytes += size;
         let (number, outcome) = (group.number, group.outcome.clone());
+        let (append, consumed) = match append {
+            Append::Consumed { rows, rejects, consumed } => (Append::Intake { rows, rejects }, consumed),
+            append => (append, Vec::new()),
+        };
+        if !consumed.is_empty() {
+            let record = Record::Consumed(consumed);
+            group.records.push(Pending { partition: PartitionId(0), record, encoded: None });
+        }
         let ticket = match append {
-            Append::Intake { rows, rejects } => {
+            Append::Consumed { rows, rejects, .. } | Append::Intake { rows, rejects } => {
                 for (partition, batch) in rows {
                     group.rows[usize::from(partition.0)].append(&batch);
                 }
@@ -167,7 +176,7 @@ impl Intake {
     fn check_partitions(&self, append: &Append) -> Result<(), AppendError> {
         let known = |partition: &PartitionId| partition.0 < self.partitions;
         let fits = match append {
-            Append::Intake { rows, rejects } => {
+            Append::Intake { rows, rejects } | Append::Consumed { rows, rejects, .. } => {
                 rows.iter().all(|(p, _)| known(p)) && rejects.iter().all(|(p, _)| known(p))
             }
             Append::Records(records) => records.iter().all(|(p, _)| known(p)),
@@ -317,6 +326,15 @@ impl State {
     }
 }
 
+fn intake_size(rows: &[(PartitionId, Batch)], rejects: &[(PartitionId, Reject)]) -> usize {
+    let rows: usize = rows.iter().map(|(_, batch)| batch.size()).sum();
+    rows + rejects.iter().map(|(_, reject)| reject_size(reject)).sum::<usize>()
+}
+
+fn consumed_size(consumed: &Consumed) -> usize {
+    consumed.source.len() + consumed.topic.len() + 64
+}
+
 fn reject_size(reject: &Reject) -> usize {
     reject.payload.len() + reject.reason.len() + reject.address.len() + 160
 }
@@ -342,6 +360,7 @@ fn encode_rare(records: &[(PartitionId, Record)]) -> Result<(usize, Vec<Option<A
             (None, Record::Readings { batch, .. }) => batch.size() + 256,
             (None, Record::Redo(redo)) => redo.batch.size() + 512,
             (None, Record::Rejects(rejects)) => rejects.iter().map(reject_size).sum(),
+            (None, Record::Consumed(all)) => all.iter().map(consumed_size).sum(),
             (None, _) => 64,
         };
         all.push(encoded);

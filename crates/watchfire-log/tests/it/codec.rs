@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use watchfire_log::codec::group::{GroupHeader, GroupWriter, SegmentHeader, Share};
 use watchfire_log::codec::record::{decode, encode, kind};
 use watchfire_log::record::{GapReason, Origin, Record, Skipped};
-use watchfire_log::{Append, Redo, Reject};
+use watchfire_log::{Append, Consumed, Redo, Reject};
 use watchfire_model::call::FailureKind;
 use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Epoch, PartitionId, Position, Timestamp};
 
@@ -81,6 +81,10 @@ fn record() -> impl Strategy<Value = Record> {
         1 => (any::<i64>(), any::<i64>()).prop_map(|(from, to)| Record::Gap {
             from: Timestamp(from), to: Timestamp(to), reason: GapReason::WriteFailed }),
         1 => (".{0,9}", any::<u32>()).prop_map(|(rule, version)| Record::Activated { rule, version }),
+        1 => prop::collection::vec((".{0,9}", any::<i32>(), any::<i64>(), any::<bool>()), 0..4).prop_map(|all| {
+            let consumed = |(topic, partition, from, anew): (String, i32, i64, bool)| Consumed {
+                source: "kafka".into(), topic, partition, from, next: !from, anew };
+            Record::Consumed(all.into_iter().map(consumed).collect()) }),
         1 => (".{0,9}", any::<u32>()).prop_map(|(rule, version)| Record::Refused {
             reason: rule.clone(), rule, version }),
     ]

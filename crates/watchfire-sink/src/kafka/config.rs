@@ -109,7 +109,7 @@ pub enum Compression {
     Snappy,
     /// As small as zstd of ten years ago, and slow.
     Gzip,
-    /// Smallest for what it costs. Needs a build with the feature `kafka-zstd`, and consumers that can read it.
+    /// Smallest for what it costs. Needs consumers that can read it.
     Zstd,
 }
 
@@ -246,9 +246,6 @@ impl KafkaConfig {
         }
         if self.linger > Duration::from_secs(10) {
             return Err(wrong("linger", "is above 10s: a chunk waits for its last batch"));
-        }
-        if !cfg!(feature = "kafka-zstd") && self.compression == Compression::Zstd {
-            return Err(wrong("compression", "zstd needs a build with the feature `kafka-zstd`"));
         }
         self.check_security()?;
         for property in self.options.keys() {

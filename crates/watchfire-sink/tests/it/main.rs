@@ -1,6 +1,5 @@
 //! Sinks against the real services that they are for.
 
-// Helpers of tests are tests.
 // Helpers of tests fail as tests do; clippy knows only the functions marked as tests.
 #![allow(clippy::unwrap_used)]
 

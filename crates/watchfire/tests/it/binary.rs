@@ -27,14 +27,14 @@ pub fn watchfire() -> Command {
     command
 }
 
-struct Engine {
+pub(crate) struct Engine {
     child: Child,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     mqtt: SocketAddr,
 }
 
 impl Engine {
-    async fn start(config: &Path) -> Self {
+    pub(crate) async fn start(config: &Path) -> Self {
         let mut command: tokio::process::Command = watchfire().into();
         command.args(["serve", "--config"]).arg(config).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
@@ -59,11 +59,11 @@ impl Engine {
         Self { child, http, mqtt }
     }
 
-    async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    async fn terminate(mut self) -> std::process::ExitStatus {
+    pub(crate) async fn terminate(mut self) -> std::process::ExitStatus {
         let id = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("an end").unwrap()
@@ -83,7 +83,7 @@ fn write_config(folder: &Path, hook: SocketAddr) -> std::path::PathBuf {
     path
 }
 
-fn dump(data: &Path) -> Vec<Value> {
+pub(crate) fn dump(data: &Path) -> Vec<Value> {
     let output = watchfire().args(["log", "dump", "--data"]).arg(data).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout)

@@ -10,6 +10,8 @@ mod certificates;
 mod command_line;
 mod commands;
 mod gateways;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod letters;
 mod mqtt;
 mod readme;

@@ -115,14 +115,6 @@ impl Drop for Shell {
     }
 }
 
-/// Says visibly that a test is skipped, and why; `cargo xtask test` counts it.
-fn skip(name: &str, why: &str) {
-    println!("SKIPPED {name}: {why}");
-    if let Some(folder) = std::env::var_os("WATCHFIRE_SKIPS") {
-        std::fs::write(Path::new(&folder).join(name), why).unwrap();
-    }
-}
-
 #[test]
 fn each_command_of_the_readme_does_what_it_says() {
     let (mut xtask, mut tour) = (Vec::new(), Vec::new());
@@ -136,11 +128,14 @@ fn each_command_of_the_readme_does_what_it_says() {
     }
     for port in [8080, 1883] {
         if let Err(error) = TcpListener::bind(("127.0.0.1", port)) {
-            return skip("readme", &format!("port {port} of this machine is not free: {error}"));
+            return watchfire_services::skip(
+                "readme",
+                &format!("port {port} of this machine is not free: {error}"),
+            );
         }
     }
     if Command::new("curl").arg("--version").output().is_err() {
-        return skip("readme", "there is no curl");
+        return watchfire_services::skip("readme", "there is no curl");
     }
 
     // What `cargo build --package watchfire` leaves behind, at the place that the README names.
