@@ -56,7 +56,9 @@ fn a_new_project_builds_and_passes_its_cases_anywhere() {
 fn shipped_rules_pass_their_cases() {
     let components = rules();
     let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules");
-    for rule in ["ewma-anomaly", "rate-of-change", "report-by-exception", "silence", "stuck-sensor", "threshold"] {
+    for rule in
+        ["ewma-anomaly", "rate-of-change", "report-by-exception", "silence", "stuck-sensor", "threshold"]
+    {
         let mut command = watchfire();
         command.args(["rule", "test"]).arg(project.join(rule));
         let tested = command.arg("--module").arg(components.join(format!("{rule}.wasm"))).output().unwrap();

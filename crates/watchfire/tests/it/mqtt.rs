@@ -74,16 +74,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Subscribes with QoS 0.
-    pub async fn subscribe(&mut self, filter: &str) {
-        let body = [vec![0, 1], text(filter), vec![0]].concat();
-        assert!(body.len() < 128);
-        self.stream.write_all(&[&[0x82, body.len() as u8], &body[..]].concat()).await.unwrap();
-        let mut answer = [0; 5];
-        self.stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(answer, [0x90, 3, 0, 1, 0]);
-    }
-
     /// The next message of a subscription: topic, payload, and whether it was retained.
     pub async fn message(&mut self) -> (String, Vec<u8>, bool) {
         let read = async {

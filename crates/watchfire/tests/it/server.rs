@@ -136,7 +136,7 @@ async fn its_own_broker_republishes_readings_and_retains_what_is_active_over_a_r
     let (http, mqtt) = (server.addresses.http, server.addresses.mqtt.unwrap());
     call(http, "PUT", "/rules/hot?wait=true", Some(hot())).await;
     let mut subscriber = Client::connect(mqtt, "subscriber", None).await.unwrap();
-    subscriber.subscribe("watchfire/#").await;
+    assert!(subscriber.subscribe("watchfire/#").await);
     let mut device = Client::connect(mqtt, "press-1", None).await.unwrap();
     assert!(device.temperature("press-1", 85.0).await);
     let mut heard = std::collections::BTreeMap::new();
@@ -157,7 +157,7 @@ async fn its_own_broker_republishes_readings_and_retains_what_is_active_over_a_r
     // What the broker had retained ended with it; the sink tells it again.
     let server = Server::start(config, Arc::new(SystemClock)).await.unwrap();
     let mut subscriber = Client::connect(server.addresses.mqtt.unwrap(), "subscriber", None).await.unwrap();
-    subscriber.subscribe("watchfire/alerts/+").await;
+    assert!(subscriber.subscribe("watchfire/alerts/+").await);
     let (topic, payload, _) = subscriber.message().await;
     assert_eq!(topic, "watchfire/alerts/press-1");
     let state: serde_json::Value = serde_json::from_slice(&payload).unwrap();
