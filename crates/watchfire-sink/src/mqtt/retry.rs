@@ -1,10 +1,10 @@
 //! What an error of the connection, and a broker's answer to a message, means.
 
+use rumqttc::v5::mqttbytes::Error as MqttError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, PubAckReason};
 use rumqttc::v5::{ConnectionError, StateError};
 
 use crate::contract::Failure;
-use crate::run::chain;
 
 /// A connection that broke, or never was.
 pub(super) fn failure(error: &ConnectionError) -> Failure {
@@ -32,13 +32,16 @@ pub(super) fn failure(error: &ConnectionError) -> Failure {
             DisconnectReasonCode::PacketTooLarge => "refused",
             _ => "unreachable",
         },
+        // The client reads packets off the connection: that it breaks is an error of reading one.
+        ConnectionError::MqttState(StateError::Deserialization(MqttError::Io(_))) => "unreachable",
         // A broker that speaks MQTT 3.1.1 alone answers in a way that is none of MQTT 5.
         ConnectionError::MqttState(StateError::Deserialization(_)) | ConnectionError::NotConnAck(_) => {
             "protocol"
         }
         _ => "unreachable",
     };
-    Failure::retry(code, chain(error))
+    // Its text has that of its causes in it.
+    Failure::retry(code, error)
 }
 
 /// What an answer to a message means.
@@ -81,6 +84,10 @@ mod tests {
         check(refused(ConnectReturnCode::ServerBusy), "overloaded");
         check(ConnectionError::Io(std::io::ErrorKind::ConnectionRefused.into()), "unreachable");
         check(ConnectionError::MqttState(StateError::ConnectionAborted), "unreachable");
+        let reset = MqttError::Io(std::io::ErrorKind::ConnectionReset.into());
+        check(ConnectionError::MqttState(StateError::Deserialization(reset)), "unreachable");
+        let strange = MqttError::InvalidProtocol;
+        check(ConnectionError::MqttState(StateError::Deserialization(strange)), "protocol");
         assert_eq!(answer(PubAckReason::NoMatchingSubscribers), Answer::Taken);
         assert!(matches!(answer(PubAckReason::PayloadFormatInvalid), Answer::Refused(_)));
         assert!(matches!(answer(PubAckReason::NotAuthorized), Answer::Later(Failure::Retry { code, .. })
