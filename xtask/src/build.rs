@@ -67,9 +67,15 @@ pub fn torture(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         return Ok(());
     }
     let rules = components(workspace)?;
+    if arguments.iter().any(|argument| argument == "--sinks")
+        && let Some(why) = setup::services(workspace).first()
+    {
+        bail!("{why}");
+    }
     run(workspace.cargo().args(["build", "--package", "watchfire-torture"]))?;
     let mut torture = Command::new(workspace.binary("watchfire-torture"));
     torture.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
+    torture.env("WATCHFIRE_SERVICES", workspace.services());
     run(torture.arg("--binary").arg(workspace.binary("watchfire")).args(arguments))
 }
 
@@ -90,5 +96,6 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let release = workspace.target.join("release");
     let mut bench = Command::new(release.join("watchfire-bench"));
     bench.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
+    bench.env("WATCHFIRE_SERVICES", workspace.services());
     run(bench.arg("--binary").arg(release.join("watchfire")).args(arguments))
 }

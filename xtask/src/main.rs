@@ -30,7 +30,7 @@ cargo xtask COMMAND
   lint           clippy in every workspace, warnings denied
   bench [NAME...] [--json]
                  measures, each figure beside a reference of the same run
-  torture [--seconds S] [--seed N]
+  torture [--seconds S] [--seed N] [--sinks]
                  kills the real binary again and again, and proves that nothing is lost
   fuzz [TARGET] [--seconds S]
                  bytes guided by coverage against one decoder; without a target, says which there are
@@ -126,6 +126,7 @@ fn ci(workspace: &Workspace) -> Result<String> {
         build::example(workspace, &words("timescale-and-kafka --devices 50 --seconds 10"))
     })?;
     step.run("torture", || build::torture(workspace, &words("--seconds 25 --seed 1")))?;
+    step.run("torture of sinks", || build::torture(workspace, &words("--seconds 15 --seed 2 --sinks")))?;
     println!("{}", step.took.join("\n"));
     Ok(tested)
 }

@@ -91,7 +91,7 @@ pub fn run(figures: &mut Vec<Figure>) -> Result<()> {
         return Err(error);
     }
     figures.push(Figure::against(
-        "kafka",
+        "sinks",
         "log to Kafka, against rdkafka's own loop over the same messages, encoded before",
         "messages/s",
         pair,

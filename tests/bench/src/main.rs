@@ -78,10 +78,8 @@ enum Bench {
     Latency,
     /// Resident memory of a thousand rules.
     Footprint,
-    /// The log to other services.
+    /// The log to PostgreSQL and Kafka.
     Sinks,
-    /// The log to Kafka.
-    Kafka,
 }
 
 fn main() -> Result<()> {
@@ -107,8 +105,10 @@ fn main() -> Result<()> {
             Bench::Mqtt => mqtt::run(options, &mut figures)?,
             Bench::Latency => latency::run(options, &mut figures)?,
             Bench::Footprint => footprint::run(options, &mut figures)?,
-            Bench::Sinks => sinks::run(options, &mut figures)?,
-            Bench::Kafka => kafka::run(&mut figures)?,
+            Bench::Sinks => {
+                kafka::run(&mut figures)?;
+                sinks::run(options, &mut figures)?;
+            }
         }
     }
     if arguments.json {

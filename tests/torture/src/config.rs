@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::engine::Addresses;
 
 /// A configuration that delivers every alert to `hook`. Waits are short, so that a receiver that misbehaves
-/// half of the time is tried often enough; and nothing else differs from what is shipped.
-pub fn text(data: &Path, rules: &Path, addresses: &Addresses, hook: SocketAddr) -> String {
+/// half of the time is tried often enough; and nothing else differs from what is shipped. `sinks` are further sections.
+pub fn text(data: &Path, rules: &Path, addresses: &Addresses, hook: SocketAddr, sinks: &str) -> String {
     format!(
         r#"
 data = {data:?}
@@ -30,7 +30,8 @@ webhook = {{ url = "http://{hook}/hook", timeout = "1s" }}
 
 [route]
 receiver = "hook"
-"#,
+
+{sinks}"#,
         http = addresses.http,
         mqtt = addresses.mqtt,
     )

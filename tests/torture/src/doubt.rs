@@ -10,7 +10,7 @@ use crate::prove::PROOFS;
 /// this evidence that it could be done to.
 type Fault = (&'static str, &'static str, fn(&mut Evidence) -> Option<()>);
 
-const FAULTS: [Fault; 19] = [
+const FAULTS: [Fault; 25] = [
     ("a row is lost", "readings", |e| rows(e)?.pop().map(drop)),
     ("an acknowledgement is forgotten", "readings", |e| {
         e.ledgers.iter_mut().find_map(|ledger| ledger.acknowledged.pop()).map(drop)
@@ -116,6 +116,32 @@ const FAULTS: [Fault; 19] = [
             .iter()
             .position(|arrival| arrival.body["groupKey"] == group && is("resolved", arrival))?;
         e.arrivals.swap(first, second);
+        Some(())
+    }),
+    ("a row of the table is lost", "table", |e| e.outlet.as_mut()?.rows.pop().map(drop)),
+    ("a row of the table is there twice", "table", |e| {
+        let rows = &mut e.outlet.as_mut()?.rows;
+        let row = rows.last()?.clone();
+        rows.push(row);
+        Some(())
+    }),
+    ("a value of the table is another", "table", |e| {
+        e.outlet.as_mut()?.rows.last_mut()?.3 = "-1".into();
+        Some(())
+    }),
+    ("a message is lost", "topic", |e| e.outlet.as_mut()?.messages.pop().map(drop)),
+    ("a message is there twice under two ids", "topic", |e| {
+        let messages = &mut e.outlet.as_mut()?.messages;
+        let mut message = messages.last()?.clone();
+        message.id.push('x');
+        messages.push(message);
+        Some(())
+    }),
+    ("two messages changed places", "topic", |e| {
+        let messages = &mut e.outlet.as_mut()?.messages;
+        let first = messages.first()?.key.clone();
+        let second = (1..messages.len()).find(|place| messages[*place].key == first)?;
+        messages.swap(0, second);
         Some(())
     }),
 ];

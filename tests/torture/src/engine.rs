@@ -43,12 +43,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Writes a configuration that delivers to `hook`; does not start yet.
-    pub fn new(binary: &Path, rules: &Path, folder: &Path, hook: SocketAddr) -> Result<Self> {
+    /// Writes a configuration that delivers to `hook`, with these sinks; does not start yet.
+    pub fn new(binary: &Path, rules: &Path, folder: &Path, hook: SocketAddr, sinks: &str) -> Result<Self> {
         let addresses = Addresses { http: crate::ports::free()?, mqtt: crate::ports::free()? };
         let config = folder.join("watchfire.toml");
         let data = folder.join("data");
-        std::fs::write(&config, crate::config::text(&data, rules, &addresses, hook))?;
+        std::fs::write(&config, crate::config::text(&data, rules, &addresses, hook, sinks))?;
         Ok(Self {
             binary: binary.into(),
             config,

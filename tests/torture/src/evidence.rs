@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::device::Ledger;
 use crate::engine::{Api, Engine};
+use crate::outlets::Outlet;
 use crate::receiver::Arrival;
 
 /// A change of a rule that the API said is durable.
@@ -109,6 +110,8 @@ pub struct Evidence {
     pub versions: Vec<(u64, f64)>,
     /// In the order in which it was written.
     pub log: Vec<Record>,
+    /// Where results flowed to, if they did.
+    pub outlet: Option<Outlet>,
 }
 
 /// Microseconds since the epoch of an RFC 3339 time.

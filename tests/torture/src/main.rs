@@ -8,6 +8,12 @@
 //!   once; a rollback counted from its place in the log on,
 //! - every alert arrived at the receiver, its raise before its resolve, and what came twice had the same id.
 //!
+//! With `--sinks`, results also flow to a PostgreSQL and a Kafka that are killed like the engine, and
+//!
+//! - the table holds exactly the acknowledged readings, once each,
+//! - the topic holds all of them, in the order of each device; with a seed that is even once each, for readers of what
+//!   is committed; with one that is odd repeats share their id.
+//!
 //! Each of these proofs is then tried on evidence that was tampered with, and must fail.
 //!
 //! Prints its seed; the same seed gives the same sequence of faults (not the same timing).
@@ -19,6 +25,7 @@ mod engine;
 mod evidence;
 mod model;
 mod mqtt;
+mod outlets;
 mod ports;
 mod prove;
 mod receiver;
@@ -37,6 +44,7 @@ use rand::{Rng as _, SeedableRng as _};
 use device::{CALM, Device, Ledger};
 use engine::Engine;
 use evidence::Evidence;
+use outlets::Outlets;
 use receiver::Receiver;
 use storm::Storm;
 
@@ -61,6 +69,9 @@ struct Arguments {
     /// The folder with the components of the shipped rules.
     #[arg(long, env = "WATCHFIRE_RULES")]
     rules: PathBuf,
+    /// Let results flow to a PostgreSQL and a Kafka, and kill these as well.
+    #[arg(long)]
+    sinks: bool,
     /// Keep the folder with configuration, data and the engine's log.
     #[arg(long)]
     keep: bool,
@@ -93,7 +104,9 @@ async fn torture(arguments: &Arguments, seed: u64, folder: &Path) -> Result<()> 
     let mut random = StdRng::seed_from_u64(seed);
     let receiver = Receiver::start(seed).await?;
     let rules = std::path::absolute(&arguments.rules)?;
-    let mut engine = Engine::new(&arguments.binary, &rules, folder, receiver.address)?;
+    let outlets = arguments.sinks.then(|| Outlets::start(seed.is_multiple_of(2))).transpose()?;
+    let sections = outlets.as_ref().map(Outlets::configuration).unwrap_or_default();
+    let mut engine = Engine::new(&arguments.binary, &rules, folder, receiver.address, &sections)?;
     let first = engine.start().await?;
     let main = engine::threshold("temperature", engine::MAIN_LIMIT);
     engine.api.call("PUT", "/rules/main?wait=true", Some(main)).await?;
@@ -107,6 +120,7 @@ async fn torture(arguments: &Arguments, seed: u64, folder: &Path) -> Result<()> 
         devices.push(tokio::spawn(device.run(stop.clone())));
     }
     let dying = tokio::spawn(receiver.clone().die_again_and_again(seed));
+    let outlets = outlets.map(|outlets| outlets::dying(outlets, seed, stop.clone()));
     let time = Duration::from_secs(arguments.seconds);
     storm.rage(&mut engine, &receiver, &mut random, time).await?;
 
@@ -134,7 +148,11 @@ async fn torture(arguments: &Arguments, seed: u64, folder: &Path) -> Result<()> 
         ledgers.iter().map(|ledger| ledger.resent).sum::<u64>(),
     );
 
-    let evidence = collect(&mut engine, &receiver, ledgers, storm).await?;
+    let outlets = match outlets {
+        Some(dying) => Some(dying.await??),
+        None => None,
+    };
+    let evidence = collect(&mut engine, &receiver, outlets, ledgers, storm).await?;
     prove(&evidence)?;
     let found = doubt::check(&evidence)?;
     println!("torture: tampered with {found} times, and each time the proof for it failed");
@@ -171,6 +189,7 @@ async fn go_back(engine: &Engine, storm: &mut Storm, number: u64, seed: u64) -> 
 async fn collect(
     engine: &mut Engine,
     receiver: &Receiver,
+    outlets: Option<Outlets>,
     ledgers: Vec<Ledger>,
     storm: Storm,
 ) -> Result<Evidence> {
@@ -182,6 +201,7 @@ async fn collect(
         deliveries: Vec::new(),
         versions: evidence::versions(&engine.api).await?,
         log: Vec::new(),
+        outlet: None,
     };
     let began = Instant::now();
     while began.elapsed() < REST {
@@ -197,6 +217,9 @@ async fn collect(
             break;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    if let Some(outlets) = outlets {
+        evidence.outlet = Some(outlets.collect(&engine.api).await?);
     }
     println!("torture: at rest after {:.1} s", began.elapsed().as_secs_f64());
     if let Some((megabytes, files)) = engine.size() {

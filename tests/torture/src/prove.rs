@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::device::HOT;
 use crate::evidence::{Alert, Evidence, What, micros};
 use crate::model;
+use crate::outlets::plain;
 
 /// A proof: what it says when it holds, or what does not hold.
 pub type Proof = fn(&Evidence) -> Result<String>;
 
 /// All of them, by name.
-pub const PROOFS: [(&str, Proof); 7] = [
+pub const PROOFS: [(&str, Proof); 9] = [
     ("readings", readings),
     ("changes", changes),
     ("episodes", episodes),
@@ -21,6 +22,8 @@ pub const PROOFS: [(&str, Proof); 7] = [
     ("one at a time", one_at_a_time),
     ("arrived", arrived),
     ("ids", ids),
+    ("table", table),
+    ("topic", topic),
 ];
 
 /// Every acknowledged reading is in the log, once, with all that it said, in the order of its device; and
@@ -303,4 +306,77 @@ fn ids(evidence: &Evidence) -> Result<String> {
         }
     }
     Ok(format!("{again} repeated attempts, each with the id of the first"))
+}
+
+/// The table of the database holds exactly the acknowledged readings, once each.
+fn table(evidence: &Evidence) -> Result<String> {
+    let Some(outlet) = &evidence.outlet else { return Ok("no table".into()) };
+    let mut expected = Vec::new();
+    for ledger in &evidence.ledgers {
+        for reading in &ledger.acknowledged {
+            let metrics = reading.metrics();
+            let metrics = metrics.as_object().context("metrics")?;
+            expected.extend(
+                metrics.iter().map(|(metric, value)| {
+                    (ledger.device.clone(), reading.time, metric.clone(), plain(value))
+                }),
+            );
+        }
+    }
+    let mut there = outlet.rows.clone();
+    expected.sort();
+    there.sort();
+    if expected != there {
+        let (sent, had): (BTreeSet<_>, BTreeSet<_>) = (expected.iter().collect(), there.iter().collect());
+        bail!(
+            "{} values acknowledged, {} in the table; missing {:?}, too many {:?}",
+            expected.len(),
+            there.len(),
+            sent.difference(&had).next(),
+            had.difference(&sent).next()
+        );
+    }
+    Ok(format!("{} values are in the table, once each", there.len()))
+}
+
+/// The topic holds every acknowledged reading, in the order of its device; what is there twice has the same id.
+fn topic(evidence: &Evidence) -> Result<String> {
+    let Some(outlet) = &evidence.outlet else { return Ok("no topic".into()) };
+    let mut by_id = HashMap::new();
+    let mut by_device: BTreeMap<&str, Vec<&serde_json::Value>> = BTreeMap::new();
+    let mut repeats = 0;
+    for message in &outlet.messages {
+        match by_id.insert(&message.id, message) {
+            None => by_device.entry(&message.key).or_default().push(&message.body),
+            Some(first) => {
+                ensure!(!outlet.transactional, "{} is there twice", message.id);
+                ensure!(first == message, "{} is there as two things", message.id);
+                repeats += 1;
+            }
+        }
+    }
+    for ledger in evidence.ledgers.iter().filter(|ledger| !ledger.acknowledged.is_empty()) {
+        let there = by_device.remove(ledger.device.as_str()).unwrap_or_default();
+        let serials: Vec<_> = there.iter().map(|body| body["metrics"]["serial"].as_f64()).collect();
+        let sent: Vec<_> = ledger.acknowledged.iter().map(|reading| Some(reading.serial as f64)).collect();
+        ensure!(
+            serials == sent,
+            "{}: {} readings acknowledged, {} on the topic, or in another order",
+            ledger.device,
+            sent.len(),
+            serials.len()
+        );
+        for (body, reading) in there.iter().zip(&ledger.acknowledged) {
+            let (metrics, sent) = (&body["metrics"], reading.metrics());
+            let same = |(name, value): (&String, &serde_json::Value)| plain(&metrics[name]) == plain(value);
+            ensure!(
+                metrics.as_object().map(|there| there.len()) == sent.as_object().map(|sent| sent.len())
+                    && sent.as_object().is_some_and(|sent| sent.iter().all(same)),
+                "{}: {metrics} was {sent}",
+                ledger.device
+            );
+        }
+    }
+    ensure!(by_device.is_empty(), "on the topic of nobody: {:?}", by_device.keys());
+    Ok(format!("{} readings are on the topic in order, {repeats} of them twice with one id", by_id.len()))
 }
