@@ -327,3 +327,41 @@ async fn an_engine_that_dies_sends_again_under_the_same_ids_and_misses_nothing()
     );
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_goes_on_and_tells_nothing_again() {
+    let mut world = World::new().await;
+    world.register(3).await;
+    let service = Service::start().await;
+    let running = start(&world, service.config("")).await;
+    world.many(3, 2, 20).await;
+    world.transition("device-0", 1, TransitionKind::Raised).await;
+    level(&running).await;
+    let backup = tempfile::tempdir().unwrap();
+    world.copy_to(backup.path());
+    world.many(3, 2, 20).await;
+    world.transition("device-1", 2, TransitionKind::Raised).await;
+    level(&running).await;
+    running.stop().await;
+    let folder = world.folder.path().to_owned();
+    world.log.close();
+    world.store.close().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(backup.keep(), &folder).unwrap();
+    let mut world = world.reopen(true).await;
+    let running = start(&world, service.config("")).await;
+    world.many(3, 2, 20).await;
+    // In the restored store it has the number that another one had in the life that is lost.
+    world.transition("device-2", 3, TransitionKind::Raised).await;
+    level(&running).await;
+    let taken = service.taken();
+    complete_and_in_order(&taken, 120);
+    assert!(by_id(&taken).values().all(|count| *count == 1));
+    let raised: Vec<&str> = taken
+        .iter()
+        .filter(|event| event["type"] == "alert.raised")
+        .map(|event| event["device"].as_str().unwrap())
+        .collect();
+    assert_eq!(raised, ["device-0", "device-1", "device-2"]);
+    running.stop().await;
+}
