@@ -24,11 +24,9 @@ pub(crate) struct HistoryParameters {
     /// The metric.
     metric: String,
     /// From then on.
-    #[param(value_type = String)]
-    from: Timestamp,
+    from: String,
     /// Before then; missing: now.
-    #[param(value_type = Option<String>)]
-    to: Option<Timestamp>,
+    to: Option<String>,
     /// The span that a point stands for, such as `1m` or `1h`; missing: each value is a point.
     #[param(value_type = Option<String>)]
     step: Option<Duration>,
@@ -47,12 +45,13 @@ pub(crate) async fn device_history(
     Path(device): Path<String>,
     Query(asked): Query<HistoryParameters>,
 ) -> Result<axum::Json<History>, Problem> {
+    let to = asked.to.map(|to| time("to", &to)).transpose()?;
     let query = HistoryQuery {
         device,
         metric: asked.metric,
         stream: asked.stream.unwrap_or_else(|| watchfire_model::READINGS.into()),
-        from: asked.from,
-        to: asked.to.unwrap_or_else(|| state.clock.wall()),
+        from: time("from", &asked.from)?,
+        to: to.unwrap_or_else(|| state.clock.wall()),
         step: asked.step.unwrap_or(Duration::ZERO),
     };
     state.sinks.history(query).await.map(axum::Json).map_err(|failure| match failure {
@@ -62,4 +61,12 @@ pub(crate) async fn device_history(
         HistoryFailure::Refused(detail) => Problem::refused("history", detail),
         HistoryFailure::Unavailable(detail) => Problem::unavailable("history", detail),
     })
+}
+
+/// A time of a query: RFC 3339, or milliseconds since the epoch.
+fn time(parameter: &'static str, text: &str) -> Result<Timestamp, Problem> {
+    let milliseconds = text.parse().ok().and_then(Timestamp::from_millis);
+    milliseconds
+        .map_or_else(|| text.parse::<Timestamp>(), Ok)
+        .map_err(|error| Problem::bad_request("query", error.to_string()).with("parameter", parameter))
 }
