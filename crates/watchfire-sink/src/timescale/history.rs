@@ -107,6 +107,7 @@ impl History {
         let source = self.source(&table, query.step).await?;
         let statement = statement(&table, &source, query.step);
         let rows = sqlx::query(AssertSqlSafe(statement))
+            .persistent(false)
             .bind(&query.device)
             .bind(&query.metric)
             .bind(query.from.0)
@@ -142,6 +143,7 @@ impl History {
             debug_assert!(AGGREGATES.iter().any(|(aggregate, ..)| *aggregate == name));
             let view = format!("{table}_{name}");
             let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+                .persistent(false)
                 .bind(&view)
                 .fetch_one(&self.pool)
                 .await

@@ -1,5 +1,7 @@
 //! Readings, derived streams, alerts and devices in TimescaleDB, or in PostgreSQL without that extension.
 //!
+//! No statement is prepared under a name (`persistent(false)`): behind a pooler the next one may be of another session.
+//!
 //! Readings are narrow: a row for each value. Each lane has a connection of its own, and its cursor stands in the
 //! database, in the transaction of its rows.
 

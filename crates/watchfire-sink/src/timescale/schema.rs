@@ -135,10 +135,14 @@ pub(super) async fn prepare(
     connection: &mut PgConnection,
     config: &TimescaleConfig,
 ) -> Result<Server, sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").persistent(false).bind(LOCK).execute(&mut *connection).await?;
     let prepared = prepare_alone(connection, config).await;
     // A connection that failed lost the lock with it.
-    let unlocked = sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(&mut *connection).await;
+    let unlocked = sqlx::query("SELECT pg_advisory_unlock($1)")
+        .persistent(false)
+        .bind(LOCK)
+        .execute(&mut *connection)
+        .await;
     let server = prepared?;
     unlocked?;
     Ok(server)
@@ -150,6 +154,7 @@ async fn prepare_alone(
 ) -> Result<Server, sqlx::Error> {
     let schema = &config.schema;
     let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .persistent(false)
         .bind(schema)
         .fetch_one(&mut *connection)
         .await?;
@@ -178,7 +183,8 @@ pub(super) async fn settle(
 }
 
 async fn look(connection: &mut PgConnection, config: &TimescaleConfig) -> Result<Server, sqlx::Error> {
-    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut *connection).await?;
+    let version: String =
+        sqlx::query_scalar("SHOW server_version").persistent(false).fetch_one(&mut *connection).await?;
     let version = version.split_whitespace().next().unwrap_or_default().to_string();
     let mut server = Server { version, extension: None, community: false };
     if config.extension == Extension::Off {
@@ -189,6 +195,7 @@ async fn look(connection: &mut PgConnection, config: &TimescaleConfig) -> Result
         let offered: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')",
         )
+        .persistent(false)
         .fetch_one(&mut *connection)
         .await?;
         if offered {
@@ -204,6 +211,7 @@ async fn look(connection: &mut PgConnection, config: &TimescaleConfig) -> Result
     if server.extension.is_some() {
         let licence: Option<String> =
             sqlx::query_scalar("SELECT current_setting('timescaledb.license', true)")
+                .persistent(false)
                 .fetch_one(&mut *connection)
                 .await?;
         server.community = licence.as_deref() == Some("timescale");
@@ -213,6 +221,7 @@ async fn look(connection: &mut PgConnection, config: &TimescaleConfig) -> Result
 
 async fn installed(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+        .persistent(false)
         .fetch_optional(connection)
         .await
 }
@@ -235,6 +244,7 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 async fn setting(connection: &mut PgConnection, key: &str) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT value FROM watchfire_setting WHERE key = $1")
+        .persistent(false)
         .bind(key)
         .fetch_optional(connection)
         .await
@@ -245,6 +255,7 @@ async fn set(connection: &mut PgConnection, key: &str, value: &str) -> Result<()
         "INSERT INTO watchfire_setting (key, value) VALUES ($1, $2) \
          ON CONFLICT (key) DO UPDATE SET value = excluded.value",
     )
+    .persistent(false)
     .bind(key)
     .bind(value)
     .execute(connection)
@@ -257,6 +268,7 @@ async fn exists(connection: &mut PgConnection, schema: &str, table: &str) -> Res
         "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = $1 AND c.relname = $2)",
     )
+    .persistent(false)
     .bind(schema)
     .bind(table)
     .fetch_one(connection)
@@ -404,7 +416,11 @@ impl Partitions {
             let (from, to) = (Timestamp(start), Timestamp(start.saturating_add(self.span)));
             let name = partition_name(table, from);
             let mut transaction = connection.begin().await?;
-            sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *transaction).await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .persistent(false)
+                .bind(LOCK)
+                .execute(&mut *transaction)
+                .await?;
             let statement = format!(
                 "CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} FOR VALUES FROM ('{from}') TO ('{to}')"
             );
@@ -437,6 +453,7 @@ pub(super) async fn drop_partitions(
         "SELECT c.relname::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
          WHERE i.inhparent = $1::regclass ORDER BY 1",
     )
+    .persistent(false)
     .bind(table)
     .fetch_all(&mut *connection)
     .await?;

@@ -43,6 +43,7 @@ impl TimescaleLane {
 
     async fn place(&self, connection: &mut PgConnection) -> Result<Option<Place>, sqlx::Error> {
         let row = sqlx::query("SELECT epoch, next FROM watchfire_cursor WHERE sink = $1 AND lane = $2")
+            .persistent(false)
             .bind(&self.name)
             .bind(self.id.number())
             .fetch_optional(connection)
@@ -73,6 +74,7 @@ impl TimescaleLane {
             }
         };
         let mut query = sqlx::query(statement)
+            .persistent(false)
             .bind(&self.name)
             .bind(self.id.number())
             .bind(i64::from(to.epoch.0))
@@ -117,6 +119,7 @@ impl TimescaleLane {
                 "INSERT INTO watchfire_gap (sink, lane, from_epoch, from_next, to_epoch, to_next, reason) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7)",
             )
+            .persistent(false)
             .bind(&self.name)
             .bind(self.id.number())
             .bind(i64::from(gap.from.epoch.0))
@@ -326,7 +329,7 @@ async fn documents(
         return Ok(());
     }
     let documents = serde_json::to_string(&documents).unwrap_or_default();
-    sqlx::query(statement).bind(documents).execute(connection).await.map(drop)
+    sqlx::query(statement).persistent(false).bind(documents).execute(connection).await.map(drop)
 }
 
 /// Drops what is older than configured, where partitions are ours to drop. Gives the names of what is gone.
