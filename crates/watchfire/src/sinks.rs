@@ -88,9 +88,12 @@ impl RunningSinks {
                 .iter()
                 .filter_map(|lane| Some((lane.since?, lane)))
                 .min_by_key(|(since, _)| *since);
-            if let Some((since, lane)) = first
-                && since + *patience <= now
-            {
+            if let Some((since, lane)) = first {
+                if since + *patience > now {
+                    // Nor is it over where it has been down since before we started.
+                    known = false;
+                    continue;
+                }
                 let reason = lane.reason.as_deref().unwrap_or_default();
                 let text =
                     format!("the sink {} has got nothing through since {since}: {reason}", status.name);
