@@ -122,8 +122,6 @@ fn ci(workspace: &Workspace) -> Result<String> {
     let tested = step.run("test", || tests::run(workspace, &[]))?;
     let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
     step.run("demo", || build::demo(workspace, &words("--devices 500 --seconds 20")))?;
-        build::example(workspace, &words("timescale-and-kafka --devices 50 --seconds 10"))
-    })?;
     step.run("torture", || build::torture(workspace, &words("--seconds 25 --seed 1")))?;
     println!("{}", step.took.join("\n"));
     Ok(tested)

@@ -20,6 +20,9 @@ use crate::config::SinkConfig;
 /// How often the gauges of sinks are brought up to date, and it is looked whether somebody has to be told.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Questions about the past that are answered at the same time.
+const HISTORY: u32 = 4;
+
 /// What is told of a sink that gets nothing through.
 const KIND: NoticeKind =
     NoticeKind { name: "watchfire-sink", label: "sink", over: "writes again what comes" };
@@ -46,7 +49,9 @@ impl RunningSinks {
         if let Some(section) = &config.timescale {
             let running = timescale::start(section.clone(), surroundings.clone(), stop.clone()).await;
             sinks.push((running.context("[sink.timescale]")?, section.alert_after));
-            history = Some(timescale::History::new(Arc::new(section.clone())).context("[sink.timescale]")?);
+            history = Some(
+                timescale::History::new(Arc::new(section.clone()), HISTORY).context("[sink.timescale]")?,
+            );
         }
         if let Some(section) = &config.http {
             let running = http::start(section.clone(), surroundings.clone()).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration as Wait;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use watchfire_model::{Duration, Timestamp};
 
 use super::config::{TimescaleConfig, table_of};
@@ -66,15 +66,15 @@ pub struct History {
 }
 
 impl History {
-    /// Connects when it is first asked.
-    pub fn new(config: Arc<TimescaleConfig>) -> Result<Self, super::ConfigError> {
+    /// Connects when it is first asked, at most as many times.
+    pub fn new(config: Arc<TimescaleConfig>, connections: u32) -> Result<Self, super::ConfigError> {
         let options = config.connect_options()?;
         let path = format!(
             "SET search_path TO {}, public; SET TimeZone TO 'UTC'; SET statement_timeout TO '20s'",
             config.schema
         );
         let pool = PgPoolOptions::new()
-            .max_connections(4)
+            .max_connections(connections)
             .acquire_timeout(Wait::from_secs(5))
             .idle_timeout(Wait::from_secs(300))
             .after_connect(move |connection, _| {
@@ -104,7 +104,9 @@ impl History {
             )));
         }
         let table = table_of(&query.stream);
-        let source = self.source(&table, query.step).await?;
+        // One for both statements: a question must not wait for a second while others hold theirs.
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        let source = source(&mut connection, &table, query.step).await?;
         let statement = statement(&table, &source, query.step);
         let rows = sqlx::query(AssertSqlSafe(statement))
             .persistent(false)
@@ -114,7 +116,7 @@ impl History {
             .bind(query.to.0)
             .bind(POINTS + 1)
             .bind(query.step.0 as i64)
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *connection)
             .await
             .map_err(unavailable)?;
         if rows.len() as i64 > POINTS {
@@ -134,26 +136,25 @@ impl History {
         });
         Ok((points.collect::<Result<_, sqlx::Error>>().map_err(unavailable)?, source))
     }
+}
 
-    /// The coarsest aggregate whose span divides the step, where there is one; else the table itself.
-    async fn source(&self, table: &str, step: Duration) -> Result<String, HistoryError> {
-        let spans = [("1h", 3_600_000_000_u64), ("1m", 60_000_000)];
-        for (name, _) in spans.into_iter().filter(|(_, span)| step.0 >= *span && step.0.is_multiple_of(*span))
-        {
-            debug_assert!(AGGREGATES.iter().any(|(aggregate, ..)| *aggregate == name));
-            let view = format!("{table}_{name}");
-            let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-                .persistent(false)
-                .bind(&view)
-                .fetch_one(&self.pool)
-                .await
-                .map_err(unavailable)?;
-            if there {
-                return Ok(view);
-            }
+/// The coarsest aggregate whose span divides the step, where there is one; else the table itself.
+async fn source(connection: &mut PgConnection, table: &str, step: Duration) -> Result<String, HistoryError> {
+    let spans = [("1h", 3_600_000_000_u64), ("1m", 60_000_000)];
+    for (name, _) in spans.into_iter().filter(|(_, span)| step.0 >= *span && step.0.is_multiple_of(*span)) {
+        debug_assert!(AGGREGATES.iter().any(|(aggregate, ..)| *aggregate == name));
+        let view = format!("{table}_{name}");
+        let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .persistent(false)
+            .bind(&view)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(unavailable)?;
+        if there {
+            return Ok(view);
         }
-        Ok(table.to_string())
     }
+    Ok(table.to_string())
 }
 
 /// Buckets begin at multiples of the step since the Unix epoch, whichever way they are made.

@@ -50,7 +50,7 @@ async fn the_past_is_made_coarse_by_the_server() {
     let config = config(&postgres, "");
     let running = sink(&world, &config).await;
     level(&running).await;
-    let history = History::new(Arc::new(config)).unwrap();
+    let history = History::new(Arc::new(config), 4).unwrap();
     let (points, source) = history.query(&query(0, 10, 60)).await.unwrap();
     assert_eq!((points, source.as_str()), (expected(10), "readings"));
     let (points, _) = history.query(&query(2, 4, 0)).await.unwrap();
@@ -124,7 +124,7 @@ async fn timescale_gets_hypertables_policies_and_aggregates() {
     for view in ["readings_1m", "readings_1h"] {
         timescale.query(&format!("CALL refresh_continuous_aggregate('{view}', NULL, NULL)")).unwrap();
     }
-    let history = History::new(Arc::new(config.clone())).unwrap();
+    let history = History::new(Arc::new(config.clone()), 1).unwrap();
     let (points, source) = history.query(&query(0, 10, 60)).await.unwrap();
     assert_eq!((points, source.as_str()), (expected(10), "readings_1m"));
     let (points, source) = history.query(&query(0, 60, 3600)).await.unwrap();
