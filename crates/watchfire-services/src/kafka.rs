@@ -34,32 +34,12 @@ impl Kafka {
         }
         let java =
             on_path("java").ok_or_else(|| Failure::Missing("there is no Java: install a JRE".into()))?;
-        let mut process = Process::new("kafka")?;
-        let (port, controller) = (free_port()?, free_port()?);
-        let file = process.folder().join("server.properties");
-        let text = server_properties(process.folder(), port, controller, properties);
-        std::fs::write(&file, text).map_err(|error| Failure::broken("kafka", error))?;
         let archive = home.join("kafka.jsa");
         let sharing = match archive.is_file() {
             true => vec![format!("-XX:SharedArchiveFile={}", archive.display())],
             false => Vec::new(),
         };
-        let program = move |class: &str| command(&java, &home, &sharing, class);
-        let format = {
-            let (program, file) = (program.clone(), file.clone());
-            move || {
-                let mut command = program("kafka.tools.StorageTool");
-                command.args(["format", "-t", CLUSTER, "-c"]).arg(&file);
-                command
-            }
-        };
-        process.start_once(format)?;
-        let serve = move || {
-            let mut command = program("kafka.Kafka");
-            command.arg(&file);
-            command
-        };
-        process.run(serve, move || wire::kafka_brokers(port).is_ok_and(|brokers| brokers > 0))?;
+        let (process, port) = broker(java, home, sharing.clone(), sharing, properties)?;
         Ok(Self { process, port })
     }
 
@@ -106,34 +86,45 @@ impl Kafka {
     /// Writes down which classes a run has loaded, for later starts to map instead of loading them: 4 s instead of 8 s.
     pub(crate) fn archive_classes(home: &Path) -> Result<(), Failure> {
         let java = on_path("java").ok_or_else(|| Failure::Missing("there is no Java".into()))?;
-        let mut process = Process::new("kafka")?;
-        let (port, controller) = (free_port()?, free_port()?);
-        let file = process.folder().join("server.properties");
-        std::fs::write(&file, server_properties(process.folder(), port, controller, &[]))
-            .map_err(|error| Failure::broken("kafka", error))?;
-        let home = home.to_owned();
         let made = home.join("kafka.jsa.new");
-        let sharing = vec![format!("-XX:ArchiveClassesAtExit={}", made.display())];
-        let format = {
-            let (java, home, file) = (java.clone(), home.clone(), file.clone());
-            move || {
-                let mut command = command(&java, &home, &[], "kafka.tools.StorageTool");
-                command.args(["format", "-t", CLUSTER, "-c"]).arg(&file);
-                command
-            }
-        };
-        process.start_once(format)?;
-        let archive = home.join("kafka.jsa");
-        let serve = move || {
-            let mut command = command(&java, &home, &sharing, "kafka.Kafka");
-            command.arg(&file);
-            command
-        };
-        process.run(serve, move || wire::kafka_brokers(port).is_ok_and(|brokers| brokers > 0))?;
+        let archiving = vec![format!("-XX:ArchiveClassesAtExit={}", made.display())];
+        // Formatting would leave an archive of what formatting needs.
+        let (mut process, _) = broker(java, home.to_owned(), Vec::new(), archiving, &[])?;
         process.stop(Signal::TERM);
-        std::fs::rename(made, archive)
+        std::fs::rename(made, home.join("kafka.jsa"))
             .map_err(|error| Failure::broken("the archive of Kafka's classes", error))
     }
+}
+
+/// Formats a folder and serves it: with these options of the runtime for the one and for the other. Gives the port too.
+fn broker(
+    java: PathBuf,
+    home: PathBuf,
+    formatting: Vec<String>,
+    serving: Vec<String>,
+    properties: &[(&str, &str)],
+) -> Result<(Process, u16), Failure> {
+    let mut process = Process::new("kafka")?;
+    let (port, controller) = (free_port()?, free_port()?);
+    let file = process.folder().join("server.properties");
+    let text = server_properties(process.folder(), port, controller, properties);
+    std::fs::write(&file, text).map_err(|error| Failure::broken("kafka", error))?;
+    let format = {
+        let (java, home, file) = (java.clone(), home.clone(), file.clone());
+        move || {
+            let mut command = command(&java, &home, &formatting, "kafka.tools.StorageTool");
+            command.args(["format", "-t", CLUSTER, "-c"]).arg(&file);
+            command
+        }
+    };
+    process.start_once(format)?;
+    let serve = move || {
+        let mut command = command(&java, &home, &serving, "kafka.Kafka");
+        command.arg(&file);
+        command
+    };
+    process.run(serve, move || wire::kafka_brokers(port).is_ok_and(|brokers| brokers > 0))?;
+    Ok((process, port))
 }
 
 fn command(java: &Path, home: &Path, options: &[String], class: &str) -> Command {
