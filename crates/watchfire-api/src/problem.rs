@@ -1,8 +1,6 @@
 //! What went wrong, in outside words: RFC 9457 problem documents. The inside words (the source chain of an
 //! error) go to the log, joined to the document by the request id.
 
-use std::fmt::Write as _;
-
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -60,7 +58,7 @@ impl Problem {
 
     /// Something of ours failed: 500. The words of the error stay inside, in the log.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error = chain(error), "a request failed inside");
+        tracing::error!(error = watchfire_model::chain(error), "a request failed inside");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
@@ -115,18 +113,6 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// An error and its sources, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        // Writing to a String does not fail.
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

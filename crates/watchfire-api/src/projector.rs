@@ -18,12 +18,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use watchfire_log::{Entry, Log, LogError, Record};
 use watchfire_model::device::Registries;
-use watchfire_model::{Control, Device, PartitionId, Position, Registry, Timestamp};
+use watchfire_model::{Control, Device, PartitionId, Position, Registry, Timestamp, chain};
 use watchfire_store::{RuleState, RuleVersionRow, Store, StoreError};
 
 use crate::contract::ModuleInfo;
 use crate::control::{ControlPlane, Rule, Rules, Snapshot, apply_entry, swap_of};
-use crate::problem::chain;
 use letters::Letters;
 
 /// The name of the cursor of the tables in the store, and of the whole in the log.

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod call;
 pub mod control;
 pub mod device;
+pub mod error;
 pub mod id;
 mod index;
 pub mod rule;
@@ -23,6 +24,7 @@ pub use alert::{AlertId, ConditionOptions, Evidence, Severity, Transition, Trans
 pub use batch::{Batch, BatchBuilder, Column, Values};
 pub use control::{Actor, Control};
 pub use device::{Device, DeviceSpec, Registry};
+pub use error::chain;
 pub use id::{DeviceHandle, Digest, Epoch, Offset, PartitionId, Position, RuleVersion};
 pub use rule::{Limits, RuleSpec};
 pub use selector::Selector;

@@ -115,6 +115,16 @@ pub struct Taken {
     pub rows: Option<Vec<u32>>,
 }
 
+impl Taken {
+    /// The selected rows of its batch, in order.
+    pub fn each_row(&self, batch: &Batch, mut look: impl FnMut(u32)) {
+        match &self.rows {
+            None => (0..batch.rows() as u32).for_each(look),
+            Some(rows) => rows.iter().for_each(|row| look(*row)),
+        }
+    }
+}
+
 /// A row of a chunk, as a sink counts them: a record or transition, of a batch the reading, and of a reading one of
 /// its columns, where each value is a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

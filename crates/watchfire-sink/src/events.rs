@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 use watchfire_log::Record;
+use watchfire_model::Batch;
 use watchfire_store::{AlertRow, EventRow};
 
 use crate::chunk::{Cell, Cells, Chunk, Content, Filter, Interests, Row, Taken, Takes, WHOLE};
@@ -53,29 +54,17 @@ impl Events {
 pub struct EventEncoder {
     /// Which metrics are taken.
     filter: Filter,
-    /// Names in quotes, with what JSON wants escaped, and a colon.
-    names: HashMap<Arc<str>, Vec<u8>>,
+    names: MetricNames,
 }
 
 impl EventEncoder {
     pub(crate) fn new(takes: Takes) -> Self {
-        Self { filter: Filter::new(takes, Interests::default()), names: HashMap::new() }
+        Self { filter: Filter::new(takes, Interests::default()), names: MetricNames::default() }
     }
 
     fn readings(&mut self, chunk: &Chunk, item: u32, taken: &Taken, made: &mut Events) {
         let Record::Readings { stream, batch, .. } = &taken.entry.record else { return };
-        let columns: Vec<_> =
-            batch.columns.iter().filter(|column| self.filter.metric(&column.metric)).collect();
-        for column in &columns {
-            self.names.entry(column.metric.clone()).or_insert_with(|| {
-                let mut name = Vec::new();
-                put_text(&mut name, &column.metric);
-                name.push(b':');
-                name
-            });
-        }
-        let mut columns: Vec<_> =
-            columns.into_iter().map(|column| (&self.names[&column.metric][..], Cells::of(column))).collect();
+        let mut columns = self.names.columns(batch, &mut self.filter);
         // What is the same in all rows of the record.
         let mut begin = b"{\"id\":\"".to_vec();
         begin.extend_from_slice(taken.entry.position.to_string().as_bytes());
@@ -84,7 +73,7 @@ impl EventEncoder {
         put_text(&mut of_stream, stream);
         of_stream.extend_from_slice(b",\"device\":");
         let mut devices: HashMap<_, Arc<str>> = HashMap::new();
-        let mut put = |row: u32| {
+        let put = |row: u32| {
             let start = made.bytes.len();
             let bytes = &mut made.bytes;
             bytes.extend_from_slice(&begin);
@@ -95,31 +84,18 @@ impl EventEncoder {
             put_text(bytes, device);
             bytes.extend_from_slice(b",\"time\":\"");
             bytes.extend_from_slice(batch.times[row as usize].to_string().as_bytes());
-            bytes.extend_from_slice(b"\",\"metrics\":{");
-            let mut any = false;
-            for (name, cells) in &mut columns {
-                let Some(cell) = cells.at(row) else { continue };
-                if any {
-                    bytes.push(b',');
-                }
-                any = true;
-                bytes.extend_from_slice(name);
-                put_cell(bytes, cell);
-            }
-            if !any {
+            bytes.extend_from_slice(b"\",\"metrics\":");
+            if !put_metrics(bytes, &mut columns, row) {
                 // None of its metrics is taken: there is nothing to say.
                 bytes.truncate(start);
                 return;
             }
-            bytes.extend_from_slice(b"}}\n");
+            bytes.extend_from_slice(b"}\n");
             let end = bytes.len();
             let row = Row { item, row, column: WHOLE };
             made.events.push(Event { row, end, stream: Some(stream.clone()), device: device.clone() });
         };
-        match &taken.rows {
-            None => (0..batch.rows() as u32).for_each(&mut put),
-            Some(rows) => rows.iter().copied().for_each(&mut put),
-        }
+        taken.each_row(batch, put);
     }
 }
 
@@ -184,7 +160,44 @@ pub(crate) fn transition(event: &EventRow, alert: &AlertRow) -> serde_json::Valu
     value
 }
 
-pub(crate) fn put_cell(bytes: &mut Vec<u8>, cell: Cell<'_>) {
+/// Names of metrics in quotes, with what JSON wants escaped, and a colon: made once each.
+#[derive(Default)]
+pub(crate) struct MetricNames(HashMap<Arc<str>, Vec<u8>>);
+
+impl MetricNames {
+    /// The columns of a batch that are taken, each with its name, to be asked for rows that go up.
+    pub fn columns<'a>(&'a mut self, batch: &'a Batch, filter: &mut Filter) -> Vec<(&'a [u8], Cells<'a>)> {
+        let taken: Vec<_> = batch.columns.iter().filter(|column| filter.metric(&column.metric)).collect();
+        for column in &taken {
+            if !self.0.contains_key(&column.metric) {
+                let mut name = Vec::new();
+                put_text(&mut name, &column.metric);
+                name.push(b':');
+                self.0.insert(column.metric.clone(), name);
+            }
+        }
+        taken.into_iter().map(|column| (&self.0[&column.metric][..], Cells::of(column))).collect()
+    }
+}
+
+/// The metrics of a row as a JSON object; whether it has any.
+pub(crate) fn put_metrics(bytes: &mut Vec<u8>, columns: &mut [(&[u8], Cells<'_>)], row: u32) -> bool {
+    bytes.push(b'{');
+    let mut any = false;
+    for (name, cells) in columns {
+        let Some(cell) = cells.at(row) else { continue };
+        if any {
+            bytes.push(b',');
+        }
+        any = true;
+        bytes.extend_from_slice(name);
+        put_cell(bytes, cell);
+    }
+    bytes.push(b'}');
+    any
+}
+
+fn put_cell(bytes: &mut Vec<u8>, cell: Cell<'_>) {
     match cell {
         Cell::Number(number) => {
             let _ = serde_json::to_writer(bytes, &number);

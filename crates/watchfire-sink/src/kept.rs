@@ -60,5 +60,5 @@ fn parse(text: &str) -> Option<Place> {
 }
 
 fn failure(error: StoreError) -> Failure {
-    Failure::retry("store", crate::run::chain(&error))
+    Failure::retry("store", error.chain())
 }

@@ -17,9 +17,11 @@ pub mod kafka;
 mod kept;
 pub mod mqtt;
 pub mod run;
+mod section;
 pub mod status;
 pub mod timescale;
 
 pub use contract::{Failure, Lane, LaneId, Place, Refusal, Sink};
 pub use run::{Running, Surroundings, start};
+pub use section::{ConfigError, Start};
 pub use status::{LaneState, LaneStatus, SinkStatus};

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use watchfire_log::{Clock, Log};
-use watchfire_model::PartitionId;
+use watchfire_model::{PartitionId, chain};
 use watchfire_store::{NewDeadLetter, Store, StoreError};
 use watchfire_telemetry::metrics;
 
@@ -455,16 +455,4 @@ impl<L: Lane> Driver<L> {
         self.board.set(self.id, |lane| lane.refused += refused);
         Ok(())
     }
-}
-
-/// An error with what caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

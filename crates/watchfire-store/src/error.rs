@@ -77,13 +77,6 @@ impl StoreError {
 
     /// The chain of causes in one line, for the log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
+        watchfire_model::chain(self)
     }
 }

@@ -389,14 +389,14 @@ pub enum ConfigError {
     Mapping(#[from] MappingConfigError),
     /// A sink is no good.
     #[error("[sink.timescale]")]
-    Timescale(#[from] watchfire_sink::timescale::ConfigError),
+    Timescale(#[from] watchfire_sink::ConfigError),
     /// Another one is.
     #[error("[sink.{section}]")]
     Sink {
         /// Which.
         section: &'static str,
         /// What is wrong with it.
-        source: watchfire_sink::timescale::ConfigError,
+        source: watchfire_sink::ConfigError,
     },
     /// A source is no good.
     #[error("[source.kafka]")]

@@ -152,7 +152,7 @@ fn check_config(file: ConfigFile, json: bool) -> anyhow::Result<()> {
             Ok(config) => {
                 serde_json::json!({"ok": true, "http": config.http.listen, "mqtt": config.mqtt.listen})
             }
-            Err(error) => serde_json::json!({"ok": false, "error": watchfire_api::problem::chain(error)}),
+            Err(error) => serde_json::json!({"ok": false, "error": watchfire_model::chain(error)}),
         };
         println!("{document}");
     }

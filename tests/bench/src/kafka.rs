@@ -18,9 +18,8 @@ use watchfire_model::batch::Values;
 use watchfire_model::device::Registries;
 use watchfire_model::{Batch, PartitionId};
 use watchfire_services::{Failure, Kafka};
-use watchfire_sink::Surroundings;
 use watchfire_sink::kafka::{self, KafkaConfig};
-use watchfire_sink::timescale::Start;
+use watchfire_sink::{Start, Surroundings};
 use watchfire_store::Store;
 
 use crate::figure::{Figure, alternate};

@@ -16,7 +16,7 @@ use watchfire_model::device::Registries;
 use watchfire_model::{Batch, DeviceHandle, DeviceSpec, PartitionId, Timestamp};
 use watchfire_services::{Failure, Postgres};
 use watchfire_sink::timescale::{self, TimescaleConfig};
-use watchfire_sink::{Running, Surroundings};
+use watchfire_sink::{Running, Start, Surroundings};
 use watchfire_store::Store;
 
 use crate::event::{self, DEVICES};
@@ -115,7 +115,7 @@ impl Site {
             ..TimescaleConfig::default()
         };
         // What makes the tables is not what is measured.
-        let warm = TimescaleConfig { start: timescale::Start::Now, ..config.clone() };
+        let warm = TimescaleConfig { start: Start::Now, ..config.clone() };
         let start = |config: TimescaleConfig| -> Result<Running> {
             Ok(runtime.block_on(timescale::start(
                 config,

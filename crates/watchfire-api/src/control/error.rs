@@ -69,7 +69,7 @@ impl From<ControlError> for Problem {
             ControlError::NotFound { kind, name } => Self::not_found(kind, &name),
             ControlError::Conflict { code, .. } => Self::conflict(code, detail),
             ControlError::Log(error) => {
-                tracing::warn!(error = crate::problem::chain(&error), "a command was not logged");
+                tracing::warn!(error = watchfire_model::chain(&error), "a command was not logged");
                 match error {
                     AppendError::Full => Self::unavailable("log-full", "the queue before the disk is full"),
                     AppendError::DiskFull => Self::unavailable("disk-full", "the disk is full"),

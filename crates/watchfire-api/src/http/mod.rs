@@ -32,12 +32,13 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use watchfire_log::clock::Clock;
+use watchfire_model::chain;
 use watchfire_store::Store;
 
 use crate::auth::{Anonymous, Caller};
 use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit, Sinks};
 use crate::control::ControlPlane;
-use crate::problem::{Problem, chain};
+use crate::problem::Problem;
 use crate::projector::Projection;
 
 /// Bytes of a body at most, where a call says nothing else.

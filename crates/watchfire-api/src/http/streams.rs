@@ -120,7 +120,11 @@ pub(crate) async fn tail_stream(
     tokio::spawn(async move {
         let _permit = permit;
         if let Err(error) = pump(&state, readers, &name, query.device.as_deref(), &sender).await {
-            tracing::warn!(stream = name, error = crate::problem::chain(&error), "a stream's tail broke off");
+            tracing::warn!(
+                stream = name,
+                error = watchfire_model::chain(&error),
+                "a stream's tail broke off"
+            );
         }
     });
     let events = futures::stream::unfold(receiver, |mut receiver| async move {

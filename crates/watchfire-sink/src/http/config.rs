@@ -7,7 +7,7 @@ use watchfire_model::{Duration, Selector};
 use watchfire_outbound::Target;
 
 use crate::chunk::Takes;
-use crate::timescale::{ConfigError, Start};
+use crate::section::{ConfigError, Start};
 
 /// A service that takes batches of events by HTTP.
 #[derive(Clone, PartialEq, Deserialize)]

@@ -21,7 +21,7 @@ use crate::contract::{LaneId, Sink};
 use crate::feed::Sizes;
 use crate::kept::Kept;
 use crate::run::{Reading, Running, Surroundings};
-use crate::timescale::Start;
+use crate::section::Start;
 
 /// The name of the sink: the section of the configuration.
 pub const NAME: &str = "http";

@@ -10,7 +10,7 @@ use watchfire_model::{Duration, Selector};
 
 use crate::chunk::Takes;
 use crate::contract::LaneId;
-use crate::timescale::{ConfigError, Start};
+use crate::section::{ConfigError, Start, wrong};
 
 /// An Apache Kafka, or what speaks its protocol.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -179,10 +179,6 @@ impl std::fmt::Debug for KafkaConfig {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-fn wrong(key: &'static str, what: impl Into<String>) -> ConfigError {
-    ConfigError { key, what: what.into() }
 }
 
 /// Properties that the guarantees rest on, and those that a key of the section sets: with the reason why not here.

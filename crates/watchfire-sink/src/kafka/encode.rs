@@ -12,9 +12,9 @@ use watchfire_model::{Batch, Timestamp};
 use watchfire_store::{AlertRow, EventRow};
 
 use super::config::{Events, KafkaConfig};
-use crate::chunk::{Cells, Chunk, Content, Filter, Interests, Row, Taken, WHOLE};
+use crate::chunk::{Chunk, Content, Filter, Interests, Row, Taken, WHOLE};
 use crate::contract::Encoder;
-use crate::events::{put_cell, put_text, transition};
+use crate::events::{MetricNames, put_metrics, put_text, transition};
 
 /// The header with what is unique to a message and the same on every attempt.
 pub const ID: &str = "watchfire-id";
@@ -98,15 +98,14 @@ pub struct KafkaEncoder {
     config: Arc<KafkaConfig>,
     /// Which metrics are taken.
     filter: Filter,
-    /// Names in quotes, with what JSON wants escaped, and a colon.
-    names: HashMap<Arc<str>, Vec<u8>>,
+    names: MetricNames,
     topics: HashMap<Arc<str>, String>,
 }
 
 impl KafkaEncoder {
     pub(super) fn new(config: Arc<KafkaConfig>) -> Self {
         let filter = Filter::new(config.takes(), Interests::default());
-        Self { config, filter, names: HashMap::new(), topics: HashMap::new() }
+        Self { config, filter, names: MetricNames::default(), topics: HashMap::new() }
     }
 
     fn record(&mut self, chunk: &Chunk, item: u32, taken: &Taken, messages: &mut Messages) {
@@ -148,27 +147,14 @@ impl KafkaEncoder {
         topic: u32,
         messages: &mut Messages,
     ) {
-        let taken_columns: Vec<_> =
-            batch.columns.iter().filter(|column| self.filter.metric(&column.metric)).collect();
-        for column in &taken_columns {
-            if !self.names.contains_key(&column.metric) {
-                let mut name = Vec::new();
-                put_text(&mut name, &column.metric);
-                name.push(b':');
-                self.names.insert(column.metric.clone(), name);
-            }
-        }
-        let mut columns: Vec<_> = taken_columns
-            .into_iter()
-            .map(|column| (&self.names[&column.metric][..], Cells::of(column)))
-            .collect();
+        let mut columns = self.names.columns(batch, &mut self.filter);
         let place = taken.entry.position.to_string();
         let time = milliseconds(taken.entry.appended_at);
         let rows = taken.rows.as_ref().map_or(batch.rows(), Vec::len);
         messages.messages.reserve(rows);
         messages.bytes.reserve(rows * (96 + 32 * columns.len()));
         let bytes = &mut messages.bytes;
-        let mut put = |row: u32| {
+        let put = |row: u32| {
             let start = bytes.len();
             bytes.extend_from_slice(place.as_bytes());
             bytes.push(b'/');
@@ -181,23 +167,13 @@ impl KafkaEncoder {
             put_text(bytes, device);
             bytes.extend_from_slice(b",\"time\":\"");
             put_time(bytes, batch.times[row as usize]);
-            bytes.extend_from_slice(b"\",\"metrics\":{");
-            let mut any = false;
-            for (name, cells) in &mut columns {
-                let Some(cell) = cells.at(row) else { continue };
-                if any {
-                    bytes.push(b',');
-                }
-                any = true;
-                bytes.extend_from_slice(name);
-                put_cell(bytes, cell);
-            }
-            if !any {
+            bytes.extend_from_slice(b"\",\"metrics\":");
+            if !put_metrics(bytes, &mut columns, row) {
                 // None of its metrics is taken: there is nothing to say.
                 bytes.truncate(start);
                 return;
             }
-            bytes.extend_from_slice(b"}}");
+            bytes.push(b'}');
             messages.messages.push(Message {
                 row: Row { item, row, column: WHOLE },
                 topic,
@@ -209,10 +185,7 @@ impl KafkaEncoder {
                 headers: u32::MAX,
             });
         };
-        match &taken.rows {
-            None => (0..batch.rows() as u32).for_each(&mut put),
-            Some(rows) => rows.iter().copied().for_each(&mut put),
-        }
+        taken.each_row(batch, put);
     }
 
     fn transition(&self, row: Row, topic: u32, event: &EventRow, alert: &AlertRow, messages: &mut Messages) {

@@ -51,7 +51,7 @@ use crate::chunk::Interests;
 use crate::contract::{LaneId, Sink};
 use crate::feed::Sizes;
 use crate::run::{Reading, Running, Surroundings};
-use crate::timescale::Start;
+use crate::section::Start;
 
 /// The name of the sink: the section of the configuration.
 pub const NAME: &str = "kafka";

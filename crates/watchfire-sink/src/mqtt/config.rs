@@ -6,7 +6,7 @@ use serde::Deserialize;
 use watchfire_model::{Duration, Selector};
 
 use crate::chunk::Takes;
-use crate::timescale::{ConfigError, Start};
+use crate::section::{ConfigError, Start};
 
 /// A broker that speaks MQTT 5.
 #[derive(Clone, PartialEq, Deserialize)]

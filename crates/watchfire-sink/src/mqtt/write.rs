@@ -15,7 +15,6 @@ use crate::contract::{Failure, Lane, LaneId, Place, Refusal};
 use crate::events::{EventEncoder, Events};
 use crate::feed::Directory;
 use crate::kept::Kept;
-use crate::run::chain;
 
 /// Devices whose alerts are read before they are published.
 const STATES: usize = 50;
@@ -79,7 +78,7 @@ impl MqttLane {
             AlertFilter { state: Some(AlertState::Active), limit: ACTIVE, ..AlertFilter::default() };
         loop {
             let page = self.store.alerts(&filter).await;
-            let page = page.map_err(|error| Failure::retry("store", chain(&error)))?;
+            let page = page.map_err(|error| Failure::retry("store", error.chain()))?;
             let taken = page.items.iter().filter(|alert| takes.alerts_of(&alert.device, &registries));
             devices.extend(taken.map(|alert| Arc::<str>::from(alert.device.as_str())));
             match page.next {
@@ -141,7 +140,7 @@ impl MqttLane {
                     ..AlertFilter::default()
                 };
                 let page = self.store.alerts(&filter).await;
-                let page = page.map_err(|error| Failure::retry("store", chain(&error)))?;
+                let page = page.map_err(|error| Failure::retry("store", error.chain()))?;
                 let more = page.next.is_some();
                 states.push(encode::state(&self.config, device, &page.items, more, connection.largest));
             }

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 use watchfire_model::{Duration, Selector};
 
 use crate::chunk::Takes;
+use crate::section::{ConfigError, Start, wrong};
 
 /// A TimescaleDB, or a PostgreSQL without that extension.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -43,17 +44,6 @@ pub struct TimescaleConfig {
     pub aggregates: bool,
     /// Whoever operates this installation is told once nothing got through for this long.
     pub alert_after: Duration,
-}
-
-/// Where a sink that is new begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Start {
-    /// With the first record that the log still holds.
-    #[default]
-    Earliest,
-    /// With what comes from now on.
-    Now,
 }
 
 /// Whether TimescaleDB is used where it is there.
@@ -95,20 +85,6 @@ impl std::fmt::Debug for TimescaleConfig {
         // Not the address: it holds a password.
         f.debug_struct("TimescaleConfig").field("schema", &self.schema).finish_non_exhaustive()
     }
-}
-
-/// What is wrong with the section.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key}: {what}")]
-pub struct ConfigError {
-    /// The key in the section.
-    pub key: &'static str,
-    /// What is wrong with its value.
-    pub what: String,
-}
-
-fn wrong(key: &'static str, what: impl Into<String>) -> ConfigError {
-    ConfigError { key, what: what.into() }
 }
 
 impl TimescaleConfig {

@@ -1,7 +1,7 @@
 //! Chunks as the binary form of `COPY` (PostgreSQL documentation, "COPY", section Binary Format), and as JSON for what
 //! is rare.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -91,7 +91,7 @@ impl TimescaleEncoder {
                         }
                         let metric = column.metric.as_bytes();
                         let mut cells = Cells::of(column);
-                        let mut put = |row: u32| {
+                        let put = |row: u32| {
                             let Some(cell) = cells.at(row) else { return };
                             let at = Row { item, row, column: place };
                             let time = batch.times[row as usize];
@@ -108,10 +108,7 @@ impl TimescaleEncoder {
                             put_row(&mut table.bytes, time, devices[row as usize], metric, cell);
                             table.rows.push((at, table.bytes.len() as u32));
                         };
-                        match &taken.rows {
-                            None => (0..batch.rows() as u32).for_each(&mut put),
-                            Some(rows) => rows.iter().copied().for_each(&mut put),
-                        }
+                        taken.each_row(batch, put);
                     }
                 }
                 Record::Control(control) if self.devices => match &**control {
@@ -161,22 +158,21 @@ impl Encoder for TimescaleEncoder {
                 let row = Row { item, row: 0, column: WHOLE };
                 encoded.transitions.push((row, transition_row(event, alert)));
                 let alert = serde_json::to_value(&**alert).unwrap_or_default();
-                encoded.alerts.retain(|(_, other)| other["id"] != alert["id"]);
                 encoded.alerts.push((row, alert));
             }
         }
-        // Of the changes of one device in a chunk the last counts, and one statement may not touch a row twice.
-        let mut last = HashMap::new();
-        for (place, (_, device)) in encoded.devices.iter().enumerate() {
-            last.insert(device["id"].as_str().unwrap_or_default().to_string(), place);
-        }
-        let mut place = 0;
-        encoded.devices.retain(|(_, device)| {
-            place += 1;
-            last.get(device["id"].as_str().unwrap_or_default()) == Some(&(place - 1))
-        });
+        keep_last(&mut encoded.devices);
+        keep_last(&mut encoded.alerts);
         encoded
     }
+}
+
+/// Of the documents with one id in a chunk the last counts: one statement may not touch a row twice.
+fn keep_last(documents: &mut Vec<(Row, Value)>) {
+    let mut seen = HashSet::new();
+    documents.reverse();
+    documents.retain(|(_, document)| seen.insert(document["id"].as_str().unwrap_or_default().to_string()));
+    documents.reverse();
 }
 
 /// Whether a device is of the partition of the chunk: a control record is in all of them.

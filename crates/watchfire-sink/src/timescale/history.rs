@@ -5,11 +5,10 @@ use std::time::Duration as Wait;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
-use watchfire_model::{Duration, Timestamp};
+use watchfire_model::{Duration, Timestamp, chain};
 
 use super::config::{TimescaleConfig, table_of};
 use super::schema::AGGREGATES;
-use crate::run::chain;
 
 /// As many points are given at once.
 pub const POINTS: i64 = 10_000;
@@ -67,7 +66,7 @@ pub struct History {
 
 impl History {
     /// Connects when it is first asked, at most as many times.
-    pub fn new(config: Arc<TimescaleConfig>, connections: u32) -> Result<Self, super::ConfigError> {
+    pub fn new(config: Arc<TimescaleConfig>, connections: u32) -> Result<Self, crate::ConfigError> {
         let options = config.connect_options()?;
         let path = format!(
             "SET search_path TO {}, public; SET TimeZone TO 'UTC'; SET statement_timeout TO '20s'",

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use watchfire_log::Clock;
 use watchfire_model::Duration;
 
-pub use config::{ConfigError, Extension, Start, TimescaleConfig, table_of};
+pub use config::{Extension, TimescaleConfig, table_of};
 pub use encode::{Encoded, TimescaleEncoder};
 pub use history::{History, HistoryError, HistoryPoint, HistoryQuery};
 pub use write::{TimescaleLane, tidy};
@@ -27,6 +27,7 @@ use crate::chunk::Interests;
 use crate::contract::{LaneId, Sink};
 use crate::feed::Sizes;
 use crate::run::{Reading, Running, Surroundings};
+use crate::section::Start;
 
 /// The name of the sink: the section of the configuration.
 pub const NAME: &str = "timescale";

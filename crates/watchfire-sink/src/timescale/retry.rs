@@ -1,7 +1,8 @@
 //! What an error of the server means: by its SQLSTATE (PostgreSQL documentation, appendix A).
 
+use watchfire_model::chain;
+
 use crate::contract::Failure;
-use crate::run::chain;
 
 /// Whether the fault lies in a row: without it the rest would pass.
 pub(super) fn of_a_row(error: &sqlx::Error) -> bool {
