@@ -255,6 +255,18 @@ pub struct ReceiverInfo {
     pub channels: Vec<String>,
 }
 
+/// A source that connects to a service by itself, and how it does.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct SourceInfo {
+    /// Its name, such as `kafka`.
+    pub name: String,
+    /// `starting`, `running`, `waiting` (it goes on by itself) or `stopped` (somebody has to change something).
+    pub state: String,
+    /// What keeps it from reading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Where results flow to, and the past that they keep.
 pub trait Sinks: Send + Sync {
     /// Each with how it does.

@@ -22,7 +22,6 @@ pub mod mqtt_source;
 pub mod places;
 pub mod remember;
 pub mod repeats;
-pub mod secret;
 pub mod tls;
 
 pub use contract::{

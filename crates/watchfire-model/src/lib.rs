@@ -4,7 +4,8 @@
 //! other: the one between the partition loop and the rule host ([`call`]), and the one between the
 //! loop and whoever keeps alerts ([`alert::Transition`]).
 //!
-//! Nothing in this crate does I/O, reads a clock, or knows a client library.
+//! Nothing in this crate reads a clock or knows a client library, and nothing does I/O but a [`Secret`] that stands in a
+//! file.
 
 pub mod alert;
 pub mod batch;
@@ -15,6 +16,7 @@ pub mod error;
 pub mod id;
 mod index;
 pub mod rule;
+pub mod secret;
 pub mod selector;
 pub mod state;
 pub mod time;
@@ -27,6 +29,7 @@ pub use device::{Device, DeviceSpec, Registry};
 pub use error::chain;
 pub use id::{DeviceHandle, Digest, Epoch, Offset, PartitionId, Position, RuleVersion};
 pub use rule::{Limits, RuleSpec};
+pub use secret::Secret;
 pub use selector::Selector;
 pub use state::KeyedState;
 pub use time::{Duration, Timestamp};

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
-use watchfire_model::Duration;
+use watchfire_model::{Duration, Secret};
 
 use crate::matcher::Matcher;
 
@@ -82,10 +82,10 @@ fn timeout() -> Duration {
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
     /// `http://` or `https://`.
-    pub url: String,
+    pub url: Secret,
     /// Sent with each request, such as `Authorization`.
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
     /// For a whole request. Default 10s.
     #[serde(default = "timeout")]
     pub timeout: Duration,

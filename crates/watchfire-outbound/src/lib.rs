@@ -2,12 +2,12 @@
 //! business of whoever has something to tell: the delivery worker of notification, the lane of a sink.
 
 use std::collections::BTreeMap;
-use std::sync::Once;
+use std::sync::{Arc, Once, PoisonError, RwLock};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Body, Client, StatusCode, Url, redirect};
-use watchfire_model::Timestamp;
+use watchfire_model::{Secret, Timestamp};
 
 /// The id of what is sent: the same on every attempt, so that a receiver can tell a repetition
 /// (draft-ietf-httpapi-idempotency-key-header).
@@ -48,19 +48,20 @@ pub enum Retry {
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     /// `http://` or `https://`.
-    pub url: &'a str,
+    pub url: &'a Secret,
     /// Sent with each request, such as `Authorization`.
-    pub headers: &'a BTreeMap<String, String>,
+    pub headers: &'a BTreeMap<String, Secret>,
     /// For a whole request.
     pub timeout: Duration,
     /// Headers, in lower case, that the one who sends sets himself beside [`IDEMPOTENCY_KEY`] and those of the body.
-    pub reserved: &'a [&'a str],
+    pub reserved: &'static [&'static str],
 }
 
 impl Target<'_> {
     fn parsed_url(&self) -> Result<Url, String> {
         // The text is not repeated: it may hold a secret.
-        let url = Url::parse(self.url).map_err(|error| format!("url: {error}"))?;
+        let url = self.url.read().map_err(|error| format!("url: {error}"))?;
+        let url = Url::parse(&url).map_err(|error| format!("url: {error}"))?;
         match url.scheme() {
             "http" | "https" if url.has_host() => Ok(url),
             _ => Err("url: begins with http:// or https:// and names a host".into()),
@@ -76,6 +77,7 @@ impl Target<'_> {
             {
                 return Err(format!("headers: {name} is set by Watchfire"));
             }
+            let value = value.read().map_err(|error| format!("headers: {name}: {error}"))?;
             let mut value: HeaderValue =
                 value.parse().map_err(|_| format!("headers: the value of {name} is no header value"))?;
             value.set_sensitive(true);
@@ -89,16 +91,35 @@ impl Target<'_> {
         if self.timeout.is_zero() {
             return Err("timeout: is above 0s".into());
         }
-        self.parsed_url()?;
-        self.parsed_headers().map(drop)
+        self.place().map(drop)
+    }
+
+    fn place(&self) -> Result<Place, String> {
+        Ok(Place { url: self.parsed_url()?, headers: self.parsed_headers()? })
     }
 }
 
-/// Sends to one target. Its connections are kept open, and shared by its clones.
+/// A target with its secrets as they were read.
+struct Place {
+    url: Url,
+    headers: HeaderMap,
+}
+
+/// Sends to one target. Its connections are kept open, and shared by its clones. After an attempt that failed, secrets
+/// that stand in files are read anew: the next one goes with those that are there then.
 #[derive(Clone)]
 pub struct Sender {
     client: Client,
-    url: Url,
+    place: Arc<RwLock<Place>>,
+    /// What the place is made of, where that may change.
+    given: Option<Arc<Given>>,
+}
+
+/// A target as somebody configured it.
+struct Given {
+    url: Secret,
+    headers: BTreeMap<String, Secret>,
+    reserved: &'static [&'static str],
 }
 
 impl std::fmt::Debug for Sender {
@@ -116,7 +137,6 @@ impl Sender {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
         let client = Client::builder()
-            .default_headers(target.parsed_headers()?)
             .timeout(target.timeout)
             .connect_timeout(target.timeout.min(Duration::from_secs(5)))
             // A redirect could carry the message and its headers to another host, and turns POST into GET.
@@ -127,12 +147,18 @@ impl Sender {
             .user_agent(concat!("watchfire/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| error.without_url().to_string())?;
-        Ok(Self { client, url: target.parsed_url()? })
+        let changes =
+            std::iter::once(target.url).chain(target.headers.values()).any(|secret| secret.file().is_some());
+        let given = changes.then(|| {
+            let Target { url, headers, reserved, .. } = *target;
+            Arc::new(Given { url: url.clone(), headers: headers.clone(), reserved })
+        });
+        Ok(Self { client, place: Arc::new(RwLock::new(target.place()?)), given })
     }
 
     /// Scheme, host and port, for people: what else an address says may be a secret.
     pub fn origin(&self) -> String {
-        self.url.origin().ascii_serialization()
+        self.place.read().unwrap_or_else(PoisonError::into_inner).url.origin().ascii_serialization()
     }
 
     /// One attempt: a POST under an id, with these headers beside.
@@ -144,16 +170,21 @@ impl Sender {
         body: impl Into<Body>,
         now: Timestamp,
     ) -> Outcome {
+        let (url, headers) = {
+            let place = self.place.read().unwrap_or_else(PoisonError::into_inner);
+            (place.url.clone(), place.headers.clone())
+        };
         let mut request = self
             .client
-            .post(self.url.clone())
+            .post(url)
+            .headers(headers)
             .header(CONTENT_TYPE, content_type)
             .header(IDEMPOTENCY_KEY, id)
             .body(body);
         for (name, value) in beside {
             request = request.header(*name, *value);
         }
-        match request.send().await {
+        let outcome = match request.send().await {
             Ok(mut response) => {
                 let status = response.status();
                 let after = retry_after(response.headers(), now);
@@ -178,6 +209,20 @@ impl Sender {
                 };
                 Outcome::Failed { retry: Retry::Later(None), status: None, error: what }
             }
+        };
+        if matches!(outcome, Outcome::Failed { .. }) {
+            self.read_anew();
+        }
+        outcome
+    }
+
+    /// Where a file cannot be read, or holds nothing that could be sent, what was there before counts on.
+    fn read_anew(&self) {
+        let Some(given) = &self.given else { return };
+        let Given { url, headers, reserved } = &**given;
+        let target = Target { url, headers, timeout: Duration::ZERO, reserved };
+        if let Ok(place) = target.place() {
+            *self.place.write().unwrap_or_else(PoisonError::into_inner) = place;
         }
     }
 }

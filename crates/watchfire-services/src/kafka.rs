@@ -53,6 +53,11 @@ impl Kafka {
         self.port
     }
 
+    /// Its process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// As kill -9.
     pub fn kill(&mut self) {
         self.process.kill();

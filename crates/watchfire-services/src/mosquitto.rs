@@ -1,5 +1,6 @@
 //! Mosquitto, an MQTT broker, with its state kept over restarts.
 
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -51,6 +52,19 @@ impl Mosquitto {
         };
         process.run(command, ready)?;
         Ok(Self { process, port })
+    }
+
+    /// Puts a user with a password into a file for `password_file`.
+    pub fn set_password(file: &Path, user: &str, password: &str) -> Result<(), Failure> {
+        let program = on_path("mosquitto_passwd").ok_or_else(|| {
+            Failure::Missing("there is no mosquitto_passwd: install the package mosquitto".into())
+        })?;
+        let output = Command::new(program).arg("-b").arg(file).args([user, password]).output();
+        let output = output.map_err(|error| Failure::broken("mosquitto_passwd", error))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Failure::Broken(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
     }
 
     /// The address, as `host:port`.

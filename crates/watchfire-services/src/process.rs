@@ -127,6 +127,11 @@ impl Process {
         Err(Failure::Broken(format!("{}: {}\n{said}", self.what, output.status)))
     }
 
+    /// Which process it is, while it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// As kill -9 of it and everything that it started.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);

@@ -2,8 +2,9 @@
 //!
 //! `WATCHFIRE_HTTP__LISTEN=0.0.0.0:8080` sets `listen` of `[http]`; a number names an element of a list
 //! (`WATCHFIRE_RECEIVER__0__WEBHOOK__URL`). `WATCHFIRE_DATA`, `WATCHFIRE_RULES` and `WATCHFIRE_PUBLIC_URL`
-//! set what stands above the sections. A secret stands in a file of its own, where `..._FILE` in place of the
-//! key names that file, so that it is neither in the configuration nor in the list of processes.
+//! set what stands above the sections. A secret stands in a file of its own, which `..._FILE` in place of the key or
+//! `{ file = "PATH" }` as its value names, so that it is neither in the configuration nor in the list of processes.
+//! That file is read again for each new connection.
 //!
 //! Without any file the defaults hold: everything on this machine alone, nobody has to log in, and devices are
 //! registered when they first report.
@@ -647,7 +648,11 @@ mod tests {
         let name = "WATCHFIRE_RECEIVER__0__WEBHOOK__HEADERS__AUTHORIZATION_FILE";
         let config = read(text, &[(name, file.path().to_str().unwrap())]).unwrap();
         let webhook = config.receiver[0].webhook.as_ref().unwrap();
-        assert_eq!(webhook.headers["authorization"], "Bearer s3cret");
+        assert_eq!(webhook.headers["authorization"].read().unwrap(), "Bearer s3cret");
+        std::fs::write(file.path(), "Bearer another\n").unwrap();
+        assert_eq!(webhook.headers["authorization"].read().unwrap(), "Bearer another");
+        let config = read("", &[("WATCHFIRE_TELEMETRY__LEVEL_FILE", file.path().to_str().unwrap())]);
+        assert!(config.unwrap_err().contains("telemetry.level"), "what is no secret is read once");
         refused(text, &[(name, "/does/not/exist")], "cannot be read");
     }
 
@@ -665,8 +670,8 @@ mod tests {
         ];
         let sink = read(text, &variables).unwrap().sink;
         assert!(!format!("{sink:?}").contains("s3cret"));
-        assert_eq!(sink.http.unwrap().headers["authorization"], "s3cret");
-        assert_eq!(sink.mqtt.unwrap().password, "s3cret");
+        assert_eq!(sink.http.unwrap().headers["authorization"].read().unwrap(), "s3cret");
+        assert_eq!(sink.mqtt.unwrap().password.read().unwrap(), "s3cret");
     }
 
     #[test]

@@ -17,4 +17,5 @@ pub mod serve;
 pub mod shipped;
 pub mod simulate;
 mod sinks;
+mod sources;
 pub mod telemetry;

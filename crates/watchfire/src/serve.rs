@@ -17,10 +17,7 @@ use watchfire_engine::{Engine, EngineOptions};
 use watchfire_host::{Host, HostOptions};
 use watchfire_ingest::http::HttpOptions;
 use watchfire_ingest::intake::{IntakeOptions, Source, UnknownDevices};
-#[cfg(feature = "kafka")]
-use watchfire_ingest::kafka::KafkaSource;
 use watchfire_ingest::mqtt::Broker;
-use watchfire_ingest::mqtt_source::MqttSource;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
@@ -34,6 +31,7 @@ use crate::backups::Backups;
 use crate::config::Config;
 use crate::replay::IntakeAdapter;
 use crate::sinks::RunningSinks;
+use crate::sources::RunningSources;
 use crate::{shipped, telemetry};
 
 /// How often the memory of repeats is written. What came since is read from the log at a start, some million rows a
@@ -62,9 +60,7 @@ pub struct Server {
     notifier: Arc<Notifier>,
     sinks: Arc<RunningSinks>,
     broker: Option<Arc<Broker>>,
-    #[cfg(feature = "kafka")]
-    kafka: Option<Arc<KafkaSource>>,
-    subscriber: Option<Arc<MqttSource>>,
+    sources: Arc<RunningSources>,
     certificates: Vec<Arc<ServerTls>>,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
@@ -172,29 +168,8 @@ impl Server {
         };
         let mqtt_source = source("mqtt", config.mqtt_unknown());
         let http_source = source("http", config.http_unknown());
-        #[cfg(feature = "kafka")]
-        let kafka = {
-            let options = config.source.kafka.clone();
-            options
-                .enabled
-                .then(|| {
-                    let source = source(watchfire_ingest::kafka::NAME, options.unknown_devices);
-                    KafkaSource::start(options, source, intake.clone())
-                })
-                .transpose()
-                .context("[source.kafka]")?
-        };
-        let subscriber = {
-            let options = config.source.mqtt.clone();
-            options
-                .enabled
-                .then(|| {
-                    let source = source(watchfire_ingest::mqtt_source::NAME, options.unknown_devices);
-                    MqttSource::start(options, source, intake.clone())
-                })
-                .transpose()
-                .context("[source.mqtt]")?
-        };
+        let sources = Arc::new(RunningSources::start(&config.source, &source, &intake)?);
+        sources.watch(notifier.clone(), clock.clone());
         let stop = CancellationToken::new();
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
@@ -266,6 +241,10 @@ impl Server {
                 },
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
+            sources: {
+                let sources = sources.clone();
+                Arc::new(move || sources.list())
+            },
             sinks: sinks.clone(),
             log_level: telemetry::level(),
             archiver: Arc::new(Backups {
@@ -303,9 +282,7 @@ impl Server {
             notifier,
             sinks,
             broker,
-            #[cfg(feature = "kafka")]
-            kafka,
-            subscriber,
+            sources,
             certificates,
             stop,
             listeners,
@@ -347,13 +324,7 @@ impl Server {
         if let Some(broker) = &self.broker {
             broker.stop().await;
         }
-        if let Some(subscriber) = &self.subscriber {
-            subscriber.stop().await;
-        }
-        #[cfg(feature = "kafka")]
-        if let Some(kafka) = &self.kafka {
-            kafka.stop().await;
-        }
+        self.sources.stop().await;
         self.stop.cancel();
         for listener in self.listeners {
             let _ = listener.await;

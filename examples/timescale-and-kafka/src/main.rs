@@ -73,6 +73,9 @@ fn main() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     run(watchfire(&["apply"]).arg(here.join("deploy")))?;
+    let machines = data.path().join("machines.ndjson");
+    std::fs::write(&machines, registry(arguments.devices))?;
+    run(watchfire(&["device", "import"]).arg(&machines))?;
 
     println!("\n{} machines send for {} s", arguments.devices, arguments.seconds);
     let (devices, seconds) = (arguments.devices.to_string(), arguments.seconds.to_string());
@@ -112,6 +115,19 @@ impl Drop for Engine {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The machines, as the simulator calls them, at four sites.
+fn registry(devices: u32) -> String {
+    const SITES: [&str; 4] = ["lyon", "porto", "gdansk", "turku"];
+    let line = |number: u32| {
+        let site = SITES[number as usize % SITES.len()];
+        format!(
+            "{}\n",
+            serde_json::json!({ "id": format!("machine-{number:05}"), "type": "machine", "site": site })
+        )
+    };
+    (0..devices).map(line).collect()
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tokio::runtime::Runtime;
 use watchfire_log::clock::SystemClock;
@@ -23,19 +23,19 @@ use watchfire_sink::{Start, Surroundings};
 use watchfire_store::Store;
 
 use crate::figure::{Figure, alternate};
-use crate::{disk, event};
+use crate::{Options, consume, disk, event};
 
 /// Records of 1 024 readings: some 800 000 messages, so that connecting does not count.
 const RECORDS: usize = 800;
 const ROWS: usize = 1024;
 
 /// Partitions of each topic.
-const PARTITIONS: u16 = 4;
+pub const PARTITIONS: u16 = 4;
 
 /// A message, encoded: id, key and value.
 type Message = (String, String, Vec<u8>);
 
-pub fn run(figures: &mut Vec<Figure>) -> Result<()> {
+pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let kafka = match Kafka::start() {
         Ok(kafka) => kafka,
         Err(Failure::Missing(why)) => {
@@ -48,8 +48,8 @@ pub fn run(figures: &mut Vec<Figure>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let folder = disk::folder()?;
     // One partition, so that one producer stands against one producer.
-    let options = LogOptions { partitions: 1, reserve_bytes: 0, ..LogOptions::default() };
-    let (log, _) = EmbeddedLog::open(&folder.path().join("log"), options, Arc::new(SystemClock))?;
+    let of_log = LogOptions { partitions: 1, reserve_bytes: 0, ..LogOptions::default() };
+    let (log, _) = EmbeddedLog::open(&folder.path().join("log"), of_log, Arc::new(SystemClock))?;
     let store = runtime.block_on(Store::open(&folder.path().join("watchfire.db"), Arc::new(SystemClock)))?;
     let registries = Arc::new(event::registries());
     let batches = event::batches(RECORDS, ROWS, 11);
@@ -98,7 +98,7 @@ pub fn run(figures: &mut Vec<Figure>) -> Result<()> {
         |_, ratio| Some(ratio >= 0.9),
     ));
     log.close();
-    Ok(())
+    consume::run(options, &kafka, figures)
 }
 
 fn config(brokers: &str, name: String, topic_prefix: String, start: Start) -> KafkaConfig {
@@ -176,7 +176,33 @@ fn encoded(batches: &[Arc<Batch>], registries: &Registries) -> Vec<Message> {
 fn plain(brokers: &str, topic: &str, messages: &[Message]) -> Result<Duration> {
     make(brokers, topic)?;
     let began = Instant::now();
-    let producer: BaseProducer = ClientConfig::new()
+    let producer = producer(brokers)?;
+    for (number, (id, key, value)) in messages.iter().enumerate() {
+        let headers = OwnedHeaders::new().insert(Header { key: kafka::ID, value: Some(id) });
+        send(&producer, number, BaseRecord::to(topic).key(key).payload(value).headers(headers))?;
+    }
+    settle(&producer);
+    let took = began.elapsed();
+    arrived(brokers, topic, messages.len())?;
+    Ok(took)
+}
+
+/// Puts messages, key and value, into a topic.
+pub fn put<'a>(
+    brokers: &str,
+    topic: &str,
+    messages: impl Iterator<Item = (Vec<u8>, &'a [u8])>,
+) -> Result<()> {
+    let producer = producer(brokers)?;
+    for (number, (key, value)) in messages.enumerate() {
+        send(&producer, number, BaseRecord::to(topic).key(&key).payload(value))?;
+    }
+    settle(&producer);
+    Ok(())
+}
+
+fn producer(brokers: &str) -> Result<BaseProducer> {
+    let producer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -188,27 +214,33 @@ fn plain(brokers: &str, topic: &str, messages: &[Message]) -> Result<Duration> {
         .set("queue.buffering.max.kbytes", "32768")
         .set("queue.buffering.max.messages", "200000")
         .create()?;
-    for (number, (id, key, value)) in messages.iter().enumerate() {
-        let headers = OwnedHeaders::new().insert(Header { key: kafka::ID, value: Some(id) });
-        let mut record = BaseRecord::to(topic).key(key).payload(value).headers(headers);
-        while let Err((error, back)) = producer.send(record) {
-            ensure!(error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull), error);
-            record = back;
-            producer.poll(Duration::from_millis(1));
-        }
-        if number.is_multiple_of(1000) {
-            producer.poll(Duration::ZERO);
-        }
+    Ok(producer)
+}
+
+fn send<'a, K: ToBytes + ?Sized, V: ToBytes + ?Sized>(
+    producer: &BaseProducer,
+    number: usize,
+    mut record: BaseRecord<'a, K, V>,
+) -> Result<()> {
+    while let Err((error, back)) = producer.send(record) {
+        ensure!(error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull), error);
+        record = back;
+        producer.poll(Duration::from_millis(1));
     }
+    if number.is_multiple_of(1000) {
+        producer.poll(Duration::ZERO);
+    }
+    Ok(())
+}
+
+fn settle(producer: &BaseProducer) {
     while producer.in_flight_count() > 0 {
         producer.poll(Duration::from_millis(1));
     }
-    let took = began.elapsed();
-    arrived(brokers, topic, messages.len())?;
-    Ok(took)
 }
 
-fn make(brokers: &str, topic: &str) -> Result<()> {
+/// Makes a topic.
+pub fn make(brokers: &str, topic: &str) -> Result<()> {
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
     let topic = NewTopic::new(topic, PARTITIONS.into(), TopicReplication::Fixed(1));

@@ -1,6 +1,7 @@
 //! Measures Watchfire. Each figure stands beside a reference that is measured in the same run, in rounds that
 //! alternate with it: machines are shared and noisy, ratios are what lasts. Nothing here is a test.
 
+mod consume;
 mod decode;
 mod disk;
 mod event;
@@ -78,7 +79,7 @@ enum Bench {
     Latency,
     /// Resident memory of a thousand rules.
     Footprint,
-    /// The log to PostgreSQL and Kafka.
+    /// The log to PostgreSQL and Kafka, and Kafka to alerts.
     Sinks,
 }
 
@@ -106,7 +107,7 @@ fn main() -> Result<()> {
             Bench::Latency => latency::run(options, &mut figures)?,
             Bench::Footprint => footprint::run(options, &mut figures)?,
             Bench::Sinks => {
-                kafka::run(&mut figures)?;
+                kafka::run(options, &mut figures)?;
                 sinks::run(options, &mut figures)?;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
@@ -29,7 +30,10 @@ pub struct Server {
     http: SocketAddr,
     /// Where devices connect.
     pub mqtt: SocketAddr,
-    _folder: TempDir,
+    binary: PathBuf,
+    /// What it is configured with, whatever else is.
+    text: String,
+    folder: TempDir,
 }
 
 impl Server {
@@ -42,7 +46,6 @@ impl Server {
     pub fn start_with(options: &Options, hook: Option<SocketAddr>, configuration: &str) -> Result<Self> {
         let binary = options.binary.as_deref().context("the binary is wanted: --binary PATH")?;
         let folder = disk::folder()?;
-        let config = folder.path().join("watchfire.toml");
         let mut text = format!(
             "data = {:?}\nrules = {:?}\n[telemetry]\nlevel = \"warn,watchfire=info\"\nformat = \"json\"\n\
              [http]\nlisten = \"127.0.0.1:0\"\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\
@@ -55,30 +58,33 @@ impl Server {
                 "[[receiver]]\nname = \"bench\"\nwebhook = {{ url = \"http://{hook}/alerts\" }}\n"
             ));
         }
-        text.push_str(configuration);
-        std::fs::write(&config, text)?;
-        let mut command = Command::new(binary);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("WATCHFIRE_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
-            .args(["serve", "--config"])
-            .arg(&config)
-            .env_remove("RUST_BACKTRACE")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
-        let lines = child.stderr.take().map(follow).context("the engine has no standard error")?;
+        let (child, lines) = launch(binary, &folder, &format!("{text}{configuration}"))?;
         // From here on it ends with this value.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        let mut server = Self { child, client, http: nowhere, mqtt: nowhere, _folder: folder };
+        let binary = binary.to_owned();
+        let mut server = Self { child, client, http: nowhere, mqtt: nowhere, binary, text, folder };
         (server.http, server.mqtt) = addresses(&lines)?;
         Ok(server)
+    }
+
+    /// Ends it as an operator does, and starts it with its data and another configuration besides.
+    pub fn restart(&mut self, configuration: &str) -> Result<()> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        self.child.wait()?;
+        let text = format!("{}{configuration}", self.text);
+        let (child, lines) = launch(&self.binary, &self.folder, &text)?;
+        self.child = child;
+        (self.http, self.mqtt) = addresses(&lines)?;
+        Ok(())
+    }
+
+    /// The value of a metric, by its name and labels as they are written; 0 where there is none yet.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.client.get(format!("http://{}/metrics", self.http)).send().await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        Ok(value.unwrap_or(0.0))
     }
 
     /// Calls the API; an answer that is no success is an error with its text.
@@ -138,14 +144,41 @@ impl Server {
 
     /// CPU seconds so far.
     pub fn cpu(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Behind the name, which may hold anything, in parentheses: user and system time are fields 14 and 15.
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
-        let ticks = ticks(11).zip(ticks(12)).context("/proc does not say how much CPU was used")?;
-        Ok((ticks.0 + ticks.1) as f64 / rustix::param::clock_ticks_per_second() as f64)
+        cpu_of(self.child.id())
     }
+}
+
+/// CPU seconds of a process so far.
+pub fn cpu_of(process: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // Behind the name, which may hold anything, in parentheses: user and system time are fields 14 and 15.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+    let ticks = ticks(11).zip(ticks(12)).context("/proc does not say how much CPU was used")?;
+    Ok((ticks.0 + ticks.1) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Starts a binary in its folder; gives what it says, line by line.
+fn launch(binary: &Path, folder: &TempDir, configuration: &str) -> Result<(Child, Receiver<String>)> {
+    let config = folder.path().join("watchfire.toml");
+    std::fs::write(&config, configuration)?;
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WATCHFIRE_") {
+            command.env_remove(name);
+        }
+    }
+    let mut child = command
+        .args(["serve", "--config"])
+        .arg(&config)
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {}", binary.display()))?;
+    let lines = child.stderr.take().map(follow).context("the engine has no standard error")?;
+    Ok((child, lines))
 }
 
 impl Drop for Server {

@@ -108,7 +108,7 @@ impl Site {
         mut look: impl FnMut(),
     ) -> Result<Duration> {
         let config = TimescaleConfig {
-            url: postgres.url(),
+            url: postgres.url().into(),
             schema: schema.into(),
             alerts: false,
             devices: false,

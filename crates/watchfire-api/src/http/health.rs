@@ -9,7 +9,7 @@ use watchfire_model::{PartitionId, Timestamp};
 
 use super::AppState;
 use super::extract::{Admin, Json, Viewer};
-use crate::contract::PartitionStatus;
+use crate::contract::{PartitionStatus, SourceInfo};
 use crate::problem::Problem;
 
 /// How the engine does.
@@ -23,6 +23,8 @@ pub(crate) struct StatusView {
     log_time: Timestamp,
     ready: bool,
     partitions: Vec<PartitionStatus>,
+    /// The sources that connect to services by themselves.
+    sources: Vec<SourceInfo>,
     /// Records that the store's tables lack.
     projector_lag: u64,
     devices: usize,
@@ -106,6 +108,7 @@ pub(crate) async fn status(
         log_time: state.log.now(),
         ready: ready_now(&state, &partitions).is_ok(),
         partitions,
+        sources: (state.sources)(),
         projector_lag: behind.sum(),
         devices: devices.filter(|device| !device.deleted).count(),
         rules: state.control.with_rules(|rules| rules.active().count()),

@@ -36,7 +36,7 @@ use watchfire_model::chain;
 use watchfire_store::Store;
 
 use crate::auth::{Anonymous, Caller};
-use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit, Sinks};
+use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit, Sinks, SourceInfo};
 use crate::control::ControlPlane;
 use crate::problem::Problem;
 use crate::projector::Projection;
@@ -69,6 +69,8 @@ pub struct Services {
     pub intake: Arc<dyn Resubmit>,
     /// Who is notified.
     pub receivers: Arc<dyn Receivers>,
+    /// The sources that connect to services by themselves.
+    pub sources: Arc<dyn Fn() -> Vec<SourceInfo> + Send + Sync>,
     /// Where results flow to.
     pub sinks: Arc<dyn Sinks>,
     /// The level of the process's log.

@@ -227,6 +227,7 @@ impl Server {
             works: fake.clone(),
             intake: fake.clone(),
             receivers: fake.clone(),
+            sources: Arc::new(Vec::new),
             sinks: fake.clone(),
             log_level: fake.clone(),
             archiver: fake.clone(),

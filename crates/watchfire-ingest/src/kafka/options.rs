@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::Error as _;
 use watchfire_decode::{Mapping, Shape};
-use watchfire_model::Timestamp;
+use watchfire_model::secret::SecretError;
+use watchfire_model::{Duration, Secret, Timestamp};
 
 use crate::contract::matches_pattern;
 use crate::intake::UnknownDevices;
 use crate::mapping::{MappingConfig, MappingConfigError, pointers};
-use crate::secret::Secret;
 
 /// Topics of a Kafka cluster that readings come from.
 #[derive(Clone, Debug, Deserialize)]
@@ -35,6 +35,8 @@ pub struct KafkaOptions {
     pub device_header: String,
     /// What becomes of readings of devices that are not registered.
     pub unknown_devices: UnknownDevices,
+    /// Whoever operates this installation is told once nothing could be read for this long.
+    pub alert_after: Duration,
     /// Bytes of the largest value that is decoded. A dead letter keeps as much of a larger one.
     pub record_bytes: usize,
     /// Records of one append, at most ...
@@ -63,6 +65,7 @@ impl Default for KafkaOptions {
             device: DeviceFrom::Field,
             device_header: "device".into(),
             unknown_devices: UnknownDevices::Refuse,
+            alert_after: Duration::from_secs(300),
             record_bytes: 1 << 20,
             batch_records: 10_000,
             batch_bytes: 4 << 20,
@@ -205,6 +208,9 @@ impl KafkaOptions {
         if self.sasl.as_ref().is_some_and(|sasl| !MECHANISMS.contains(&sasl.mechanism.as_str())) {
             return wrong("sasl", "mechanism is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512");
         }
+        if let Some(Err(error)) = self.password() {
+            return wrong("sasl", &format!("password: {error}"));
+        }
         if self.batch_records == 0 || self.batch_bytes == 0 || self.record_bytes == 0 {
             return wrong("batch_records", "is at least 1, and so are batch_bytes and record_bytes");
         }
@@ -213,6 +219,11 @@ impl KafkaOptions {
         }
         self.mappings().map_err(|error| KafkaConfigError { key: "mapping", fault: error.to_string() })?;
         Ok(())
+    }
+
+    /// The password as it is now, where there is one.
+    pub(super) fn password(&self) -> Option<Result<String, SecretError>> {
+        self.sasl.as_ref().map(|sasl| sasl.password.read())
     }
 
     /// The mappings, ready to be used.

@@ -71,7 +71,7 @@ impl KafkaSource {
         });
         // What librdkafka itself says of the configuration is known now, and is no reason to run without the source.
         let tried: Result<BaseConsumer<_>, KafkaError> =
-            shared.config().create_with_context(Context::new(shared.clone()));
+            shared.config(None).create_with_context(Context::new(shared.clone()));
         tried.map_err(|error| KafkaConfigError { key: "properties", fault: error.to_string() })?;
         let of_thread = shared.clone();
         let thread =
@@ -135,8 +135,12 @@ impl Shared {
     }
 
     fn consume(self: Arc<Self>) -> End {
+        let password = match self.options.password().transpose() {
+            Ok(password) => password,
+            Err(error) => return End::Anew(format!("sasl.password: {error}")),
+        };
         let created: Result<BaseConsumer<Context>, _> =
-            self.config().create_with_context(Context::new(self.clone()));
+            self.config(password.as_deref()).create_with_context(Context::new(self.clone()));
         let consumer = match created {
             Ok(consumer) => consumer,
             Err(error) => return End::Refused(error.to_string()),
@@ -153,6 +157,7 @@ impl Shared {
             flights: VecDeque::new(),
             paused: false,
             committed: Instant::now(),
+            password,
         };
         let end = match run.go() {
             Ok(()) => End::Stopped,
@@ -188,6 +193,8 @@ struct Run<'c> {
     flights: VecDeque<Submitted>,
     paused: bool,
     committed: Instant,
+    /// Of the login.
+    password: Option<String>,
 }
 
 impl<'c> Run<'c> {
@@ -470,6 +477,11 @@ impl<'c> Run<'c> {
                     self.shared.down.store(true, Ordering::Relaxed);
                     self.shared.board.set(State::Waiting(reason));
                 }
+            }
+            // Another password is there: a client keeps the one that it was made with.
+            Class::Refused if matches!(self.shared.options.password(), Some(Ok(now)) if Some(&now) != self.password.as_ref()) =>
+            {
+                return Err(End::Anew(reason));
             }
             Class::Refused => {
                 self.shared.down.store(false, Ordering::Relaxed);

@@ -52,7 +52,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn config(&self) -> ClientConfig {
+    /// What a client is made with. `password`: of the login, where there is one.
+    pub(super) fn config(&self, password: Option<&str>) -> ClientConfig {
         let options = &self.options;
         let mut config = ClientConfig::new();
         // A node that comes back within the session goes on with its partitions at once, kill -9 or not; a longer
@@ -101,7 +102,7 @@ impl Shared {
             config
                 .set("sasl.mechanism", &sasl.mechanism)
                 .set("sasl.username", &sasl.username)
-                .set("sasl.password", sasl.password.expose());
+                .set("sasl.password", password.unwrap_or_default());
         }
         config
     }

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use watchfire_log::AppendError;
+use watchfire_model::Secret;
 use watchfire_telemetry::metrics;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -75,12 +76,7 @@ impl MqttSource {
             .set_manual_acks(true)
             .set_keep_alive(Duration::from_secs(options.keep_alive_seconds))
             .set_max_packet_size(options.packet_bytes, 64 << 10);
-        if let Some(username) = &options.username {
-            client.set_credentials(
-                username,
-                options.password.as_ref().map_or("", |password| password.expose()),
-            );
-        }
+        log_in(&mut client, &options);
         if let Some(tls) = &options.tls {
             let config = tls_config(tls).map_err(|fault| wrong("tls", fault))?;
             client.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
@@ -128,6 +124,15 @@ impl MqttSource {
 impl Drop for MqttSource {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// With the password as it is now. Where it cannot be read the one before counts on.
+fn log_in(client: &mut MqttOptions, options: &MqttSourceOptions) {
+    let Some(username) = &options.username else { return };
+    match options.password.as_ref().map(Secret::read).transpose() {
+        Ok(password) => drop(client.set_credentials(username, password.unwrap_or_default())),
+        Err(error) => tracing::warn!(%error, "the password for the broker cannot be read"),
     }
 }
 
@@ -268,13 +273,11 @@ impl Work {
                     self.submit().await;
                 }
                 (events, event) = &mut polling, if waiting < self.options.in_flight => {
-                    let mut after = self.event(event);
-                    polling = poll(events, after);
+                    let mut broken = self.follow(&mut polling, events, event);
                     // What else is there already comes into the same append.
-                    while after.is_zero() && self.pending.len() < BATCH {
+                    while !broken && self.pending.len() < BATCH {
                         let std::task::Poll::Ready((events, event)) = futures::poll!(polling.as_mut()) else { break };
-                        after = self.event(event);
-                        polling = poll(events, after);
+                        broken = self.follow(&mut polling, events, event);
                     }
                     if self.try_log.is_none() {
                         self.submit().await;
@@ -284,6 +287,22 @@ impl Work {
         }
         self.drain(polling).await;
         metrics().sources.up.get_or_create(&[("source", NAME.into())]).set(0);
+    }
+
+    /// Takes what the connection says and asks it for more, after a while where it is broken. Whether it is.
+    fn follow(
+        &mut self,
+        polling: &mut Polling,
+        mut events: EventLoop,
+        event: Result<Event, ConnectionError>,
+    ) -> bool {
+        let broken = event.is_err();
+        let after = self.event(event);
+        if broken {
+            log_in(&mut events.mqtt_options, &self.options);
+        }
+        *polling = poll(events, after);
+        broken
     }
 
     /// What the connection says; gives how long to wait before it is asked again.

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use watchfire_model::{Duration, Secret};
 
 use crate::intake::UnknownDevices;
 use crate::mapping::{AddressMapping, MappingConfig, MappingConfigError};
-use crate::secret::Secret;
 
 /// Topics of an existing MQTT broker that readings come from.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +26,8 @@ pub struct MqttSourceOptions {
     pub topics: Vec<String>,
     /// What becomes of readings of devices that are not registered.
     pub unknown_devices: UnknownDevices,
+    /// Whoever operates this installation is told once nothing could be read for this long.
+    pub alert_after: Duration,
     /// Bytes of the largest message.
     pub packet_bytes: usize,
     /// Messages that may wait for the log and their acknowledgement.
@@ -48,6 +50,7 @@ impl Default for MqttSourceOptions {
             password: None,
             topics: vec!["devices/+/telemetry".into()],
             unknown_devices: UnknownDevices::Refuse,
+            alert_after: Duration::from_secs(300),
             packet_bytes: 1 << 20,
             in_flight: 1000,
             keep_alive_seconds: 30,
@@ -97,6 +100,9 @@ impl MqttSourceOptions {
         }
         if self.password.is_some() && self.username.is_none() {
             return wrong("username", "is given with a password");
+        }
+        if let Some(Err(error)) = self.password.as_ref().map(Secret::read) {
+            return wrong("password", &error.to_string());
         }
         if self.packet_bytes < 1024 || self.in_flight == 0 || self.in_flight > 65_535 {
             return wrong("in_flight", "is 1 to 65535, and packet_bytes at least 1024");

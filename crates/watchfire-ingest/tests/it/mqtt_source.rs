@@ -280,3 +280,25 @@ async fn who_we_are_is_shown_over_tls() {
         .is_err()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_put_right_counts_by_itself() {
+    let users = tempfile::NamedTempFile::new().unwrap();
+    let made = Mosquitto::set_password(users.path(), "me", "new");
+    let lines = format!("allow_anonymous false\npassword_file {}", users.path().display());
+    let broker = made.and_then(|()| Mosquitto::start_with(&lines));
+    let Some(broker) = or_skip("mqtt-source-password", broker) else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "old\n").unwrap();
+    let mut options = options(&broker);
+    options.username = Some("me".into());
+    options.password = Some(watchfire_model::Secret::in_file(file.path()));
+    let node = Node::over(MemoryLog::new(2, NOW), options);
+    wait_for("the refusal", || match node.source.state() {
+        State::Waiting(reason) if reason.contains("user name or password") => Some(()),
+        _ => None,
+    })
+    .await;
+    std::fs::write(file.path(), "new\n").unwrap();
+    node.runs().await;
+}

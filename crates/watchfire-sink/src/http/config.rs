@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use watchfire_model::{Duration, Selector};
+use watchfire_model::{Duration, Secret, Selector};
 use watchfire_outbound::Target;
 
 use crate::chunk::Takes;
@@ -14,9 +14,9 @@ use crate::section::{ConfigError, Start};
 #[serde(default, deny_unknown_fields)]
 pub struct HttpSinkConfig {
     /// `http://` or `https://`.
-    pub url: String,
+    pub url: Secret,
     /// Sent with each request, such as `Authorization`.
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
     /// For a whole request.
     pub timeout: Duration,
     /// Events of a request, at most.
@@ -41,7 +41,7 @@ impl Default for HttpSinkConfig {
     fn default() -> Self {
         let takes = Takes::default();
         Self {
-            url: String::new(),
+            url: Secret::default(),
             headers: BTreeMap::new(),
             timeout: Duration::from_secs(10),
             request_rows: 500,

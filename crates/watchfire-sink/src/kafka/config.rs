@@ -6,7 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use serde::Deserialize;
-use watchfire_model::{Duration, Selector};
+use watchfire_model::{Duration, Secret, Selector};
 
 use crate::chunk::Takes;
 use crate::contract::LaneId;
@@ -70,7 +70,7 @@ pub struct KafkaConfig {
     /// Who logs in.
     pub sasl_username: Option<String>,
     /// With which password.
-    pub sasl_password: Option<String>,
+    pub sasl_password: Option<Secret>,
     /// The file of the authorities that are trusted; not said: those of the system.
     pub ssl_ca: Option<String>,
     /// The file of our own certificate.
@@ -78,7 +78,7 @@ pub struct KafkaConfig {
     /// And of its key.
     pub ssl_key: Option<String>,
     /// The password of that key.
-    pub ssl_key_password: Option<String>,
+    pub ssl_key_password: Option<Secret>,
     /// Any other property of librdkafka.
     pub options: BTreeMap<String, String>,
     /// Whoever operates this installation is told once nothing got through for this long.
@@ -181,6 +181,13 @@ impl std::fmt::Debug for KafkaConfig {
     }
 }
 
+/// What a client logs in with. It keeps what it was made with.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secrets {
+    sasl_password: Option<String>,
+    ssl_key_password: Option<String>,
+}
+
 /// Properties that the guarantees rest on, and those that a key of the section sets: with the reason why not here.
 const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "is set by `brokers`"),
@@ -249,32 +256,35 @@ impl KafkaConfig {
                 return Err(wrong("options", format!("{property}: {why}")));
             }
         }
-        self.producer(LaneId::Alerts, None).create_native_config().map(drop).map_err(|error| match error {
-            // Not the value, and not what is said of it: it may be a password.
-            KafkaError::ClientConfig(_, _, property, _) if !self.options.contains_key(&property) => {
-                wrong("options", format!("{property}: librdkafka does not take what the section says"))
+        let secrets = self.secrets()?;
+        self.producer(LaneId::Alerts, None, &secrets).create_native_config().map(drop).map_err(|error| {
+            match error {
+                // Not the value, and not what is said of it: it may be a password.
+                KafkaError::ClientConfig(_, _, property, _) if !self.options.contains_key(&property) => {
+                    wrong("options", format!("{property}: librdkafka does not take what the section says"))
+                }
+                KafkaError::ClientConfig(_, said, property, _) if said.starts_with("No such") => {
+                    wrong("options", format!("{property}: librdkafka has no such property"))
+                }
+                KafkaError::ClientConfig(_, _, property, _) => {
+                    wrong("options", format!("{property}: librdkafka does not take this value"))
+                }
+                error => wrong("options", error.to_string()),
             }
-            KafkaError::ClientConfig(_, said, property, _) if said.starts_with("No such") => {
-                wrong("options", format!("{property}: librdkafka has no such property"))
-            }
-            KafkaError::ClientConfig(_, _, property, _) => {
-                wrong("options", format!("{property}: librdkafka does not take this value"))
-            }
-            error => wrong("options", error.to_string()),
         })
     }
 
     fn check_security(&self) -> Result<(), ConfigError> {
         let given = [
-            ("sasl_mechanism", &self.sasl_mechanism),
-            ("sasl_username", &self.sasl_username),
-            ("sasl_password", &self.sasl_password),
-            ("ssl_ca", &self.ssl_ca),
-            ("ssl_certificate", &self.ssl_certificate),
-            ("ssl_key", &self.ssl_key),
-            ("ssl_key_password", &self.ssl_key_password),
+            ("sasl_mechanism", self.sasl_mechanism.is_some()),
+            ("sasl_username", self.sasl_username.is_some()),
+            ("sasl_password", self.sasl_password.is_some()),
+            ("ssl_ca", self.ssl_ca.is_some()),
+            ("ssl_certificate", self.ssl_certificate.is_some()),
+            ("ssl_key", self.ssl_key.is_some()),
+            ("ssl_key_password", self.ssl_key_password.is_some()),
         ];
-        let first = given.iter().find(|(_, value)| value.is_some()).map(|(key, _)| *key);
+        let first = given.iter().find(|(_, is_given)| *is_given).map(|(key, _)| *key);
         let protocol = self.security_protocol.unwrap_or(SecurityProtocol::Plaintext);
         if !cfg!(feature = "kafka-tls") {
             let secured = (protocol != SecurityProtocol::Plaintext).then_some("security_protocol");
@@ -287,9 +297,9 @@ impl KafkaConfig {
         }
         let login = matches!(protocol, SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl);
         let tls = matches!(protocol, SecurityProtocol::Ssl | SecurityProtocol::SaslSsl);
-        for (key, value) in given {
+        for (key, is_given) in given {
             let counts = if key.starts_with("sasl") { login } else { tls };
-            if value.is_some() && !counts {
+            if is_given && !counts {
                 return Err(wrong(key, "counts for nothing with this `security_protocol`"));
             }
         }
@@ -350,8 +360,20 @@ impl KafkaConfig {
         }
     }
 
+    /// The secrets as they are now.
+    pub(super) fn secrets(&self) -> Result<Secrets, ConfigError> {
+        let read = |key, secret: &Option<Secret>| {
+            let read = secret.as_ref().map(Secret::read).transpose();
+            read.map_err(|error| wrong(key, error.to_string()))
+        };
+        Ok(Secrets {
+            sasl_password: read("sasl_password", &self.sasl_password)?,
+            ssl_key_password: read("ssl_key_password", &self.ssl_key_password)?,
+        })
+    }
+
     /// What every client of ours has.
-    pub(super) fn client(&self) -> ClientConfig {
+    pub(super) fn client(&self, secrets: &Secrets) -> ClientConfig {
         let mut client = ClientConfig::new();
         client.set_log_level(RDKafkaLogLevel::Warning);
         client
@@ -377,11 +399,11 @@ impl KafkaConfig {
         }
         for (property, value) in [
             ("sasl.username", &self.sasl_username),
-            ("sasl.password", &self.sasl_password),
+            ("sasl.password", &secrets.sasl_password),
             ("ssl.ca.location", &self.ssl_ca),
             ("ssl.certificate.location", &self.ssl_certificate),
             ("ssl.key.location", &self.ssl_key),
-            ("ssl.key.password", &self.ssl_key_password),
+            ("ssl.key.password", &secrets.ssl_key_password),
         ] {
             if let Some(value) = value {
                 client.set(property, value);
@@ -399,8 +421,8 @@ impl KafkaConfig {
     }
 
     /// A lane's producer. `largest`: bytes of a batch that each of its topics takes, where that is known.
-    pub(super) fn producer(&self, lane: LaneId, largest: Option<u64>) -> ClientConfig {
-        let mut producer = self.client();
+    pub(super) fn producer(&self, lane: LaneId, largest: Option<u64>, secrets: &Secrets) -> ClientConfig {
+        let mut producer = self.client(secrets);
         let batch = u64::from(self.batch_bytes).min(largest.unwrap_or(u64::MAX)).max(1024);
         producer
             .set("acks", "all")
@@ -451,8 +473,8 @@ impl KafkaConfig {
     }
 
     /// Who reads cursors.
-    pub(super) fn reader(&self, isolation: &str) -> ClientConfig {
-        let mut reader = self.client();
+    pub(super) fn reader(&self, isolation: &str, secrets: &Secrets) -> ClientConfig {
+        let mut reader = self.client(secrets);
         reader
             .set("group.id", format!("{}-cursors", self.name))
             .set("isolation.level", isolation)

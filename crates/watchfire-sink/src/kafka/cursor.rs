@@ -9,7 +9,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
 use watchfire_model::Epoch;
 
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, Secrets};
 use super::producer::GivenUp;
 use super::retry;
 use crate::chunk::Gap;
@@ -50,15 +50,20 @@ fn parse(value: &[u8]) -> Option<Place> {
 }
 
 /// The last cursor of a lane. Blocks.
-pub(super) fn find(config: &KafkaConfig, lane: LaneId, given_up: &GivenUp) -> Result<Option<Place>, Failure> {
+pub(super) fn find(
+    config: &KafkaConfig,
+    lane: LaneId,
+    secrets: &Secrets,
+    given_up: &GivenUp,
+) -> Result<Option<Place>, Failure> {
     let failed = |error: KafkaError| retry::failure(&error);
     let topic = config.cursors_topic();
     let key = config.cursor_key(lane);
-    let reader: BaseConsumer = config.reader("read_committed").create().map_err(failed)?;
+    let reader: BaseConsumer = config.reader("read_committed", secrets).create().map_err(failed)?;
     let (low, mut end) = reader.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?;
     // With `read_committed` the end is where the first transaction begins that is under way. Ours are not: the producer,
     // which is there already, has ended them.
-    let plain: BaseConsumer = config.reader("read_uncommitted").create().map_err(failed)?;
+    let plain: BaseConsumer = config.reader("read_uncommitted", secrets).create().map_err(failed)?;
     let (_, written) = plain.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(failed)?;
     drop(plain);
     let (began, mut told) = (Instant::now(), false);

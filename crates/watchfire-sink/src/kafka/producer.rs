@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, Secrets};
 use super::encode::{ID, Message, Messages};
 use super::retry::{self, Class};
 use crate::contract::{Failure, LaneId};
@@ -120,6 +120,8 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// A producer.
 pub(super) struct Session {
     pub producer: BaseProducer<Ears>,
+    /// What it logs in with.
+    pub secrets: Secrets,
     /// Messages that it has and has not reported.
     pub waiting: usize,
     news: Instant,
@@ -138,11 +140,12 @@ pub(super) enum NotSent {
 impl Session {
     /// Connects later, by itself.
     pub fn new(config: &KafkaConfig, lane: LaneId, largest: Option<u64>) -> Result<Self, Failure> {
+        let secrets = config.secrets().map_err(|error| Failure::retry("configuration", error))?;
         let producer: BaseProducer<Ears> = config
-            .producer(lane, largest)
+            .producer(lane, largest, &secrets)
             .create_with_context(Ears::default())
             .map_err(|error| retry::failure(&error))?;
-        Ok(Self { producer, waiting: 0, news: Instant::now() })
+        Ok(Self { producer, secrets, waiting: 0, news: Instant::now() })
     }
 
     /// Whether it takes nothing any more.

@@ -430,7 +430,8 @@ fn connect(
     given_up: &GivenUp,
 ) -> Result<(Session, Found, Option<Place>), Failure> {
     let failed = |error: KafkaError| retry::failure(&error);
-    let admin: AdminClient<DefaultClientContext> = config.client().create().map_err(failed)?;
+    let secrets = config.secrets().map_err(|error| Failure::retry("configuration", error))?;
+    let admin: AdminClient<DefaultClientContext> = config.client(&secrets).create().map_err(failed)?;
     let found = topics::settle(&admin, config, id)?;
     drop(admin);
     let session = Session::new(config, id, found.largest)?;
@@ -438,7 +439,7 @@ fn connect(
         // It fences whoever had this id, and ends what that one had begun.
         session.producer.init_transactions(3 * STEP).map_err(|error| session.fault(failed(error)))?;
     }
-    let place = cursor::find(config, id, given_up)?;
+    let place = cursor::find(config, id, &secrets, given_up)?;
     Ok((session, found, place))
 }
 
@@ -459,7 +460,9 @@ impl Lane for KafkaLane {
     async fn open(&mut self) -> Result<Option<Place>, Failure> {
         let before = self.session.take();
         if let Some(session) = before {
-            if !session.is_dead() {
+            // One that does not get in with a password that is another by now never will.
+            let changed = self.config.secrets().is_ok_and(|secrets| secrets != session.secrets);
+            if !session.is_dead() && !changed {
                 // It goes on where it was, and nobody but it has moved the cursor.
                 self.session = Some(session);
                 return Ok(self.place);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use watchfire_model::{Duration, Selector};
+use watchfire_model::{Duration, Secret, Selector};
 
 use crate::chunk::Takes;
 use crate::section::{ConfigError, Start};
@@ -17,7 +17,7 @@ pub struct MqttSinkConfig {
     /// Who we are there; empty: nobody.
     pub username: String,
     /// What proves it.
-    pub password: String,
+    pub password: Secret,
     /// With `mqtts`: a file with the certificates that its certificate rests on; not said: those of the system.
     pub ca: Option<PathBuf>,
     /// What names of clients begin with; each lane has a connection of its own.
@@ -50,7 +50,7 @@ impl Default for MqttSinkConfig {
         Self {
             url: String::new(),
             username: String::new(),
-            password: String::new(),
+            password: Secret::default(),
             ca: None,
             client_id: "watchfire".into(),
             topic: "watchfire/{stream}/{device}".into(),
@@ -92,6 +92,9 @@ impl MqttSinkConfig {
         let address = self.address()?;
         if self.username.is_empty() && !self.password.is_empty() {
             return wrong("password", "needs a username".into());
+        }
+        if let Err(error) = self.password.read() {
+            return wrong("password", error.to_string());
         }
         if self.ca.is_some() && !address.tls {
             return wrong("ca", "needs an url that begins with mqtts://".into());

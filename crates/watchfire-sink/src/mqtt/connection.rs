@@ -60,7 +60,10 @@ impl Connection {
         options.set_connection_timeout(PATIENCE.as_secs());
         options.set_outgoing_inflight_upper_limit(config.in_flight);
         if !config.username.is_empty() {
-            options.set_credentials(&config.username, &config.password);
+            let password = config.password.read();
+            let password =
+                password.map_err(|error| Failure::retry("configuration", format!("password: {error}")))?;
+            options.set_credentials(&config.username, password);
         }
         if address.tls {
             let tls = tls(config).map_err(|reason| Failure::retry("tls", reason))?;

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
-use watchfire_model::{Duration, Selector};
+use watchfire_model::{Duration, Secret, Selector};
 
 use crate::chunk::Takes;
 use crate::section::{ConfigError, Start, wrong};
@@ -14,7 +14,7 @@ use crate::section::{ConfigError, Start, wrong};
 #[serde(default, deny_unknown_fields)]
 pub struct TimescaleConfig {
     /// `postgres://user:password@host:port/database?sslmode=require`.
-    pub url: String,
+    pub url: Secret,
     /// The schema of the tables. Made where it is missing.
     pub schema: String,
     /// Streams that are written, each to a table of its own; `readings` is what devices sent.
@@ -61,7 +61,7 @@ impl Default for TimescaleConfig {
     fn default() -> Self {
         let takes = Takes::default();
         Self {
-            url: String::new(),
+            url: Secret::default(),
             schema: "public".into(),
             streams: takes.streams,
             select: takes.select,
@@ -121,16 +121,17 @@ impl TimescaleConfig {
         Ok(())
     }
 
-    /// How the server is reached.
+    /// How the server is reached, with the address as it is now.
     pub fn connect_options(&self) -> Result<PgConnectOptions, ConfigError> {
         if self.url.is_empty() {
             return Err(wrong("url", "is missing: postgres://user:password@host:port/database"));
         }
-        if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
+        let url = self.url.read().map_err(|error| wrong("url", error.to_string()))?;
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(wrong("url", "does not begin with postgres://"));
         }
         // What it says of a part that it does not understand may be the password.
-        let options = PgConnectOptions::from_str(&self.url)
+        let options = PgConnectOptions::from_str(&url)
             .map_err(|_| wrong("url", "is not of the form postgres://user:password@host:port/database"))?;
         Ok(options.application_name("watchfire"))
     }

@@ -48,6 +48,7 @@ struct Inner {
     usual: Behave,
     /// An answer that depends on the lines.
     judge: Box<dyn Fn(&[Json]) -> Option<u16> + Send>,
+    secret: &'static str,
 }
 
 #[derive(Clone)]
@@ -60,10 +61,12 @@ struct Service {
 
 async fn take(State(service): State<Service>, headers: HeaderMap, body: String) -> Response {
     assert_eq!(headers["content-type"], "application/x-ndjson");
-    assert_eq!(headers["authorization"], "Bearer s3cret");
     assert!(body.ends_with('\n'));
     let behave = {
         let mut inner = service.inner.lock().unwrap();
+        if headers["authorization"] != format!("Bearer {}", inner.secret) {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
         let lines: Vec<Json> = body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let mut behave = inner.next.pop_front().unwrap_or(inner.usual);
         if behave == Behave::Take {
@@ -109,8 +112,13 @@ impl axum::serve::Listener for Cutting {
 
 impl Service {
     async fn start() -> Self {
-        let inner =
-            Inner { seen: Vec::new(), next: VecDeque::new(), usual: Behave::Take, judge: Box::new(|_| None) };
+        let inner = Inner {
+            seen: Vec::new(),
+            next: VecDeque::new(),
+            usual: Behave::Take,
+            judge: Box::new(|_| None),
+            secret: "s3cret",
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/take", listener.local_addr().unwrap());
         let service = Self { inner: Arc::new(Mutex::new(inner)), cut: Arc::default(), url };
@@ -181,6 +189,27 @@ fn complete_and_in_order(events: &[Json], count: usize) {
         assert!(before.is_none_or(|before| before < n), "{n} came after {before:?}");
     }
     assert_eq!(numbers, (0..count as u64).collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_rotated_counts_once_it_stands_in_the_file() {
+    let mut world = World::new().await;
+    world.register(1).await;
+    let service = Service::start().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "Bearer s3cret\n").unwrap();
+    let mut config = service.config("");
+    config.headers.insert("authorization".into(), watchfire_model::Secret::in_file(file.path()));
+    let running = start(&world, config).await;
+    world.many(1, 2, 5).await;
+    level(&running).await;
+    service.inner.lock().unwrap().secret = "another";
+    world.many(1, 2, 5).await;
+    says(&running, "credentials").await;
+    std::fs::write(file.path(), "Bearer another\n").unwrap();
+    level(&running).await;
+    complete_and_in_order(&service.taken(), 2 * 2 * 5);
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

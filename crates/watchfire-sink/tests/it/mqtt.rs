@@ -311,6 +311,23 @@ async fn a_broker_that_does_not_let_us_in_or_publish_is_told_apart() {
     assert!(!format!("{:?}", running.status()).contains("s3cret"));
     running.stop().await;
 
+    // A password that is put right counts by itself.
+    let users = tempfile::NamedTempFile::new().unwrap();
+    Mosquitto::set_password(users.path(), "me", "new").unwrap();
+    {
+        let lines = format!("allow_anonymous false\npassword_file {}", users.path().display());
+        let Some(broker) = or_skip("sink-mqtt-password", Mosquitto::start_with(&lines)) else { return };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "old\n").unwrap();
+        let mut config = config(&format!("mqtt://{}", broker.address()), "username = 'me'");
+        config.password = watchfire_model::Secret::in_file(file.path());
+        let running = start(&world, config).await;
+        says(&running, "credentials").await;
+        std::fs::write(file.path(), "new\n").unwrap();
+        level(&running).await;
+        running.stop().await;
+    }
+
     let rules = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(rules.path(), "topic read #\n").unwrap();
     let lines = format!("allow_anonymous true\nacl_file {}", rules.path().display());

@@ -44,9 +44,9 @@ async fn each_fault_has_a_name_and_passes_without_a_hand() {
     let mut world = World::new().await;
     world.register(2).await;
     let running = {
-        // A user that is not there: what a rotated password looks like to a server that trusts everybody.
+        // A user that is not there.
         let mut config = config(&postgres, "");
-        config.url = config.url.replace("postgres://postgres@", "postgres://nobody@");
+        config.url = postgres.url().replace("postgres://postgres@", "postgres://nobody@").into();
         let running = sink(&world, &config).await;
         says(&running, "credentials").await;
         postgres.query("CREATE ROLE nobody LOGIN SUPERUSER").unwrap();
@@ -87,6 +87,39 @@ async fn each_fault_has_a_name_and_passes_without_a_hand() {
     put(&mut world).await;
     level(&running).await;
     assert_eq!(number(&postgres, "SELECT count(*) FROM readings"), 1, "made anew, with what came since");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_rotated_counts_once_it_stands_in_the_file() {
+    let Some(postgres) = or_skip("sink-password", Postgres::start()) else { return };
+    let mut world = World::new().await;
+    world.register(1).await;
+    postgres.query("CREATE ROLE rotated LOGIN SUPERUSER PASSWORD 'old'").unwrap();
+    let hba = texts(&postgres, "SHOW hba_file").remove(0);
+    let lines =
+        "(VALUES ('host all rotated 127.0.0.1/32 scram-sha-256'), ('host all all 127.0.0.1/32 trust'))";
+    postgres.query(&format!("COPY {lines} TO '{hba}'; SELECT pg_reload_conf()")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let url = |password: &str| {
+        let user = format!("postgres://rotated:{password}@");
+        std::fs::write(file.path(), postgres.url().replace("postgres://postgres@", &user) + "\n").unwrap();
+    };
+    url("old");
+    let mut config = config(&postgres, "");
+    config.url = watchfire_model::Secret::in_file(file.path());
+    let running = sink(&world, &config).await;
+    level(&running).await;
+
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotated'";
+    postgres.query(&format!("ALTER ROLE rotated PASSWORD 'new'; {end}")).unwrap();
+    world.reading("readings", "device-0", &[("t", Value::Number(1.0))]).await;
+    says(&running, "credentials").await;
+    std::fs::remove_file(file.path()).unwrap();
+    says(&running, "configuration").await;
+    url("new");
+    level(&running).await;
+    assert_eq!(number(&postgres, "SELECT count(*) FROM readings"), 1);
     running.stop().await;
 }
 

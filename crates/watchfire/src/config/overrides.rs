@@ -39,13 +39,29 @@ pub fn merge(
             continue;
         };
         let file = PathBuf::from(&value);
-        let secret =
+        let text =
             std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: file, source })?;
         let mut named = path[..path.len() - 1].to_vec();
         named.push(stem.to_string());
-        (table, config) = attempt(&table, &named, secret.trim_end_matches(['\r', '\n'])).map_err(wrong)?;
+        (table, config) = match secret(&table, &named, &value) {
+            Some(done) => done,
+            None => attempt(&table, &named, text.trim_end_matches(['\r', '\n'])).map_err(wrong)?,
+        };
     }
     Ok(config)
+}
+
+/// The table with a secret that names its file, to be read again whenever it is wanted; `None`: the key is of no secret.
+fn secret(table: &Table, path: &[String], file: &str) -> Option<(Table, Config)> {
+    let try_keys = |keys: &[&str]| {
+        let named = keys.iter().map(|key| (key.to_string(), Value::String(file.into()))).collect();
+        let mut table = table.clone();
+        set(&mut table, path, Value::Table(named)).ok()?;
+        let config = Value::Table(table.clone()).try_into::<Config>().ok()?;
+        Some((table, config))
+    };
+    // What takes any key is a list of names, such as headers.
+    if try_keys(&["file", "other"]).is_some() { None } else { try_keys(&["file"]) }
 }
 
 /// The table with a value set, where that is a configuration: read as TOML first, then as plain text.
