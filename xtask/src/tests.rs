@@ -22,7 +22,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
     for entry in std::fs::read_dir(&skips)? {
         std::fs::remove_file(entry?.path())?;
     }
-    // A test that lacks something writes a file here, named for what it is, with what it lacks.
+    // A test that lacks something adds a line to a file here, named for what is skipped, with what it lacks.
     let mut root = workspace.cargo();
     root.args(["test", "--workspace", "--no-fail-fast"])
         .args(workspace.features())
@@ -43,14 +43,18 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
         let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
         skipped.insert(name, std::fs::read_to_string(&path)?);
     }
+    let mut count = 0;
     for (name, why) in &skipped {
-        println!("SKIPPED {name}: {}", why.trim());
+        let tests = why.lines().count().max(1);
+        let counted = if tests == 1 { String::new() } else { format!(" ({tests} tests)") };
+        println!("SKIPPED {name}{counted}: {}", why.lines().next().unwrap_or_default());
+        count += tests;
     }
     let unexpected: Vec<_> = skipped.keys().filter(|name| !ALLOWED_SKIPS.contains(&name.as_str())).collect();
     if std::env::var("CI").is_ok_and(|ci| ci == "true") && !unexpected.is_empty() {
         bail!("with CI=true a skipped test is a failure: {unexpected:?}");
     }
-    Ok(format!("every test passed, {cases} rules passed their scenarios, {} tests skipped", skipped.len()))
+    Ok(format!("every test passed, {cases} rules passed their scenarios, {count} tests skipped"))
 }
 
 /// Whether a workspace that is compiled for wasm has tests that run here.

@@ -1,6 +1,6 @@
-//! PostgreSQL, the newest that is installed.
+//! PostgreSQL, the newest that is installed, and the newest that has TimescaleDB compiled for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Signal, geteuid};
@@ -11,24 +11,70 @@ use crate::{Failure, wire};
 /// The user that Debian's packages make: PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
 
+/// What a server with the extension is started with: it works only where it is loaded from the start. It would otherwise
+/// tell its maker that it runs.
+const TIMESCALE: &[(&str, &str)] = &[
+    ("shared_preload_libraries", "timescaledb"),
+    ("timescaledb.telemetry_level", "off"),
+    // All workers of a server are eight where nothing else is said.
+    ("timescaledb.max_background_workers", "4"),
+];
+
 /// A PostgreSQL server that trusts everybody on the loopback address.
 pub struct Postgres {
     process: Process,
+    programs: PathBuf,
     port: u16,
+    timescale: bool,
 }
 
 /// Where the newest version lies.
 pub fn programs() -> Option<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions
-        .filter_map(|entry| {
-            Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin")))
-        })
-        .filter(|(_, folder)| folder.join("postgres").is_file() && folder.join("initdb").is_file())
-        .max();
-    let on_path = || Some(on_path("initdb")?.parent()?.to_owned());
-    newest.map(|(_, folder)| folder).or_else(on_path).filter(|folder| folder.join("postgres").is_file())
+    versions().into_iter().next()
 }
+
+/// Where all versions lie, the newest first.
+fn versions() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    let on_path = on_path("initdb").and_then(|initdb| Some(initdb.parent()?.to_owned()));
+    let folders = versions.into_iter().map(|(_, folder)| folder).chain(on_path);
+    folders.filter(|folder| folder.join("postgres").is_file() && folder.join("initdb").is_file()).collect()
+}
+
+/// Where the extensions of the server with these programs are described.
+fn extensions(programs: &Path) -> PathBuf {
+    let asked = Command::new(programs.join("pg_config")).arg("--sharedir").output();
+    let share = match asked {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().into(),
+        _ => programs.with_file_name("share"),
+    };
+    share.join("extension")
+}
+
+/// Where the newest version lies that has TimescaleDB.
+fn with_timescale() -> Result<PathBuf, Failure> {
+    let mut looked = Vec::new();
+    for programs in versions() {
+        let extensions = extensions(&programs);
+        if extensions.join("timescaledb.control").is_file() {
+            return Ok(programs);
+        }
+        looked.push(extensions.display().to_string());
+    }
+    Err(Failure::Missing(match looked.is_empty() {
+        true => NOT_THERE.into(),
+        false => format!(
+            "PostgreSQL is here without the extension TimescaleDB: there is no timescaledb.control in {}",
+            looked.join(", ")
+        ),
+    }))
+}
+
+const NOT_THERE: &str = "there is no PostgreSQL: install the package postgresql";
 
 /// User and group that a server run by root gets.
 fn other_user() -> Result<Option<(u32, u32)>, Failure> {
@@ -55,9 +101,18 @@ impl Postgres {
 
     /// As [`Postgres::start`], with these settings, such as `("max_connections", "5")`.
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Self, Failure> {
-        let programs = programs().ok_or_else(|| {
-            Failure::Missing("there is no PostgreSQL: install the package postgresql".into())
-        })?;
+        let programs = programs().ok_or_else(|| Failure::Missing(NOT_THERE.into()))?;
+        Self::start_of(programs, settings, false)
+    }
+
+    /// As [`Postgres::start_with`], of a version for which TimescaleDB is compiled, with the extension loaded. It is not
+    /// yet created in the database. No package of Debian has it: those of its maker do.
+    pub fn start_with_timescale(settings: &[(&str, &str)]) -> Result<Self, Failure> {
+        // The last of one name counts.
+        Self::start_of(with_timescale()?, &[TIMESCALE, settings].concat(), true)
+    }
+
+    fn start_of(programs: PathBuf, settings: &[(&str, &str)], timescale: bool) -> Result<Self, Failure> {
         let user = other_user()?;
         let mut process = Process::new("postgres")?;
         let folder = process.folder().to_owned();
@@ -65,9 +120,9 @@ impl Postgres {
             std::os::unix::fs::chown(&folder, Some(user), Some(group))
                 .map_err(|error| Failure::broken("postgres", error))?;
         }
-        let at = folder.clone();
+        let (at, from) = (folder.clone(), programs.clone());
         let program = move |name: &str| {
-            let program = programs.join(name);
+            let program = from.join(name);
             let mut command = match user {
                 None => Command::new(program),
                 Some((user, group)) => {
@@ -107,7 +162,7 @@ impl Postgres {
             command
         };
         process.run(command, move || wire::postgres(port, USER, USER, "SELECT 1").is_ok())?;
-        Ok(Self { process, port })
+        Ok(Self { process, programs, port, timescale })
     }
 
     /// Where clients connect.
@@ -120,9 +175,14 @@ impl Postgres {
         self.port
     }
 
+    /// Whether it was started with TimescaleDB.
+    pub fn has_timescale(&self) -> bool {
+        self.timescale
+    }
+
     /// `psql`, connected to it.
     pub fn psql(&self) -> Command {
-        let mut command = Command::new(programs().map_or("psql".into(), |programs| programs.join("psql")));
+        let mut command = Command::new(self.programs.join("psql"));
         command.arg(self.url()).env("PAGER", "");
         command
     }

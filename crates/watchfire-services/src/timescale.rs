@@ -1,6 +1,7 @@
 //! TimescaleDB inside a package: PGlite (PostgreSQL as WebAssembly) with the extension, served on a port. It is real, slow,
 //! and takes one connection at a time; COPY FROM STDIN closes the connection. For the extension's schema, policies and
-//! queries; speed and COPY are tested on [`crate::Postgres`].
+//! queries on every machine; COPY into hypertables is tested where [`crate::Postgres::start_with_timescale`] finds the
+//! extension compiled for the machine.
 
 use std::process::Command;
 

@@ -198,13 +198,26 @@ impl<L: Lane> Driver<L> {
     async fn run(mut self) {
         loop {
             let Ok(after) = self.open().await else { break };
-            self.passed(after).await;
+            // Not every service is asked where it is: one that was down before a start may be down still.
+            let reached = !self.waits(after);
+            self.passed(after, reached).await;
             match self.follow(after).await {
                 Again::Reopen => {}
                 Again::Stop => break,
             }
         }
         self.board.set(self.id, |lane| lane.state = LaneState::Stopped);
+    }
+
+    /// Whether there is something to write behind this place.
+    fn waits(&self, after: Option<Place>) -> bool {
+        let next = after.map_or(0, |place| place.next);
+        match self.id {
+            LaneId::Partition(partition) => self.around.log.range(partition).1 > next,
+            LaneId::Alerts => {
+                (*self.around.store.subscribe().borrow()).max(0) as u64 > next.saturating_sub(1)
+            }
+        }
     }
 
     /// Asks the service where it is, until it says so.
@@ -369,13 +382,15 @@ impl<L: Lane> Driver<L> {
             lane.gaps += gaps;
             lane.lost_at = lane.lost_at.or(lost);
         });
-        self.passed(Some(chunk.to)).await;
+        self.passed(Some(chunk.to), true).await;
     }
 
-    /// The service has everything before this place.
-    async fn passed(&mut self, place: Option<Place>) {
+    /// The service has everything before this place. A lane that starts does so until its service is reached.
+    async fn passed(&mut self, place: Option<Place>, reached: bool) {
         self.board.set(self.id, |lane| {
-            lane.state = LaneState::Running;
+            if reached || lane.state != LaneState::Starting {
+                lane.state = LaneState::Running;
+            }
             lane.next = place.map_or(lane.next, |place| place.next);
             (lane.code, lane.reason, lane.since) = (None, None, None);
         });

@@ -36,6 +36,27 @@ fn postgres_keeps_what_it_confirmed() {
 }
 
 #[test]
+fn postgres_has_timescale_where_it_is_compiled_for_it() {
+    let _alone = alone();
+    let Some(mut postgres) = or_skip("native-timescaledb", Postgres::start_with_timescale(&[])) else {
+        return;
+    };
+    assert!(postgres.has_timescale());
+    postgres
+        .query("CREATE EXTENSION timescaledb; CREATE TABLE r (time timestamptz NOT NULL, v float8)")
+        .unwrap();
+    postgres.query("SELECT create_hypertable('r', 'time')").unwrap();
+    postgres.query("COPY r FROM PROGRAM 'printf \"2026-01-01\\t1\\n2026-02-01\\t2\\n\"'").unwrap();
+    postgres.kill();
+    postgres.restart().unwrap();
+    assert_eq!(texts(postgres.query("SELECT sum(v) FROM r").unwrap()), ["3"]);
+    assert_eq!(texts(postgres.query("SELECT count(*) FROM show_chunks('r')").unwrap()), ["2"]);
+    // Nobody outside is told of a test.
+    let told = "SELECT coalesce(current_setting('timescaledb.telemetry_level', true), 'off')";
+    assert_eq!(texts(postgres.query(told).unwrap()), ["off"]);
+}
+
+#[test]
 fn timescale_is_the_real_extension() {
     let _alone = alone();
     let Some(mut timescale) = or_skip("timescale", Timescale::start()) else { return };

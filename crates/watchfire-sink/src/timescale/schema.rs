@@ -169,8 +169,7 @@ async fn prepare_alone(
     Ok(server)
 }
 
-/// Names are looked up in the schema of the configuration first; the functions of the extension stand in `public`,
-/// where nobody put them elsewhere.
+/// Names are looked up in the schema of the configuration first.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     config: &TimescaleConfig,
@@ -192,19 +191,30 @@ async fn look(connection: &mut PgConnection, config: &TimescaleConfig) -> Result
     }
     server.extension = installed(connection).await?;
     if server.extension.is_none() {
-        let offered: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')",
+        // Where the server did not load it at its start, creating it ends the connection. Its loader has this setting.
+        let offered: Option<bool> = sqlx::query_scalar(
+            "SELECT current_setting('timescaledb.disable_load', true) IS NOT NULL \
+             FROM pg_available_extensions WHERE name = 'timescaledb'",
         )
         .persistent(false)
-        .fetch_one(&mut *connection)
+        .fetch_optional(&mut *connection)
         .await?;
-        if offered {
-            match connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb").await {
-                Ok(_) => server.extension = installed(connection).await?,
-                Err(error @ sqlx::Error::Database(_)) => {
-                    tracing::warn!(%error, "the server has TimescaleDB, but this user may not switch it on in the database: partitions are used")
+        match offered {
+            None => {}
+            Some(false) => {
+                tracing::warn!(
+                    "the server has TimescaleDB, but it is not in its shared_preload_libraries: partitions are used"
+                )
+            }
+            // It would else stand in the schema of this configuration, where no other one finds it.
+            Some(true) => {
+                match connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public").await {
+                    Ok(_) => server.extension = installed(connection).await?,
+                    Err(error @ sqlx::Error::Database(_)) => {
+                        tracing::warn!(%error, "the server has TimescaleDB, but this user may not switch it on in the database: partitions are used")
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -219,11 +229,17 @@ async fn look(connection: &mut PgConnection, config: &TimescaleConfig) -> Result
     Ok(server)
 }
 
+/// The version of the extension. Its functions are found from then on, in whatever schema somebody put them.
 async fn installed(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-    sqlx::query_scalar("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
-        .persistent(false)
-        .fetch_optional(connection)
-        .await
+    let row = sqlx::query(
+        "SELECT extversion, \
+         set_config('search_path', current_setting('search_path') || ', ' || quote_ident(nspname), false) \
+         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'timescaledb'",
+    )
+    .persistent(false)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| row.try_get("extversion")).transpose()
 }
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -280,6 +296,11 @@ fn kind_key(table: &str) -> String {
     format!("table:{table}")
 }
 
+/// What the policies of a table were last made with.
+fn policies_key(table: &str) -> String {
+    format!("policies:{table}")
+}
+
 async fn stream_table(
     connection: &mut PgConnection,
     config: &TimescaleConfig,
@@ -306,6 +327,12 @@ async fn stream_table(
         let mut transaction = connection.begin().await?;
         sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *transaction).await?;
         set(&mut transaction, &kind_key(table), &kind).await?;
+        // Where somebody dropped the table, its policies and aggregates went with it.
+        sqlx::query("DELETE FROM watchfire_setting WHERE key = $1")
+            .persistent(false)
+            .bind(policies_key(table))
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
     }
     if server.community && setting(connection, &kind_key(table)).await?.as_deref() == Some("hypertable") {
@@ -321,7 +348,7 @@ async fn policies(
     table: &str,
 ) -> Result<(), sqlx::Error> {
     let wanted = format!("{} {} {}", config.compress_after.0, config.retain_for.0, config.aggregates);
-    let key = format!("policies:{table}");
+    let key = policies_key(table);
     if setting(connection, &key).await?.as_deref() == Some(wanted.as_str()) {
         return Ok(());
     }
@@ -330,10 +357,13 @@ async fn policies(
         format!("SELECT remove_retention_policy('{table}', if_exists => true)"),
     ];
     if config.compress_after > Duration::ZERO {
-        statements.push(format!(
-            "ALTER TABLE {table} SET (timescaledb.compress, timescaledb.compress_segmentby = 'device, metric', \
-             timescaledb.compress_orderby = 'time DESC')"
-        ));
+        // Before 2.14 the extension refuses this, even if it changes nothing, once a chunk is compressed.
+        if !compresses(connection, &config.schema, table).await? {
+            statements.push(format!(
+                "ALTER TABLE {table} SET (timescaledb.compress, \
+                 timescaledb.compress_segmentby = 'device, metric', timescaledb.compress_orderby = 'time DESC')"
+            ));
+        }
         statements.push(format!(
             "SELECT add_compression_policy('{table}', INTERVAL '{} microseconds')",
             config.compress_after.0
@@ -363,10 +393,18 @@ async fn policies(
                  FROM {table} WHERE value IS NOT NULL GROUP BY 1, 2, 3 WITH NO DATA"
             ));
         }
-        // Readings may come a month late; only spans in which something changed are computed again.
+        // Readings may come a month late; only spans in which something changed are computed again. One whose readings
+        // were dropped has changed as well, and would be computed from nothing: it is never looked at again.
+        let late = match config.retain_for {
+            Duration::ZERO => "INTERVAL '32 days'".to_string(),
+            kept => format!("least(INTERVAL '32 days', INTERVAL '{} microseconds')", kept.0),
+        };
+        statements.push(format!("SELECT remove_continuous_aggregate_policy('{view}', if_exists => true)"));
+        // Two spans at least is what the extension wants to be left.
         statements.push(format!(
-            "SELECT add_continuous_aggregate_policy('{view}', start_offset => INTERVAL '32 days', \
-             end_offset => INTERVAL '{bucket}', schedule_interval => INTERVAL '{schedule}', if_not_exists => true)"
+            "SELECT add_continuous_aggregate_policy('{view}', \
+             start_offset => greatest({late}, 3 * INTERVAL '{bucket}'), \
+             end_offset => INTERVAL '{bucket}', schedule_interval => INTERVAL '{schedule}')"
         ));
     }
     for statement in statements {
@@ -374,6 +412,19 @@ async fn policies(
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
     }
     set(connection, &key, &wanted).await
+}
+
+/// Whether a hypertable was told how to compress its chunks.
+async fn compresses(connection: &mut PgConnection, schema: &str, table: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM timescaledb_information.hypertables \
+         WHERE hypertable_schema = $1 AND hypertable_name = $2 AND compression_enabled)",
+    )
+    .persistent(false)
+    .bind(schema)
+    .bind(table)
+    .fetch_one(connection)
+    .await
 }
 
 /// The name behind that of the table, the span, and how often it is brought up to date.

@@ -8,13 +8,19 @@ use watchfire_sink::timescale::TimescaleConfig;
 
 use crate::world::*;
 
+on_both! {
+    "sink-values" => values_arrive_as_they_were_sent_and_a_restart_goes_on_where_it_was,
+    "sink-takes" => streams_devices_and_metrics_decide_what_is_written,
+    "sink-alerts" => devices_alerts_and_transitions_stand_as_they_are,
+    "sink-refused" => rows_that_the_server_refuses_are_dead_letters_and_the_rest_passes,
+    "sink-all-refused" => every_row_may_be_poison,
+}
+
 fn number_of(value: f64) -> Value {
     Value::Number(value)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn values_arrive_as_they_were_sent_and_a_restart_goes_on_where_it_was() {
-    let Some(postgres) = or_skip("sink-values", Postgres::start()) else { return };
+async fn values_arrive_as_they_were_sent_and_a_restart_goes_on_where_it_was(postgres: Postgres) {
     let mut world = World::new().await;
     world.register(3).await;
     let first = world
@@ -27,7 +33,10 @@ async fn values_arrive_as_they_were_sent_and_a_restart_goes_on_where_it_was() {
     let config = config(&postgres, "");
     let running = sink(&world, &config).await;
     let status = level(&running).await;
-    assert!(status.in_force.unwrap().contains("without TimescaleDB: partitions of 6h"));
+    let (in_force, kind) =
+        (status.in_force.unwrap(), if postgres.has_timescale() { "chunks" } else { "partitions" });
+    assert_eq!(in_force.contains("without TimescaleDB"), !postgres.has_timescale(), "{in_force}");
+    assert!(in_force.contains(&format!("{kind} of 6h")), "{in_force}");
     let all = "SELECT device, metric, value, text, flag, extract(epoch FROM time) * 1000000 FROM readings ORDER BY device, metric, value";
     let at = |n: i64| format!("{}.000000", START + n * 1000);
     assert_eq!(
@@ -53,9 +62,7 @@ async fn values_arrive_as_they_were_sent_and_a_restart_goes_on_where_it_was() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn streams_devices_and_metrics_decide_what_is_written() {
-    let Some(postgres) = or_skip("sink-takes", Postgres::start()) else { return };
+async fn streams_devices_and_metrics_decide_what_is_written(postgres: Postgres) {
     let mut world = World::new().await;
     world.register(4).await;
     for device in 0..4 {
@@ -90,9 +97,7 @@ async fn streams_devices_and_metrics_decide_what_is_written() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn devices_alerts_and_transitions_stand_as_they_are() {
-    let Some(postgres) = or_skip("sink-alerts", Postgres::start()) else { return };
+async fn devices_alerts_and_transitions_stand_as_they_are(postgres: Postgres) {
     let world = World::new().await;
     world.register(3).await;
     world.transition("device-0", 1, TransitionKind::Raised).await;
@@ -135,9 +140,7 @@ async fn devices_alerts_and_transitions_stand_as_they_are() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_the_server_refuses_are_dead_letters_and_the_rest_passes() {
-    let Some(postgres) = or_skip("sink-refused", Postgres::start()) else { return };
+async fn rows_that_the_server_refuses_are_dead_letters_and_the_rest_passes(postgres: Postgres) {
     let mut world = World::new().await;
     world.register(5).await;
     let config = config(&postgres, "");
@@ -170,9 +173,7 @@ async fn rows_that_the_server_refuses_are_dead_letters_and_the_rest_passes() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_row_may_be_poison() {
-    let Some(postgres) = or_skip("sink-all-refused", Postgres::start()) else { return };
+async fn every_row_may_be_poison(postgres: Postgres) {
     let mut world = World::new().await;
     world.register(2).await;
     let config = config(&postgres, "alerts = false");

@@ -6,6 +6,7 @@
 mod database;
 mod faults;
 mod http;
+mod hypertables;
 mod mqtt;
 mod outage;
 mod past;

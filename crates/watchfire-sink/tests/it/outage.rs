@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use watchfire_model::Value;
-use watchfire_services::{Postgres, or_skip};
+use watchfire_services::Postgres;
 
 use crate::world::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_server_dies_again_and_again_and_every_value_is_there_once() {
-    let Some(mut postgres) = or_skip("sink-kill-9", Postgres::start()) else { return };
+on_both! {
+    "sink-kill-9" => the_server_dies_again_and_again_and_every_value_is_there_once,
+    "sink-faults" => each_fault_has_a_name_and_passes_without_a_hand,
+    "sink-foreign-table" => a_table_of_somebody_else_is_not_taken,
+    "sink-gap" => what_the_log_could_not_keep_is_a_gap_that_is_written_down,
+    "sink-restore" => a_restored_backup_is_another_life_and_goes_on_behind_what_is_there,
+}
+
+async fn the_server_dies_again_and_again_and_every_value_is_there_once(mut postgres: Postgres) {
     let mut world = World::new().await;
     world.register(7).await;
     let config = config(&postgres, "alerts = false");
@@ -38,9 +44,7 @@ async fn the_server_dies_again_and_again_and_every_value_is_there_once() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_fault_has_a_name_and_passes_without_a_hand() {
-    let Some(mut postgres) = or_skip("sink-faults", Postgres::start()) else { return };
+async fn each_fault_has_a_name_and_passes_without_a_hand(mut postgres: Postgres) {
     let mut world = World::new().await;
     world.register(2).await;
     let running = {
@@ -83,7 +87,7 @@ async fn each_fault_has_a_name_and_passes_without_a_hand() {
     postgres.restart().unwrap();
     level(&running).await;
 
-    postgres.query("DROP TABLE readings").unwrap();
+    postgres.query("DROP TABLE readings CASCADE").unwrap();
     put(&mut world).await;
     level(&running).await;
     assert_eq!(number(&postgres, "SELECT count(*) FROM readings"), 1, "made anew, with what came since");
@@ -123,9 +127,7 @@ async fn a_password_that_is_rotated_counts_once_it_stands_in_the_file() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_of_somebody_else_is_not_taken() {
-    let Some(postgres) = or_skip("sink-foreign-table", Postgres::start()) else { return };
+async fn a_table_of_somebody_else_is_not_taken(postgres: Postgres) {
     let world = World::new().await;
     world.register(1).await;
     postgres.query("CREATE TABLE devices (name text)").unwrap();
@@ -141,9 +143,7 @@ async fn a_table_of_somebody_else_is_not_taken() {
     other.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_log_could_not_keep_is_a_gap_that_is_written_down() {
-    let Some(postgres) = or_skip("sink-gap", Postgres::start()) else { return };
+async fn what_the_log_could_not_keep_is_a_gap_that_is_written_down(postgres: Postgres) {
     let mut world = World::new().await;
     world.register(3).await;
     let config = config(&postgres, "alerts = false");
@@ -172,9 +172,7 @@ async fn what_the_log_could_not_keep_is_a_gap_that_is_written_down() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restored_backup_is_another_life_and_goes_on_behind_what_is_there() {
-    let Some(postgres) = or_skip("sink-restore", Postgres::start()) else { return };
+async fn a_restored_backup_is_another_life_and_goes_on_behind_what_is_there(postgres: Postgres) {
     let mut world = World::new().await;
     world.register(3).await;
     let config = config(&postgres, "");

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use watchfire_model::{Duration, PartitionId, Timestamp, Value};
+use watchfire_services::wire::Row;
 use watchfire_services::{Postgres, Timescale, or_skip};
 use watchfire_sink::timescale::{History, HistoryError, HistoryPoint, HistoryQuery, TimescaleConfig};
 use watchfire_sink::{Lane as _, LaneId, Sink as _};
 
 use crate::world::*;
+
+on_both! {
+    "sink-history" => the_past_is_made_coarse_by_the_server,
+}
 
 fn query(from: i64, to: i64, step: u64) -> HistoryQuery {
     HistoryQuery {
@@ -37,9 +42,7 @@ fn expected(minutes: i64) -> Vec<HistoryPoint> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_past_is_made_coarse_by_the_server() {
-    let Some(postgres) = or_skip("sink-history", Postgres::start()) else { return };
+async fn the_past_is_made_coarse_by_the_server(postgres: Postgres) {
     let world = World::new().await;
     world.register(2).await;
     for n in 0..60 {
@@ -52,7 +55,8 @@ async fn the_past_is_made_coarse_by_the_server() {
     level(&running).await;
     let history = History::new(Arc::new(config), 4).unwrap();
     let (points, source) = history.query(&query(0, 10, 60)).await.unwrap();
-    assert_eq!((points, source.as_str()), (expected(10), "readings"));
+    let from = if postgres.has_timescale() { "readings_1m" } else { "readings" };
+    assert_eq!((points, source.as_str()), (expected(10), from));
     let (points, _) = history.query(&query(2, 4, 0)).await.unwrap();
     assert_eq!(
         points.iter().map(|point| point.last).collect::<Vec<_>>(),
@@ -73,12 +77,22 @@ async fn the_past_is_made_coarse_by_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn timescale_gets_hypertables_policies_and_aggregates() {
     let Some(timescale) = or_skip("sink-timescale", Timescale::start()) else { return };
+    hypertables_policies_and_aggregates(&timescale.url(), |sql| timescale.query(sql)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_timescale_gets_hypertables_policies_and_aggregates() {
+    let Some(postgres) = with_timescale(&[]) else { return };
+    hypertables_policies_and_aggregates(&postgres.url(), |sql| postgres.query(sql)).await;
+}
+
+async fn hypertables_policies_and_aggregates(url: &str, ask: impl Fn(&str) -> std::io::Result<Vec<Row>>) {
     let more = "streams = ['readings', 'hot-only']\nretain_for = '90d'\nexpected_rate = 200";
-    let text = format!("url = '{}'\n{more}", timescale.url());
+    let text = format!("url = '{url}'\n{more}");
     let mut config: TimescaleConfig = toml::from_str(&text).unwrap();
     config.check().unwrap();
     let texts = |sql: &str| -> Vec<String> {
-        let rows = timescale.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let rows = ask(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
         rows.into_iter().map(|row| row.into_iter().flatten().collect::<Vec<_>>().join(" ")).collect()
     };
     // One connection at a time is what the packaged server has.
@@ -118,11 +132,9 @@ async fn timescale_gets_hypertables_policies_and_aggregates() {
     let values: Vec<String> = (0..60)
         .map(|n| format!("(to_timestamp({}), 'device-0', 'n', {n})", START / 1_000_000 + n * 10))
         .collect();
-    timescale
-        .query(&format!("INSERT INTO readings (time, device, metric, value) VALUES {}", values.join(",")))
-        .unwrap();
+    ask(&format!("INSERT INTO readings (time, device, metric, value) VALUES {}", values.join(","))).unwrap();
     for view in ["readings_1m", "readings_1h"] {
-        timescale.query(&format!("CALL refresh_continuous_aggregate('{view}', NULL, NULL)")).unwrap();
+        ask(&format!("CALL refresh_continuous_aggregate('{view}', NULL, NULL)")).unwrap();
     }
     let history = History::new(Arc::new(config.clone()), 1).unwrap();
     let (points, source) = history.query(&query(0, 10, 60)).await.unwrap();

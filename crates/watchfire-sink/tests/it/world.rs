@@ -14,10 +14,39 @@ use watchfire_model::{
     AlertId, BatchBuilder, Control, DeviceHandle, DeviceSpec, PartitionId, Position, Severity, Timestamp,
     Value,
 };
-use watchfire_services::Postgres;
+use watchfire_services::{Postgres, or_skip};
 use watchfire_sink::timescale::{self, TimescaleConfig};
 use watchfire_sink::{Running, SinkStatus, Surroundings};
 use watchfire_store::Store;
+
+/// Each of these functions is a test against PostgreSQL, and another one against PostgreSQL with TimescaleDB where the
+/// machine has that: what a sink promises holds for both.
+macro_rules! on_both {
+    ($($skip:literal => $test:ident,)*) => {
+        mod plain {
+            use watchfire_services::{Postgres, or_skip};
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let Some(postgres) = or_skip($skip, Postgres::start()) else { return };
+                super::$test(postgres).await;
+            })*
+        }
+        mod timescale {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let Some(postgres) = $crate::world::with_timescale(&[]) else { return };
+                super::$test(postgres).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// A server with the extension compiled for this machine, which few machines have: how many tests are left out without
+/// it is counted under one name.
+pub fn with_timescale(settings: &[(&str, &str)]) -> Option<Postgres> {
+    or_skip("native-timescaledb", Postgres::start_with_timescale(settings))
+}
 
 pub const PARTITIONS: u16 = 2;
 

@@ -30,7 +30,7 @@ pub fn watchfire() -> Command {
 pub(crate) struct Engine {
     child: Child,
     pub(crate) http: SocketAddr,
-    mqtt: SocketAddr,
+    pub(crate) mqtt: SocketAddr,
 }
 
 impl Engine {
@@ -70,7 +70,7 @@ impl Engine {
     }
 }
 
-fn write_config(folder: &Path, hook: SocketAddr) -> std::path::PathBuf {
+pub(crate) fn write_config(folder: &Path, hook: SocketAddr) -> std::path::PathBuf {
     let path = folder.join("watchfire.toml");
     let text = format!(
         "data = {:?}\nrules = {:?}\n[telemetry]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n\

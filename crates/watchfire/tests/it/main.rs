@@ -18,6 +18,7 @@ mod readme;
 mod receiver;
 mod reload;
 mod server;
+mod sinks;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
