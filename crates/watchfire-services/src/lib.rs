@@ -36,7 +36,7 @@ pub mod wire;
 
 use std::path::{Path, PathBuf};
 
-pub use kafka::Kafka;
+pub use kafka::{Kafka, Secured};
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
 pub use timescale::Timescale;

@@ -6,8 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::AdminClient;
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, PurgeConfig};
 
@@ -430,9 +428,7 @@ fn connect(
     given_up: &GivenUp,
 ) -> Result<(Session, Found, Option<Place>), Failure> {
     let failed = |error: KafkaError| retry::failure(&error);
-    let admin: AdminClient<DefaultClientContext> = config.client().create().map_err(failed)?;
-    let found = topics::settle(&admin, config, id)?;
-    drop(admin);
+    let found = topics::settle(config, id)?;
     let session = Session::new(config, id, found.largest)?;
     if config.transactional {
         // It fences whoever had this id, and ends what that one had begun.
@@ -459,7 +455,8 @@ impl Lane for KafkaLane {
     async fn open(&mut self) -> Result<Option<Place>, Failure> {
         let before = self.session.take();
         if let Some(session) = before {
-            if !session.is_dead() {
+            // What it had under way when its last connection was lost may come twice.
+            if !session.is_dead() && !session.has_old_files() {
                 // It goes on where it was, and nobody but it has moved the cursor.
                 self.session = Some(session);
                 return Ok(self.place);

@@ -9,5 +9,6 @@ mod http;
 mod mqtt;
 mod outage;
 mod past;
+mod secured;
 mod topics;
 mod world;
