@@ -37,7 +37,7 @@ pub mod wire;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-pub use kafka::Kafka;
+pub use kafka::{Kafka, Secured};
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
 pub use timescale::Timescale;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use watchfire_log::{Log, LogError, Record};
 use watchfire_model::device::Registries;
 use watchfire_model::{Epoch, PartitionId, Timestamp};
-use watchfire_store::{Store, StoreError};
+use watchfire_store::{AlertRow, EventRow, Store, StoreError};
 
 use crate::chunk::{Chunk, Content, Filter, Gap, Interests, NOT_KEPT, RESTORED, Takes};
 use crate::contract::{Encoder, LaneId, Place};
@@ -236,6 +236,13 @@ impl<E: Encoder> AlertFeed<E> {
             None if self.from_now => (*changed.borrow() + 1).max(0) as u64,
             None => 0,
         };
+        if first && self.from_now {
+            // Said at once: the next start would otherwise begin at a later "now", and leave out what came between.
+            let registries = (self.directory)();
+            if !self.send(&mut first, next, Vec::new(), registries, Timestamp(0)).await {
+                return Ok(());
+            }
+        }
         loop {
             changed.mark_unchanged();
             let last = i64::try_from(next).unwrap_or(i64::MAX) - 1;
@@ -255,23 +262,14 @@ impl<E: Encoder> AlertFeed<E> {
             // Its row may be gone by retention while its transitions are not: there is nothing to say of it then.
             let ids = events.iter().map(|event| event.alert.as_str());
             let alerts = self.store.alert_rows(ids).await?;
-            let taken = events
+            let taken: Vec<_> = events
                 .into_iter()
                 .filter_map(|event| {
                     let alert = alerts.get(&event.alert)?.clone();
                     self.takes.alerts_of(&alert.device, &registries).then_some((event, alert))
                 })
                 .collect();
-            let chunk = Chunk {
-                lane: LaneId::Alerts,
-                to: Place { epoch: self.epoch, next },
-                gap: None,
-                first: std::mem::take(&mut first),
-                content: Content::Transitions(taken),
-                registries,
-            };
-            let encoded = self.encoder.encode(&chunk);
-            if self.parcels.send(Parcel { chunk, encoded, newest }).await.is_err() {
+            if !self.send(&mut first, next, taken, registries, newest).await {
                 return Ok(());
             }
             if !full {
@@ -281,6 +279,27 @@ impl<E: Encoder> AlertFeed<E> {
                 }
             }
         }
+    }
+
+    /// Whether somebody takes it.
+    async fn send(
+        &mut self,
+        first: &mut bool,
+        next: u64,
+        transitions: Vec<(EventRow, Arc<AlertRow>)>,
+        registries: Arc<Registries>,
+        newest: Timestamp,
+    ) -> bool {
+        let chunk = Chunk {
+            lane: LaneId::Alerts,
+            to: Place { epoch: self.epoch, next },
+            gap: None,
+            first: std::mem::take(first),
+            content: Content::Transitions(transitions),
+            registries,
+        };
+        let encoded = self.encoder.encode(&chunk);
+        self.parcels.send(Parcel { chunk, encoded, newest }).await.is_ok()
     }
 }
 

@@ -9,6 +9,11 @@ pub(super) enum Class {
     Passing,
     /// No broker answers. The client connects again by itself; it is said that we wait.
     Down,
+    /// A broker does not let us in: the login does not fit. The client tries on.
+    Login,
+    /// A certificate does not fit, the broker's or ours. The client tries on with what it has read of our files; another
+    /// one would read them again.
+    Certificate,
     /// The cluster refuses what we want, or does not have it. That may be put right on its side: the client tries on, and
     /// it is said what is refused.
     Refused,
@@ -41,6 +46,10 @@ fn of_code(code: Code) -> Class {
         | Code::NetworkException
         | Code::RequestTimedOut => Class::Down,
 
+        Code::SaslAuthenticationFailed | Code::IllegalSASLState | Code::Authentication => Class::Login,
+
+        Code::SSL => Class::Certificate,
+
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
         | Code::UnknownPartition
@@ -48,10 +57,6 @@ fn of_code(code: Code) -> Class {
         | Code::TopicAuthorizationFailed
         | Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed
-        | Code::SaslAuthenticationFailed
-        | Code::IllegalSASLState
-        | Code::Authentication
-        | Code::SSL
         | Code::GroupMaxSizeReached
         | Code::PolicyViolation
         // Records that cannot be unpacked or do not match their checksum: the broker may have a whole copy elsewhere.
@@ -110,7 +115,8 @@ mod tests {
         check(Code::ThrottlingQuotaExceeded, Class::Passing);
         check(Code::PollExceeded, Class::Passing);
         check(Code::TopicAuthorizationFailed, Class::Refused);
-        check(Code::SaslAuthenticationFailed, Class::Refused);
+        check(Code::SaslAuthenticationFailed, Class::Login);
+        check(Code::SSL, Class::Certificate);
         check(Code::AutoOffsetReset, Class::OutOfRange);
         check(Code::FencedInstanceId, Class::Anew);
         check(Code::UnsupportedSASLMechanism, Class::Stop);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -36,6 +36,9 @@ const COMMIT: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// A client that was of use for so long begins with the shortest wait again.
 const GOOD: Duration = Duration::from_secs(60);
+/// For so long it is said that no broker lets us in, and not that all are down: longer than librdkafka waits between two
+/// attempts.
+const SHUT_OUT: Duration = Duration::from_secs(10);
 /// At the end, what was read is given this long to become durable. What does not is read again.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -158,6 +161,7 @@ impl Shared {
             paused: false,
             committed: Instant::now(),
             password,
+            shut_out: None,
         };
         let end = match run.go() {
             Ok(()) => End::Stopped,
@@ -195,6 +199,8 @@ struct Run<'c> {
     committed: Instant,
     /// Of the login.
     password: Option<String>,
+    /// When and why a broker did not let us in last.
+    shut_out: Option<(Instant, Class, String)>,
 }
 
 impl<'c> Run<'c> {
@@ -465,23 +471,31 @@ impl<'c> Run<'c> {
         self.shared.count(error);
         let said = self.consumer.context().said();
         let reason = if said.is_empty() { error.to_string() } else { said };
-        match class(error) {
+        let class = class(error);
+        match class {
             Class::Passing => tracing::debug!(%error, reason, "passes by itself"),
+            // A client keeps the password that it was made with.
+            Class::Login if self.has_new_password() => return Err(End::Anew(reason)),
+            Class::Login | Class::Certificate => {
+                // It passes when one lets us in.
+                self.shared.down.store(true, Ordering::Relaxed);
+                self.shared.board.set(State::Waiting(reason.clone()));
+                self.shut_out = Some((Instant::now(), class, reason));
+            }
             Class::Down => {
                 // One of several brokers is no reason to say that we wait.
-                if matches!(
-                    error.rdkafka_error_code(),
-                    Some(rdkafka::error::RDKafkaErrorCode::AllBrokersDown)
-                ) || self.shared.board.state() == State::Starting
-                {
-                    self.shared.down.store(true, Ordering::Relaxed);
-                    self.shared.board.set(State::Waiting(reason));
+                let all = error.rdkafka_error_code() == Some(Code::AllBrokersDown);
+                match self.shut_out.take().filter(|(at, ..)| at.elapsed() < SHUT_OUT) {
+                    // None lets us in, and what we have read of our files may be old.
+                    Some((_, Class::Certificate, reason)) if all => return Err(End::Anew(reason)),
+                    // That they are down would say less.
+                    Some(shut_out) => self.shut_out = Some(shut_out),
+                    None if all || self.shared.board.state() == State::Starting => {
+                        self.shared.down.store(true, Ordering::Relaxed);
+                        self.shared.board.set(State::Waiting(reason));
+                    }
+                    None => {}
                 }
-            }
-            // Another password is there: a client keeps the one that it was made with.
-            Class::Refused if matches!(self.shared.options.password(), Some(Ok(now)) if Some(&now) != self.password.as_ref()) =>
-            {
-                return Err(End::Anew(reason));
             }
             Class::Refused => {
                 self.shared.down.store(false, Ordering::Relaxed);
@@ -492,6 +506,10 @@ impl<'c> Run<'c> {
             Class::Stop => return Err(End::Refused(reason)),
         }
         Ok(())
+    }
+
+    fn has_new_password(&self) -> bool {
+        matches!(self.shared.options.password(), Some(Ok(now)) if Some(&now) != self.password.as_ref())
     }
 
     /// The place that was to be read is not there: reading goes on where [`elsewhere`] says, and it is said what happened.

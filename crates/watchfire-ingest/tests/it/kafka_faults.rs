@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use rdkafka::mocking::MockCluster;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use watchfire_ingest::board::State;
 use watchfire_ingest::kafka::KafkaOptions;
 
@@ -128,6 +130,55 @@ async fn a_topic_that_is_not_there_yet_is_waited_for() {
     cluster.create_topic("late-1", 2, 1).unwrap();
     send(&producer(&cluster.bootstrap_servers()), "late-1", 0..50);
     wait_for("all", || (node.values().len() >= 50).then_some(())).await;
+    assert_eq!(node.source.state(), State::Running);
+    node.source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_moves_is_followed_and_nothing_is_lost_or_doubled() {
+    let (cluster, options) = cluster().await;
+    let producer = producer(&cluster.bootstrap_servers());
+    let coordinator = |broker| {
+        cluster.coordinator(MockCoordinator::Group(options.group.clone()), broker).unwrap();
+    };
+    coordinator(1);
+    let node = Node::start(options.clone());
+    let mut sent = 0;
+    for round in 0..6 {
+        let broker = round % 3 + 1;
+        coordinator(broker);
+        // The one before may be gone altogether, and lead nothing any more.
+        let before = if broker == 1 { 3 } else { broker - 1 };
+        if round % 2 == 1 {
+            cluster.broker_down(before).unwrap();
+            for partition in 0..3 {
+                cluster.partition_leader(TOPIC, partition, Some(broker)).unwrap();
+            }
+        }
+        send(&producer, TOPIC, sent..sent + 300);
+        sent += 300;
+        wait_for(&format!("all of round {round}"), || (node.values().len() as u32 >= sent).then_some(()))
+            .await;
+        // What was read is committed with the new one, in time.
+        let reader: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("group.id", &options.group)
+            .create()
+            .unwrap();
+        let committed = || {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_range(TOPIC, 0, 2);
+            let committed = reader.committed_offsets(list, Duration::from_secs(5)).ok()?;
+            let offsets =
+                committed.elements().iter().filter_map(|element| element.offset().to_raw()).sum::<i64>();
+            (offsets == i64::from(sent)).then_some(())
+        };
+        wait_for(&format!("the commit of round {round}"), committed).await;
+        if round % 2 == 1 {
+            cluster.broker_up(before).unwrap();
+        }
+    }
+    assert_eq!(node.values(), (0..sent).collect::<Vec<_>>());
     assert_eq!(node.source.state(), State::Running);
     node.source.stop().await;
 }

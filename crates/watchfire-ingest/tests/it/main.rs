@@ -11,6 +11,8 @@ mod intake;
 mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_faults;
+#[cfg(feature = "kafka")]
+mod kafka_secured;
 mod mqtt;
 mod mqtt_source;
 mod mutation;

@@ -8,6 +8,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
 use super::config::{KafkaConfig, Secrets};
@@ -117,6 +118,36 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.map_err(|error| Failure::retry("anew", error))
 }
 
+/// A client that only asks. Unlike an admin client it is told when a login or a certificate does not fit: without that
+/// all there is to say is that no broker answers in time.
+pub(super) struct Asking(BaseProducer<Ears>);
+
+impl Asking {
+    /// Connects later, by itself.
+    pub fn new(config: &KafkaConfig, secrets: &Secrets) -> Result<Self, Failure> {
+        let client = config.client(secrets).create_with_context(Ears::default());
+        client.map(Self).map_err(|error| retry::failure(&error))
+    }
+
+    /// What the brokers say of a topic.
+    pub fn metadata(&self, topic: &str, limit: Duration) -> Result<Metadata, Failure> {
+        let asked = self.0.client().fetch_metadata(Some(topic), limit);
+        asked.map_err(|error| heard(&self.0, retry::failure(&error)))
+    }
+}
+
+/// The last fault that a client was told of.
+fn heard(client: &BaseProducer<Ears>, otherwise: Failure) -> Failure {
+    // Nothing is told before it is asked for, and each line for the log counts as one thing. Reports that come with it
+    // stay where they are looked for.
+    client.poll(Duration::from_millis(20));
+    let fault = client.context().fault.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*fault {
+        Some((code, reason, _)) => Failure::retry(code, reason),
+        None => otherwise,
+    }
+}
+
 /// A producer.
 pub(super) struct Session {
     pub producer: BaseProducer<Ears>,
@@ -153,6 +184,12 @@ impl Session {
         self.producer.client().fatal_error().is_some()
     }
 
+    /// Whether a certificate does not fit. It has read the files of ours, and reads them no second time.
+    pub fn has_old_files(&self) -> bool {
+        let fault = self.producer.context().fault.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*fault, Some(("tls", ..)))
+    }
+
     /// Why it takes nothing any more, or why it got nothing through.
     pub fn fault(&self, otherwise: Failure) -> Failure {
         if let Some((code, reason)) = self.producer.client().fatal_error()
@@ -160,11 +197,7 @@ impl Session {
         {
             return Failure::retry(code, reason);
         }
-        let fault = self.producer.context().fault.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*fault {
-            Some((code, reason, _)) => Failure::retry(code, reason),
-            None => otherwise,
-        }
+        heard(&self.producer, otherwise)
     }
 
     /// Hands it a message. A queue that is full is waited for, in which reports come to `reported`.

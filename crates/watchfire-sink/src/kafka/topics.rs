@@ -7,7 +7,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, Secrets};
+use super::producer::Asking;
 use super::retry;
 use crate::contract::{Failure, LaneId};
 
@@ -44,18 +45,15 @@ pub(super) fn of(config: &KafkaConfig, lane: LaneId) -> BTreeSet<String> {
 }
 
 /// Sees to it that they are there. Blocks.
-pub(super) fn settle(
-    admin: &AdminClient<DefaultClientContext>,
-    config: &KafkaConfig,
-    lane: LaneId,
-) -> Result<Found, Failure> {
+pub(super) fn settle(config: &KafkaConfig, secrets: &Secrets, lane: LaneId) -> Result<Found, Failure> {
     let failed = |error: KafkaError| retry::failure(&error);
+    let asking = Asking::new(config, secrets)?;
     let cursors = config.cursors_topic();
     let topics: BTreeSet<String> = of(config, lane).into_iter().chain([cursors.clone()]).collect();
     let mut found = Found::default();
     let mut missing = Vec::new();
     for topic in &topics {
-        let metadata = admin.inner().fetch_metadata(Some(topic), ANSWER).map_err(failed)?;
+        let metadata = asking.metadata(topic, ANSWER)?;
         found.brokers = metadata.brokers().len();
         match metadata.topics().first().and_then(|topic| topic.error()).map(RDKafkaErrorCode::from) {
             None => {}
@@ -65,11 +63,12 @@ pub(super) fn settle(
             Some(error) => return Err(failed(KafkaError::MetadataFetch(error))),
         }
     }
+    let admin: AdminClient<DefaultClientContext> = config.client(secrets).create().map_err(failed)?;
     if !missing.is_empty() {
         if !config.create_topics {
             return Err(Failure::retry("no-topic", format!("there is no topic {}", missing.join(", "))));
         }
-        make(admin, config, &missing, &cursors)?;
+        make(&admin, config, &missing, &cursors)?;
     }
     let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(ANSWER));

@@ -6,8 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::AdminClient;
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, PurgeConfig};
 
@@ -431,9 +429,7 @@ fn connect(
 ) -> Result<(Session, Found, Option<Place>), Failure> {
     let failed = |error: KafkaError| retry::failure(&error);
     let secrets = config.secrets().map_err(|error| Failure::retry("configuration", error))?;
-    let admin: AdminClient<DefaultClientContext> = config.client(&secrets).create().map_err(failed)?;
-    let found = topics::settle(&admin, config, id)?;
-    drop(admin);
+    let found = topics::settle(config, &secrets, id)?;
     let session = Session::new(config, id, found.largest)?;
     if config.transactional {
         // It fences whoever had this id, and ends what that one had begun.
@@ -460,9 +456,10 @@ impl Lane for KafkaLane {
     async fn open(&mut self) -> Result<Option<Place>, Failure> {
         let before = self.session.take();
         if let Some(session) = before {
-            // One that does not get in with a password that is another by now never will.
+            // One that does not get in with a password that is another by now never will. What one with old files had under
+            // way when its last connection was lost may come twice.
             let changed = self.config.secrets().is_ok_and(|secrets| secrets != session.secrets);
-            if !session.is_dead() && !changed {
+            if !session.is_dead() && !session.has_old_files() && !changed {
                 // It goes on where it was, and nobody but it has moved the cursor.
                 self.session = Some(session);
                 return Ok(self.place);

@@ -121,3 +121,44 @@ async fn slow_brokers_are_waited_for_and_lost_ones_told_of() {
     assert_eq!(complete(&read(&brokers, "mock.readings"), 2000), 0);
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_told_and_waited_for() {
+    let (cluster, brokers) = cluster();
+    let mut world = World::new().await;
+    world.register(7).await;
+    let config = config_of(&brokers, "mock", "dead_letters = false\nalerts = false\ncreate_topics = false");
+    let running = run(&world, &config).await;
+    level(&running).await;
+    let quota = RDKafkaRespErr::RD_KAFKA_RESP_ERR_THROTTLING_QUOTA_EXCEEDED;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[quota; 40]);
+    world.many(7, 10, 100).await;
+    says(&running, "throttled").await;
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    let status = level(&running).await;
+    assert_eq!(status.lanes.iter().map(|lane| lane.refused).sum::<u64>(), 0);
+    // What was under way then may be there twice, with one id; `complete` checks it, and the order.
+    complete(&read(&brokers, "mock.readings"), 1000);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_acknowledges_too_late_is_told_of_and_nothing_is_sent_again() {
+    let (cluster, brokers) = cluster();
+    let mut world = World::new().await;
+    world.register(7).await;
+    let config = config_of(&brokers, "mock", "dead_letters = false\nalerts = false\ncreate_topics = false");
+    let running = run(&world, &config).await;
+    level(&running).await;
+    for broker in 1..=3 {
+        cluster.broker_round_trip_time(broker, Duration::from_secs(14)).unwrap();
+    }
+    world.many(7, 10, 100).await;
+    says(&running, "slow").await;
+    for broker in 1..=3 {
+        cluster.broker_round_trip_time(broker, Duration::from_millis(1)).unwrap();
+    }
+    level(&running).await;
+    assert_eq!(complete(&read(&brokers, "mock.readings"), 1000), 0);
+    running.stop().await;
+}

@@ -10,5 +10,6 @@ mod hypertables;
 mod mqtt;
 mod outage;
 mod past;
+mod secured;
 mod topics;
 mod world;

@@ -270,6 +270,67 @@ async fn only_what_is_asked_for_arrives_and_structured_events_are_envelopes() {
     assert!(!names.contains(&"some.dead-letters") && !names.contains(&"some.smooth"), "{names:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_properties_are_as_the_section_says() {
+    let Some(kafka) = shared("kafka-section") else { return };
+    let brokers = kafka.bootstrap();
+    let mut world = World::new().await;
+    world.register(2).await;
+    let config = config_of(
+        &brokers,
+        "section",
+        "streams = ['readings', 'smooth']\ntopics = { smooth = 'plant.smoothed' }\nalerts = false\ndead_letters = false\n\
+         options = { 'message.max.bytes' = '2000' }",
+    );
+    let running = run(&world, &config).await;
+    world.many(2, 1, 50).await;
+    world.reading("smooth", "device-1", &[("x", Value::Number(1.0))]).await;
+    // Brokers would take it: it is the property that does not.
+    let long = Value::Text("x".repeat(5000));
+    world.reading("readings", "device-0", &[("n", Value::Number(1e6)), ("note", long)]).await;
+    let status = level(&running).await;
+    running.stop().await;
+    assert_eq!(status.lanes.iter().map(|lane| lane.refused).sum::<u64>(), 1);
+    assert_eq!(complete(&read(&brokers, "section.readings"), 50), 0);
+    let smoothed: Vec<_> =
+        read(&brokers, "plant.smoothed").iter().map(|got| got.json()["metrics"].clone()).collect();
+    assert_eq!(smoothed, [json!({ "x": 1.0 })]);
+    let admin: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let metadata = admin.fetch_metadata(None, Duration::from_secs(30)).unwrap();
+    assert!(metadata.topics().iter().all(|topic| topic.name() != "section.smooth"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_starts_now_leaves_out_what_was_and_later_goes_on_where_it_was() {
+    let Some(kafka) = shared("kafka-now") else { return };
+    let brokers = kafka.bootstrap();
+    for (prefix, more) in [("now", ""), ("now-tx", "transactional = true")] {
+        let mut world = World::new().await;
+        world.register(4).await;
+        world.many(4, 2, 50).await;
+        world.transition("device-0", 1, TransitionKind::Raised).await;
+        let config = config_of(&brokers, prefix, &format!("start = 'now'\n{more}"));
+        let running = run(&world, &config).await;
+        level(&running).await;
+        running.stop().await;
+        // It is not new any more: what comes while it is away is not left out.
+        for (step, device) in [(2, "device-1"), (3, "device-2")] {
+            world.many(4, 2, 50).await;
+            world.transition(device, step, TransitionKind::Raised).await;
+            let running = run(&world, &config).await;
+            level(&running).await;
+            running.stop().await;
+        }
+        let readings = read(&brokers, &format!("{prefix}.readings"));
+        assert_eq!(complete(&readings, 200), 0, "{more}");
+        let least = readings.iter().filter_map(|got| got.json()["metrics"]["n"].as_f64()).reduce(f64::min);
+        assert_eq!(least, Some(100.0), "{more}");
+        let events = read(&brokers, &format!("{prefix}.alerts"));
+        let devices: Vec<_> = events.iter().map(|event| event.key.as_str()).collect();
+        assert_eq!(devices, ["device-1", "device-2"], "{more}");
+    }
+}
+
 /// Others' cursors, many more than are read at first.
 fn crowd(brokers: &str, topic: &str) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
