@@ -13,7 +13,8 @@ use watchfire_model::{Offset, PartitionId, Position, RuleVersion};
 pub struct Lookahead {
     /// In the order of the log: a version that was refused does not count, so its number comes again.
     activations: HashMap<(String, RuleVersion), VecDeque<Result<(), String>>>,
-    skipped: HashMap<(Offset, String, u32), Box<Skipped>>,
+    /// A call may have left several out, each for some of its rows.
+    skipped: HashMap<(Offset, String, u32), Vec<Skipped>>,
     origins: HashSet<Origin>,
 }
 
@@ -53,7 +54,7 @@ impl Lookahead {
             }
             Record::Skipped(skipped) if skipped.offset >= from => {
                 let key = (skipped.offset, skipped.rule.clone(), skipped.callback);
-                self.skipped.insert(key, skipped.clone());
+                self.skipped.entry(key).or_default().push((**skipped).clone());
             }
             _ => {}
         }
@@ -67,11 +68,12 @@ impl Lookahead {
         self.activations.get_mut(&(rule.to_string(), version))?.pop_front()
     }
 
-    pub(crate) fn skipped(&self, offset: Offset, rule: &Arc<str>, callback: u32) -> Option<&Skipped> {
+    /// What a call left out; empty: nothing.
+    pub(crate) fn skipped(&self, offset: Offset, rule: &Arc<str>, callback: u32) -> &[Skipped] {
         if self.skipped.is_empty() {
-            return None;
+            return &[];
         }
-        self.skipped.get(&(offset, rule.to_string(), callback)).map(|skipped| &**skipped)
+        self.skipped.get(&(offset, rule.to_string(), callback)).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn has(&self, origin: &Origin) -> bool {

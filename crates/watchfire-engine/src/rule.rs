@@ -1,6 +1,7 @@
 //! A rule at work in one partition.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use watchfire_alert::Condition;
@@ -76,6 +77,8 @@ pub(crate) struct Rule {
     /// What has changed since the last checkpoint beside keyed state.
     pub dirty: Dirty,
     pub stats: RuleStats,
+    /// Tries that are left to look for rows that make a call fail.
+    pub credit: u32,
 }
 
 /// Parts of a rule that a checkpoint writes as a whole.
@@ -108,6 +111,23 @@ impl Rule {
             Silence::After(span) => Some(span),
         }
         .map(|span| span.max(Duration(1)))
+    }
+
+    /// The state of a device by slot, as hex digits.
+    pub fn state_of(&self, device: DeviceHandle) -> BTreeMap<u32, String> {
+        let mut slots = BTreeMap::new();
+        for slot in self.state.slots() {
+            let blob = self.state.get(slot, device);
+            if !blob.is_empty() {
+                let mut hex = String::with_capacity(blob.len() * 2);
+                for byte in blob {
+                    // Writing to a String does not fail.
+                    let _ = write!(hex, "{byte:02x}");
+                }
+                slots.insert(slot, hex);
+            }
+        }
+        slots
     }
 
     /// The number of the next callback at this record.

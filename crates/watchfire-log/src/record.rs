@@ -1,10 +1,13 @@
 //! What stands in the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::call::FailureKind;
-use watchfire_model::{Actor, Batch, Control, Epoch, Offset, PartitionId, Position, RuleVersion, Timestamp};
+use watchfire_model::{
+    Actor, Batch, Control, DeviceHandle, Epoch, Offset, PartitionId, Position, RuleVersion, Timestamp,
+};
 
 /// A record at its place. Readers share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +132,18 @@ pub struct Skipped {
     pub kind: FailureKind,
     /// What was said.
     pub reason: String,
+    /// The state of the devices of those rows before the call, where they are few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state_before: Vec<StateBefore>,
+}
+
+/// The state of a device before a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateBefore {
+    /// The device.
+    pub device: DeviceHandle,
+    /// Its blobs by slot, as hex digits.
+    pub slots: BTreeMap<u32, String>,
 }
 
 /// The rows of one call that failed, evaluated again by that rule alone, in one callback with the time of this

@@ -79,6 +79,7 @@ fn skipped(offset: Offset, callback: &str, rows: Vec<u32>) -> Record {
         rows,
         kind: FailureKind::Refused,
         reason: "divided by zero".into(),
+        state_before: Vec::new(),
     }))
 }
 

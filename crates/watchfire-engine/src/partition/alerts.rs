@@ -1,7 +1,6 @@
 //! From triggers and clears, through the condition machine, to transitions.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use watchfire_alert::{Condition, Moment, Phase, Step, Trigger};
 use watchfire_model::alert::{
@@ -436,18 +435,6 @@ impl Partition {
         device: DeviceHandle,
         row: Option<u32>,
     ) -> Evidence {
-        let mut state_before = BTreeMap::new();
-        for slot in rule.state.slots() {
-            let blob = rule.state.get(slot, device);
-            if !blob.is_empty() {
-                let mut hex = String::with_capacity(blob.len() * 2);
-                for byte in blob {
-                    // Writing to a String does not fail.
-                    let _ = write!(hex, "{byte:02x}");
-                }
-                state_before.insert(slot, hex);
-            }
-        }
         let (rows, row) = match &call.rows {
             Some(rows) => evidence_rows(rows, device, row),
             None => (Vec::new(), None),
@@ -461,7 +448,7 @@ impl Partition {
                 None => call.name.into(),
             },
             now: call.now,
-            state_before,
+            state_before: rule.state_of(device),
             rows,
             row,
         }

@@ -1,15 +1,17 @@
 //! One callback: what it is given, and what becomes of its effects or of its failure.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use watchfire_log::Record;
-use watchfire_log::record::Skipped;
-use watchfire_model::Timestamp;
+use watchfire_log::record::{Skipped, StateBefore};
 use watchfire_model::call::{
     CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, Timer, TimerEffect,
 };
+use watchfire_model::{DeviceHandle, Timestamp};
 use watchfire_telemetry::metrics;
 
+use super::search::{self, Found};
 use super::{Here, Output, Partition, rows_of};
 use crate::due::{Due, Kind};
 use crate::rule::{Rule, RuleId, SetTimer};
@@ -58,48 +60,61 @@ impl Partition {
         };
         let rows = rows_of(&callback).cloned();
         let number = rule.next_callback(here.position.offset);
-        let call = Call { number, name: callback.name(), schedule, rows, now, redo };
-        if let Some(skipped) = self.known.skipped(here.position.offset, &rule.name, number) {
+        let mut call = Call { number, name: callback.name(), schedule, rows, now, redo };
+        let mut callback = callback;
+        let known = self.known.skipped(here.position.offset, &rule.name, number);
+        if let Some(last) = known.last() {
             // It failed when it was made. What the instance may keep of a failed call is not replayed.
-            rule.stats.failures += 1;
-            rule.stats.last_failure = Some(skipped.reason.clone());
+            rule.stats.failures += known.len() as u64;
+            rule.stats.last_failure = Some(last.reason.clone());
             rule.instance = None;
-            return;
+            // Rows that were at fault were left out, and the others evaluated.
+            let Some(rows) = call.rows.as_ref().and_then(|rows| without(rows, known)) else { return };
+            call.rows = Some(rows.clone());
+            callback = Callback::Batch(rows);
         }
         if let Some(watch) = &mut self.watch
             && let Err(message) = watch.begin(here.position.offset, &rule.name, number)
         {
             let failure = CallFailure::new(FailureKind::Trapped, message);
-            return self.failed(here, rule, &call, failure, out);
+            rule.instance = None;
+            return self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
         }
-        let rows = call.rows.as_ref().map_or(0, |rows| rows.len());
-        let outcome = self.invoke(here, rule, callback, now);
+        match self.make(here, rule, callback, &call) {
+            Ok(effects) => {
+                rule.credit = (rule.credit + search::REFILL).min(search::CREDIT);
+                self.effects(here, rule, &call, effects, out);
+            }
+            Err(failure) => self.failed(here, rule, call, failure, out),
+        }
         if let Some(watch) = &mut self.watch {
             watch.end();
         }
-        match outcome {
-            Ok(outcome) => {
-                rule.stats.note(rows, outcome.cost.nanoseconds);
-                for message in outcome.messages {
-                    self.event(here, rule, now, || RuleEventKind::Message {
-                        level: message.level,
-                        text: message.text,
-                    });
-                }
-                match outcome.result {
-                    Ok(effects) => match self.check_kept(rule, &effects) {
-                        Ok(()) => self.effects(here, rule, &call, effects, out),
-                        Err(what) => {
-                            let message = format!("rule {}, {} of {rows} rows: {what}", rule.name, call.name);
-                            let failure = CallFailure::new(FailureKind::Output, message);
-                            self.failed(here, rule, &call, failure, out);
-                        }
-                    },
-                    Err(failure) => self.failed(here, rule, &call, failure, out),
-                }
-            }
-            Err(failure) => self.failed(here, rule, &call, failure, out),
+    }
+
+    /// Makes the call. Nothing of a failure is left.
+    fn make(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        callback: Callback,
+        call: &Call,
+    ) -> Result<Effects, CallFailure> {
+        let rows = call.rows.as_ref().map_or(0, |rows| rows.len());
+        let outcome = self.invoke(here, rule, callback, call.now)?;
+        rule.stats.note(rows, outcome.cost.nanoseconds);
+        for message in outcome.messages {
+            self.event(here, rule, call.now, || RuleEventKind::Message {
+                level: message.level,
+                text: message.text,
+            });
         }
+        let effects = outcome.result?;
+        self.check_kept(rule, &effects).map_err(|what| {
+            let message = format!("rule {}, {} of {rows} rows: {what}", rule.name, call.name);
+            CallFailure::new(FailureKind::Output, message)
+        })?;
+        Ok(effects)
     }
 
     fn invoke(
@@ -145,20 +160,65 @@ impl Partition {
         module.start(&setup).map(|(instance, _)| instance)
     }
 
+    /// A call failed: what of its rows is at fault is left out, and the others are evaluated as if it had not come.
     fn failed(
         &mut self,
         here: Here,
         rule: &mut Rule,
-        call: &Call,
+        call: Call,
         failure: CallFailure,
         out: &mut Vec<Output>,
     ) {
         // A replay passes the call over, so nothing of it may live on in the memory of the instance.
         rule.instance = None;
+        let Some(rows) = call.rows.clone().filter(|rows| rows.len() > 1) else {
+            return self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
+        };
+        let Found { good, poison, rest } = self.search(here, rule, &call, &rows, &failure);
+        if good.is_empty() && poison.is_empty() {
+            return self.skip(here, rule, &call, Some(&rows), failure, out);
+        }
+        for (row, failure) in poison {
+            self.skip(here, rule, &call, Some(&rows.pick(&[row])), failure, out);
+        }
+        if !rest.is_empty() {
+            let message = format!(
+                "{} (which of these {} rows are at fault was not found in the time and tries that there are for it)",
+                failure.message,
+                rest.len()
+            );
+            let failure = CallFailure::new(failure.kind, message);
+            self.skip(here, rule, &call, Some(&rows.pick(&rest)), failure, out);
+        }
+        if good.is_empty() {
+            return;
+        }
+        let good = Arc::new(rows.pick(&good));
+        let call = Call { rows: Some(good.clone()), ..call };
+        match self.make(here, rule, Callback::Batch(good.clone()), &call) {
+            Ok(effects) => self.effects(here, rule, &call, effects, out),
+            Err(failure) => {
+                rule.instance = None;
+                self.skip(here, rule, &call, Some(&good), failure, out);
+            }
+        }
+    }
+
+    /// Leaves rows out, or a call that has none.
+    fn skip(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        call: &Call,
+        rows: Option<&Rows>,
+        failure: CallFailure,
+        out: &mut Vec<Output>,
+    ) {
         rule.stats.failures += 1;
         rule.stats.last_failure = Some(failure.message.clone());
         metrics().rules.failed(failure.kind);
-        let rows: Vec<u32> = match &call.rows {
+        let state_before = rows.map(|rows| state_before(rule, rows.devices())).unwrap_or_default();
+        let rows: Vec<u32> = match rows {
             Some(rows) => (0..rows.len() as u32).filter_map(|row| rows.row_of_batch(row)).collect(),
             None => Vec::new(),
         };
@@ -187,6 +247,7 @@ impl Partition {
             rows,
             kind: failure.kind,
             reason: failure.message,
+            state_before,
         }))));
     }
 
@@ -244,6 +305,29 @@ impl Partition {
             self.due.remove(&entry(before.due));
         }
     }
+}
+
+/// The rows less those that were left out; `None`: nothing is left.
+fn without(rows: &Rows, skipped: &[Skipped]) -> Option<Arc<Rows>> {
+    let gone: HashSet<u32> = skipped.iter().flat_map(|skipped| &skipped.rows).copied().collect();
+    let is_there = |row: &u32| rows.row_of_batch(*row).is_some_and(|row| !gone.contains(&row));
+    let left: Vec<u32> = (0..rows.len() as u32).filter(is_there).collect();
+    (!left.is_empty()).then(|| Arc::new(rows.pick(&left)))
+}
+
+/// Devices whose state is noted with a failure; and of all of it, bytes.
+const NOTED: (usize, usize) = (8, 64 << 10);
+
+/// The state of devices, where they are few and it is little.
+fn state_before(rule: &Rule, devices: &[DeviceHandle]) -> Vec<StateBefore> {
+    let devices: BTreeSet<DeviceHandle> = devices.iter().copied().take(100 * NOTED.0).collect();
+    if devices.len() > NOTED.0 {
+        return Vec::new();
+    }
+    let noted = devices.into_iter().map(|device| StateBefore { device, slots: rule.state_of(device) });
+    let noted: Vec<_> = noted.filter(|state| !state.slots.is_empty()).collect();
+    let bytes: usize = noted.iter().flat_map(|state| state.slots.values()).map(String::len).sum();
+    if bytes > 2 * NOTED.1 { Vec::new() } else { noted }
 }
 
 /// A failure of the loop's own making, for a rule that cannot be called at all.

@@ -12,7 +12,7 @@ use watchfire_model::state::Blobs;
 use watchfire_model::{Control, DeviceHandle, DeviceSpec, KeyedState, PartitionId, RuleSpec, RuleVersion};
 
 use super::call::load_failure;
-use super::{Here, Output, Partition};
+use super::{Here, Output, Partition, search};
 use crate::cron::Cron;
 use crate::due::{Due, Kind};
 use crate::rule::{Dirty, Rule, RuleId, RunningSchedule, Snapshot};
@@ -281,6 +281,7 @@ impl Partition {
                     schedules: Vec::new(),
                     snapshot: None,
                     callbacks: (0, 0),
+                    credit: search::CREDIT,
                     dirty: Dirty::ALL,
                     stats: RuleStats::default(),
                 })));

@@ -9,6 +9,7 @@ mod limits;
 mod output;
 mod persist;
 mod redo;
+mod search;
 mod values;
 
 use std::collections::{BTreeMap, HashMap};

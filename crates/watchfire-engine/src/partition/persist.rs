@@ -12,7 +12,7 @@ use watchfire_model::{
     DeviceHandle, Duration, KeyedState, Offset, Registry, RuleSpec, RuleVersion, Timestamp,
 };
 
-use super::{Partition, PartitionSetup};
+use super::{Partition, PartitionSetup, search};
 use crate::bytes::{Reader, Writer};
 use crate::cron::Cron;
 use crate::rule::{Conditions, Dirty, Rule, RuleId, RunningSchedule, SetTimer, Snapshot, Timers};
@@ -450,6 +450,7 @@ impl Image {
             schedules,
             snapshot: None,
             callbacks: (0, 0),
+            credit: search::CREDIT,
             dirty: Dirty::default(),
             stats: RuleStats::default(),
         };

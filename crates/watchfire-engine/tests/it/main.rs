@@ -5,6 +5,7 @@
 
 mod determinism;
 mod engine;
+mod poison;
 mod semantics;
 mod swap;
 mod world;

@@ -60,6 +60,7 @@ fn record() -> impl Strategy<Value = Record> {
             rows,
             kind: FailureKind::Fuel,
             reason,
+            state_before: Vec::new(),
         }))
     });
     let redo = (readings(), any::<u64>(), ".{0,20}", prop::option::of(".{0,9}"));

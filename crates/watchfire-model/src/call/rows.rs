@@ -95,6 +95,12 @@ impl Rows {
         }
     }
 
+    /// Some of these rows (from 0, ascending), seen in the same way.
+    pub fn pick(&self, rows: &[u32]) -> Self {
+        let rows = rows.iter().filter_map(|row| self.row_of_batch(*row)).collect();
+        Self::new(self.stream.clone(), self.batch.clone(), Some(rows), self.metrics.clone())
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.selected.as_ref().map_or(self.batch.rows(), Vec::len)

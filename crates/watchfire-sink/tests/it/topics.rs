@@ -180,6 +180,7 @@ async fn everything_that_is_asked_for_arrives_once_and_in_order() {
         rows: vec![2, 3],
         kind: FailureKind::Trapped,
         reason: "unreachable".into(),
+        state_before: Vec::new(),
     };
     let records = vec![
         (PartitionId(0), Record::Rejects(vec![reject])),
