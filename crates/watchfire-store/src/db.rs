@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_dead_letter_sender.sql"),
     include_str!("../migrations/0003_delivery_cause.sql"),
     include_str!("../migrations/0004_dead_letter_rows.sql"),
+    include_str!("../migrations/0005_dead_letter_state.sql"),
 ];
 
 /// The format that this release writes.

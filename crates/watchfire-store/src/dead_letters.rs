@@ -76,6 +76,9 @@ pub struct NewDeadLetter {
     /// With kind `rule`: the handles of their devices, one for each line of the payload; none where the rows could
     /// not be kept.
     pub handles: Vec<u32>,
+    /// With kind `rule`: the state of their devices before the call, blobs as hex digits by slot, by device; `None`:
+    /// there was none, or more than is noted.
+    pub state_before: Option<serde_json::Value>,
 }
 
 /// Rows of a dead letter, as a replay needs them.
@@ -137,6 +140,10 @@ pub struct DeadLetterRow {
     /// How many rows the rule did not get to see: lines of the payload.
     #[serde(skip_serializing_if = "is_zero")]
     pub rows: u64,
+    /// What the rule had stored of their devices before the call: blobs as hex digits by slot, by device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub state_before: Option<serde_json::Value>,
     /// When it was replayed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -170,6 +177,9 @@ impl sqlx::FromRow<'_, SqliteRow> for DeadLetterRow {
             position: row.try_get("position")?,
             callback: row.try_get("callback")?,
             rows: row.try_get::<i64, _>("row_count")? as u64,
+            state_before: row
+                .try_get::<Option<String>, _>("state_before")?
+                .and_then(|text| serde_json::from_str(&text).ok()),
             replayed_at: time_opt(row, "replayed_at")?,
             replayed_by: row.try_get("replayed_by")?,
         })
@@ -200,7 +210,7 @@ pub struct DeadLetterFilter {
 }
 
 const COLUMNS: &str = "sequence, id, at, kind, source, address, device, sender, code, reason, rule, \
-                       rule_version, position, callback, row_count, replayed_at, replayed_by, length(payload) AS size";
+                       rule_version, position, callback, row_count, state_before, replayed_at, replayed_by, length(payload) AS size";
 
 impl Store {
     /// Changes how many dead letters are kept; counts from the next one that comes.
@@ -218,10 +228,10 @@ impl Store {
         let bounds = *self.bounds().lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = self.db().write().await?;
         let (mut count, mut bytes, mut dropped) = (0_i64, 0_i64, 0_i64);
-        for part in letters.chunks(chunk(16)) {
+        for part in letters.chunks(chunk(17)) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO dead_letters (id, at, kind, source, address, device, sender, code, reason, payload, \
-                 rule, rule_version, position, callback, row_count, handles) ",
+                 rule, rule_version, position, callback, row_count, handles, state_before) ",
             );
             query.push_values(part, |mut tuple, letter| {
                 let handles = (!letter.handles.is_empty()).then(|| crate::db::to_json(&letter.handles));
@@ -241,7 +251,8 @@ impl Store {
                     .push_bind(letter.position.as_str())
                     .push_bind(letter.callback.as_deref())
                     .push_bind(letter.rows as i64)
-                    .push_bind(handles);
+                    .push_bind(handles)
+                    .push_bind(letter.state_before.as_ref().map(ToString::to_string));
             });
             query.push(" ON CONFLICT (id) DO NOTHING RETURNING length(payload)");
             let kept: Vec<i64> =

@@ -100,6 +100,7 @@ impl<'a> Letters<'a> {
             let Some(&first) = handles.first() else { break };
             let one = handles.iter().all(|handle| *handle == first);
             let device = registry.get(DeviceHandle(first)).filter(|_| one);
+            let state_before = state_before(skipped, &handles, registry);
             self.push(NewDeadLetter {
                 id: format!("{}/{index}", entry.position),
                 source: stream.to_string(),
@@ -107,6 +108,7 @@ impl<'a> Letters<'a> {
                 payload,
                 rows: handles.len() as u64,
                 handles,
+                state_before,
                 ..of_failure(entry, skipped)
             })
             .await?;
@@ -132,6 +134,17 @@ fn lines(batch: &Batch, rows: &mut &[u32], registry: &Registry) -> (Vec<u8>, Vec
         handles.push(device.0);
     }
     (payload, handles)
+}
+
+/// The state of these devices by their names, where it was noted.
+fn state_before(skipped: &Skipped, handles: &[u32], registry: &Registry) -> Option<serde_json::Value> {
+    let of_these = skipped.state_before.iter().filter(|state| handles.contains(&state.device.0));
+    let named = of_these.filter_map(|state| {
+        let device = registry.get(state.device)?;
+        Some((device.spec.id.clone(), serde_json::json!(state.slots)))
+    });
+    let named: serde_json::Map<String, serde_json::Value> = named.collect();
+    (!named.is_empty()).then(|| named.into())
 }
 
 fn of_failure(entry: &Entry, skipped: &Skipped) -> NewDeadLetter {
