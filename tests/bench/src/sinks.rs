@@ -270,11 +270,12 @@ fn memory(runtime: &Runtime, postgres: &Postgres, figures: &mut Vec<Figure>) -> 
         site.log.close();
         Ok(most - before)
     };
-    let little = grown(RECORDS / 4, "little")?;
-    let much = grown(RECORDS * 2, "much")?;
+    // Both are long enough for every queue to fill up.
+    let little = grown(RECORDS, "little")?;
+    let much = grown(RECORDS * 3, "much")?;
     figures.push(Figure::against(
         "sinks",
-        "memory of a sink that is 4 million values behind, against half a million",
+        "memory of a sink that is 6 million values behind, against 2 million",
         "MiB",
         (much, little),
         "flat (<= 1.5x)",

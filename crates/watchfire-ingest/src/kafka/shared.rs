@@ -63,6 +63,8 @@ impl Shared {
             .set("session.timeout.ms", "10000")
             .set("client.id", "watchfire")
             .set("queued.max.messages.kbytes", "32768")
+            // A queue that is full is looked at again after this long; left at a second, a second is what its 32 MiB last.
+            .set("fetch.queue.backoff.ms", "10")
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("reconnect.backoff.max.ms", "5000")
             .set("log.connection.close", "false");
