@@ -80,7 +80,7 @@ impl Partition {
             rule.instance = None;
             return self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
         }
-        match self.make(here, rule, callback, &call) {
+        match self.attempt(here, rule, callback, &call) {
             Ok(effects) => {
                 rule.credit = (rule.credit + search::REFILL).min(search::CREDIT);
                 self.effects(here, rule, &call, effects, out);
@@ -93,7 +93,7 @@ impl Partition {
     }
 
     /// Makes the call. Nothing of a failure is left.
-    fn make(
+    fn attempt(
         &mut self,
         here: Here,
         rule: &mut Rule,
@@ -195,7 +195,7 @@ impl Partition {
         }
         let good = Arc::new(rows.pick(&good));
         let call = Call { rows: Some(good.clone()), ..call };
-        match self.make(here, rule, Callback::Batch(good.clone()), &call) {
+        match self.attempt(here, rule, Callback::Batch(good.clone()), &call) {
             Ok(effects) => self.effects(here, rule, &call, effects, out),
             Err(failure) => {
                 rule.instance = None;
