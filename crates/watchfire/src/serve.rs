@@ -168,7 +168,7 @@ impl Server {
         };
         let mqtt_source = source("mqtt", config.mqtt_unknown());
         let http_source = source("http", config.http_unknown());
-        let sources = Arc::new(RunningSources::start(&config.source, &source, &intake)?);
+        let sources = Arc::new(RunningSources::start(&config.source, source, &intake)?);
         sources.watch(notifier.clone(), clock.clone());
         let stop = CancellationToken::new();
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
