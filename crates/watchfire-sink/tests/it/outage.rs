@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use watchfire_model::Value;
-use watchfire_services::Postgres;
+use watchfire_services::{Postgres, or_skip};
 
 use crate::world::*;
 
