@@ -82,22 +82,22 @@ macro_rules! export_rule {
                     glue::start(&RULE).map(Into::into)
                 }
                 fn on_batch() -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_batch(&Batch::default()))
+                    glue::call(&RULE, |rule| Rule::on_batch(rule, &Batch::default()))
                 }
             }
             impl exports::timer_handler::Guest for Module {
                 fn on_timers(due: Vec<Timer>) -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_timers(&due))
+                    glue::call(&RULE, |rule| Rule::on_timers(rule, &due))
                 }
             }
             impl exports::silence_handler::Guest for Module {
                 fn on_silence(devices: Vec<exports::silence_handler::SilentDevice>) -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_silence(&devices))
+                    glue::call(&RULE, |rule| Rule::on_silence(rule, &devices))
                 }
             }
             impl exports::schedule_handler::Guest for Module {
                 fn on_schedule(name: String, at: Timestamp) -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_schedule(&name, at))
+                    glue::call(&RULE, |rule| Rule::on_schedule(rule, &name, at))
                 }
             }
             impl exports::state_migration::Guest for Module {
