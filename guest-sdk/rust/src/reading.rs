@@ -73,6 +73,7 @@ pub(crate) struct Columns {
 }
 
 pub(crate) struct Column {
+    ends: Ends,
     metric: String,
     numbers: OnceCell<Vec<f64>>,
     texts: OnceCell<TextColumn>,
@@ -92,15 +93,16 @@ impl Columns {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn column(&self, metric: &str) -> &Column {
+        let ends = Ends::of(metric);
         let mut place = &self.first;
         loop {
             let column = match place.get() {
                 Some(column) => column,
                 None => place.get_or_init(|| Column::new(metric)),
             };
-            if column.metric == metric {
+            if column.ends == ends && (ends.length <= 16 || column.metric == metric) {
                 return column;
             }
             place = &column.next;
@@ -112,6 +114,7 @@ impl Column {
     #[cold]
     fn new(metric: &str) -> Box<Self> {
         Box::new(Self {
+            ends: Ends::of(metric),
             metric: metric.into(),
             numbers: OnceCell::new(),
             texts: OnceCell::new(),
@@ -133,5 +136,31 @@ impl Column {
     #[inline]
     fn flags(&self) -> &[u8] {
         self.flags.get_or_init(|| readings::booleans(&self.metric))
+    }
+}
+
+/// A name to be found again in each row: its length and both its ends, as words. That is all of it up to 16
+/// bytes, and for a name that is written out the compiler has it ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    length: usize,
+    first: u64,
+    last: u64,
+}
+
+impl Ends {
+    #[inline(always)]
+    fn of(name: &str) -> Self {
+        let bytes = name.as_bytes();
+        let (first, last) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+            _ => match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+                (Some(first), Some(last)) => {
+                    (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into())
+                }
+                _ => (bytes.iter().fold(0, |all, &byte| all << 8 | u64::from(byte)), 0),
+            },
+        };
+        Self { length: bytes.len(), first, last }
     }
 }
