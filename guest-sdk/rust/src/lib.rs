@@ -155,9 +155,9 @@ pub use window::SlidingWindow;
 // So that what the macros expand to finds the crate from within as well.
 extern crate self as watchfire_rule;
 
-/// Microseconds of so many seconds: times and spans of the contract are in microseconds.
+/// Microseconds of so many seconds, to the nearest: times and spans of the contract are in microseconds.
 pub fn seconds(seconds: f64) -> i64 {
-    (seconds * 1e6) as i64
+    (seconds * 1e6).round() as i64
 }
 
 /// What most rules use.

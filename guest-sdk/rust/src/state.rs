@@ -327,23 +327,24 @@ impl<T: State> DeviceState<T> {
     /// Changes the state of a device that was loaded in place: it is stored again where it is another after.
     ///
     /// # Panics
-    /// Where it was not loaded: what it had stored would be lost.
+    /// Where it was not loaded, and changes: what it had stored would be lost.
     #[inline]
     pub fn update<R>(&mut self, device: Device, change: impl FnOnce(&mut T) -> R) -> R {
-        let bit = 1_u64 << (device as usize % PAGE);
-        match self.pages.get_mut(device as usize / PAGE) {
-            Some(Some(page)) if page.loaded & bit != 0 => {
-                let value = &mut page.values[device as usize % PAGE];
-                let before = *value;
-                let answer = change(value);
-                if page.dirty & bit == 0 && !State::same(value, &before) {
-                    page.dirty |= bit;
-                    self.dirty.push(device);
-                }
-                answer
+        let Some(Some(page)) = self.pages.get_mut(device as usize / PAGE) else { not_loaded(device) };
+        let value = &mut page.values[device as usize % PAGE];
+        let before = *value;
+        let answer = change(value);
+        if !State::same(value, &before) {
+            let bit = 1_u64 << (device as usize % PAGE);
+            if page.loaded & bit == 0 {
+                not_loaded(device);
             }
-            _ => not_loaded(device),
+            if page.dirty & bit == 0 {
+                page.dirty |= bit;
+                self.dirty.push(device);
+            }
         }
+        answer
     }
 
     /// The state of a device that was loaded, to be changed: it is stored again, changed or not.
