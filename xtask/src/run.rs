@@ -70,11 +70,19 @@ impl Workspace {
 
     /// The Rust workspaces beside the root one that there are.
     pub fn others(&self) -> Vec<PathBuf> {
-        ["guest-sdk/rust", "rules", "tests/guests", "examples/wind-farm/rules"]
-            .into_iter()
-            .map(|folder| self.root.join(folder))
-            .filter(|folder| folder.join("Cargo.toml").is_file())
-            .collect()
+        [
+            "guest-sdk/rust",
+            "guest-sdk/rust/samples/boiler-pressure",
+            "guest-sdk/rust/samples/limits-by-column",
+            "rules",
+            "tests/conformance/rust",
+            "tests/guests",
+            "examples/wind-farm/rules",
+        ]
+        .into_iter()
+        .map(|folder| self.root.join(folder))
+        .filter(|folder| folder.join("Cargo.toml").is_file())
+        .collect()
     }
 }
 

@@ -51,6 +51,19 @@ impl From<f64> for Value {
     }
 }
 
+/// Values are IEEE numbers: a count is exact up to 2^53.
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Number(value as f64)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(value: u32) -> Self {
+        Self::Number(value.into())
+    }
+}
+
 impl From<bool> for Value {
     fn from(value: bool) -> Self {
         Self::Boolean(value)

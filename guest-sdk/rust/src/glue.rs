@@ -1,13 +1,27 @@
 //! What [`crate::export_rule!`] expands to leans on this. Not for rules.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::thread::LocalKey;
 
-use crate::bindings::watchfire::rule::{config, log};
-use crate::{Rule, Subscription};
+use crate::bindings::watchfire::rule::{clock, config, log};
+use crate::{Rule, Subscription, Timestamp, device, effects};
 
 /// The place of the rule in its instance; empty before `start`, and after a callback that failed.
 pub type Place<R> = RefCell<Option<R>>;
+
+thread_local! {
+    /// The clock does not move within a callback: it is asked once.
+    static NOW: Cell<Option<Timestamp>> = const { Cell::new(None) };
+}
+
+/// The time of the log at this callback, in microseconds since the Unix epoch: the only clock there is.
+pub fn now() -> Timestamp {
+    NOW.get().unwrap_or_else(|| {
+        let now = clock::now();
+        NOW.set(Some(now));
+        now
+    })
+}
 
 /// Makes the rule from its parameters.
 pub fn make<R: Rule>() -> Result<(R, Subscription), String> {
@@ -30,14 +44,18 @@ pub fn call<R: Rule>(
     place: &'static LocalKey<Place<R>>,
     callback: impl FnOnce(&mut R) -> Result<(), String>,
 ) -> Result<(), String> {
+    NOW.set(None);
+    device::begin();
+    effects::begin();
     place.with_borrow_mut(|place| {
         let rule = match place {
             Some(rule) => rule,
             None => place.insert(make()?.0),
         };
         let answer = callback(rule);
-        if answer.is_err() {
-            *place = None;
+        match &answer {
+            Ok(()) => effects::hand_over(),
+            Err(_) => *place = None,
         }
         answer
     })
@@ -64,22 +82,22 @@ macro_rules! export_rule {
                     glue::start(&RULE).map(Into::into)
                 }
                 fn on_batch() -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_batch(&Batch::default()))
+                    glue::call(&RULE, |rule| Rule::on_batch(rule, &Batch::default()))
                 }
             }
             impl exports::timer_handler::Guest for Module {
                 fn on_timers(due: Vec<Timer>) -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_timers(&due))
+                    glue::call(&RULE, |rule| Rule::on_timers(rule, &due))
                 }
             }
             impl exports::silence_handler::Guest for Module {
                 fn on_silence(devices: Vec<exports::silence_handler::SilentDevice>) -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_silence(&devices))
+                    glue::call(&RULE, |rule| Rule::on_silence(rule, &devices))
                 }
             }
             impl exports::schedule_handler::Guest for Module {
                 fn on_schedule(name: String, at: Timestamp) -> Result<(), String> {
-                    glue::call(&RULE, |rule| rule.on_schedule(&name, at))
+                    glue::call(&RULE, |rule| Rule::on_schedule(rule, &name, at))
                 }
             }
             impl exports::state_migration::Guest for Module {

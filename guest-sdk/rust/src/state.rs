@@ -24,6 +24,15 @@ pub trait Field: Copy {
     fn put(self, bytes: &mut [u8]);
     /// Reads it from exactly [`Field::SIZE`] bytes.
     fn take(bytes: &[u8]) -> Self;
+    /// Whether both are the same bytes in state: NaN is the same as NaN, and -0 is not the same as 0.
+    #[inline]
+    fn same(self, other: Self) -> bool {
+        let mut both = vec![0; 2 * Self::SIZE];
+        let (own, others) = both.split_at_mut(Self::SIZE);
+        self.put(own);
+        other.put(others);
+        own == others
+    }
 }
 
 macro_rules! fields {
@@ -40,6 +49,10 @@ macro_rules! fields {
                 own.copy_from_slice(bytes);
                 Self::from_le_bytes(own)
             }
+            #[inline]
+            fn same(self, other: Self) -> bool {
+                self.to_le_bytes() == other.to_le_bytes()
+            }
         }
     )*};
 }
@@ -55,6 +68,46 @@ impl Field for bool {
     fn take(bytes: &[u8]) -> Self {
         bytes[0] != 0
     }
+    #[inline]
+    fn same(self, other: Self) -> bool {
+        self == other
+    }
+}
+
+/// Fixed arrays: one entry behind the other.
+impl<T: Field, const N: usize> Field for [T; N] {
+    const SIZE: usize = N * T::SIZE;
+    #[inline]
+    fn put(self, bytes: &mut [u8]) {
+        for (entry, own) in self.into_iter().zip(bytes.chunks_exact_mut(T::SIZE)) {
+            entry.put(own);
+        }
+    }
+    #[inline]
+    fn take(bytes: &[u8]) -> Self {
+        std::array::from_fn(|i| T::take(&bytes[i * T::SIZE..(i + 1) * T::SIZE]))
+    }
+    #[inline]
+    fn same(self, other: Self) -> bool {
+        self.into_iter().zip(other).all(|(own, other)| own.same(other))
+    }
+}
+
+/// State within state, as the helpers are: its fields, in their order.
+impl<T: State> Field for T {
+    const SIZE: usize = <T as State>::SIZE;
+    #[inline]
+    fn put(self, bytes: &mut [u8]) {
+        self.write(bytes);
+    }
+    #[inline]
+    fn take(bytes: &[u8]) -> Self {
+        Self::read(bytes)
+    }
+    #[inline]
+    fn same(self, other: Self) -> bool {
+        State::same(&self, &other)
+    }
 }
 
 /// What a rule keeps about one device in one slot. Made by [`crate::state!`]; the default is "nothing", and
@@ -66,19 +119,58 @@ pub trait State: Copy + Default + PartialEq {
     fn write(&self, bytes: &mut [u8]);
     /// Reads it from exactly [`State::SIZE`] bytes.
     fn read(bytes: &[u8]) -> Self;
+    /// Whether both are the same bytes. [`crate::state!`] compares field by field.
+    fn same(&self, other: &Self) -> bool {
+        bytes_of(self) == bytes_of(other)
+    }
+}
+
+/// The bytes that a state is kept as; none where it is nothing. What a migration gives back.
+pub fn bytes_of<T: State>(state: &T) -> Vec<u8> {
+    let mut bytes = vec![0; T::SIZE];
+    state.write(&mut bytes);
+    if is_nothing(&bytes) {
+        bytes.clear();
+    }
+    bytes
+}
+
+/// The state that a blob holds, if it has the size of one. What a migration reads its old state with.
+pub fn state_of<T: State>(blob: &[u8]) -> Option<T> {
+    (blob.len() == T::SIZE).then(|| T::read(blob))
+}
+
+/// Whether this is what is not stored: all zero.
+fn is_nothing(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// A rule that keeps nothing.
+impl State for () {
+    const SIZE: usize = 0;
+    fn write(&self, _: &mut [u8]) {}
+    fn read(_: &[u8]) -> Self {}
+    fn same(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// A struct of fields of fixed size, with its layout in state: fields in the order written, little-endian,
-/// without gaps. Changing it is a new `state_version`.
+/// without gaps. Changing it is a new `state_version`. A field is a number, a flag, an array of them, or a
+/// struct made by this macro, as the helpers of the crate are. All zero is "nothing", and is the default.
 ///
 /// ```
-/// use watchfire_rule::{State, state};
+/// use watchfire_rule::{Ewma, State, state};
 ///
 /// state! {
 ///     /// Mean so far.
 ///     pub struct Mean { mean: f64, count: u32 }
 /// }
+/// state! {
+///     struct All { usual: Ewma, last: [f64; 3], day: Mean }
+/// }
 /// assert_eq!(Mean::SIZE, 12);
+/// assert_eq!(All::SIZE, 24 + 24 + 12);
 /// ```
 #[macro_export]
 macro_rules! state {
@@ -86,9 +178,16 @@ macro_rules! state {
         $($(#[$field_meta:meta])* $field_visibility:vis $field:ident : $type:ty),* $(,)?
     }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
         $visibility struct $name {
             $($(#[$field_meta])* $field_visibility $field: $type),*
+        }
+        // Not derived: an array of more than 32 entries has no default of its own.
+        impl ::std::default::Default for $name {
+            #[inline]
+            fn default() -> Self {
+                <Self as $crate::State>::read(&[0; <Self as $crate::State>::SIZE])
+            }
         }
         impl $crate::State for $name {
             const SIZE: usize = 0 $(+ <$type as $crate::Field>::SIZE)*;
@@ -110,6 +209,10 @@ macro_rules! state {
                 )*
                 let _ = rest;
                 Self { $($field),* }
+            }
+            #[inline]
+            fn same(&self, other: &Self) -> bool {
+                true $(& <$type as $crate::Field>::same(self.$field, other.$field))*
             }
         }
     };
@@ -216,9 +319,32 @@ impl<T: State> DeviceState<T> {
     /// Changes the state of a device that was loaded.
     #[inline]
     pub fn set(&mut self, device: Device, value: T) {
-        if self.get(device) != value {
+        if !State::same(&self.get(device), &value) {
             *self.modify(device) = value;
         }
+    }
+
+    /// Changes the state of a device that was loaded in place: it is stored again where it is another after.
+    ///
+    /// # Panics
+    /// Where it was not loaded, and changes: what it had stored would be lost.
+    #[inline]
+    pub fn update<R>(&mut self, device: Device, change: impl FnOnce(&mut T) -> R) -> R {
+        let Some(Some(page)) = self.pages.get_mut(device as usize / PAGE) else { not_loaded(device) };
+        let value = &mut page.values[device as usize % PAGE];
+        let before = *value;
+        let answer = change(value);
+        if !State::same(value, &before) {
+            let bit = 1_u64 << (device as usize % PAGE);
+            if page.loaded & bit == 0 {
+                not_loaded(device);
+            }
+            if page.dirty & bit == 0 {
+                page.dirty |= bit;
+                self.dirty.push(device);
+            }
+        }
+        answer
     }
 
     /// The state of a device that was loaded, to be changed: it is stored again, changed or not.
@@ -236,7 +362,7 @@ impl<T: State> DeviceState<T> {
                 }
                 &mut page.values[device as usize % PAGE]
             }
-            _ => panic!("the state of device {device} was not loaded"),
+            _ => not_loaded(device),
         }
     }
 
@@ -254,12 +380,14 @@ impl<T: State> DeviceState<T> {
             page.dirty &= !bit;
             let value = page.values[device as usize % PAGE];
             let had = page.stored & bit != 0;
-            if value == T::default() {
+            let own = &mut data[at..at + T::SIZE];
+            value.write(own);
+            // By its bytes, not by `==`: -0 is no 0, and the next instance must find what this one had.
+            if is_nothing(own) {
                 lengths.push(0);
                 page.stored &= !bit;
                 self.occupied -= usize::from(had);
             } else {
-                value.write(&mut data[at..at + T::SIZE]);
                 at += T::SIZE;
                 lengths.push(T::SIZE as u32);
                 page.stored |= bit;
@@ -303,4 +431,9 @@ impl<T: State> DeviceState<T> {
     pub fn occupied(&self) -> usize {
         self.occupied
     }
+}
+
+#[cold]
+fn not_loaded(device: Device) -> ! {
+    panic!("the state of device {device} was not loaded")
 }

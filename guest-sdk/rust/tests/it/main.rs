@@ -1,0 +1,6 @@
+//! What of the SDK needs no host: layouts, helpers, parameters.
+
+mod helpers;
+mod migration;
+mod parameters;
+mod state;
