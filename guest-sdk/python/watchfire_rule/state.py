@@ -246,7 +246,8 @@ class States(Generic[S]):
         if self._callback is not running():
             self._begin()
         handles = set(handles)
-        if missing := handles - self._objects.keys():
+        # Of a dict: `- keys()` would go through all that is cached, not through those few.
+        if missing := handles.difference(self._objects):
             self._load(missing)
         self._given |= handles
         return self._objects
