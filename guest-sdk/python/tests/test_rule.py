@@ -191,7 +191,9 @@ class Registry(unittest.TestCase):
         play.batch(rows)
         self.assertEqual(names[:2], [("a", "lyon", "3"), ("b", "lyon", "3")])
         # The first alone, the second shows that all will be asked.
-        self.assertEqual([call for call in play.calls if "site" in call], ["attribute site of 1", "attribute site of 3"])
+        self.assertEqual(
+            [call for call in play.calls if "site" in call], ["attribute site of 1", "attribute site of 3"]
+        )
         play.calls.clear()
         play.batch(rows)
         self.assertNotIn("name", play.calls)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import contract
 from .contract import NAN, Value
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Devices(dict[int, "Device"]):
     """Device objects by handle, made when they are asked for."""
 
-    def __init__(self, make: Any):
+    def __init__(self, make: Callable[[int], Device]):
         super().__init__()
         self._make = make
 
@@ -29,7 +29,7 @@ class Instance:
     """One life of a rule object, from its `start` to its end or to a callback that failed. What is cached for it
     is not to be used in another."""
 
-    def __init__(self, make_device: Any):
+    def __init__(self, make_device: Callable[[int], Device]):
         self.devices = Devices(make_device)
 
 

@@ -94,12 +94,12 @@ def text(what: str, value: Any) -> str:
 def whole(what: str, value: Any) -> int:
     """A whole number of 64 bits, or an error that says what should be one."""
     try:
-        value = index(value)
+        number = index(value)
     except TypeError:
         raise TypeError(f"{what} is a whole number, not {value!r}") from None
-    if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"{what} has to fit 64 bits, which {value} does not")
-    return value
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(f"{what} has to fit 64 bits, which {number} does not")
+    return number
 
 
 def value_of(what: str, value: Any) -> Value:

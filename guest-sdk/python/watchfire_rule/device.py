@@ -102,9 +102,7 @@ def fetch(name: str, device: Device) -> Value | None:
     return device._attributes[name]
 
 
-def trigger(
-    handle: int, row: int | None, key: str, severity: str, summary: str, details: dict[str, Value]
-) -> None:
+def trigger(handle: int, row: int | None, key: str, severity: str, summary: str, details: dict[str, Value]) -> None:
     """Hands an alert over, once it is sure that it can be."""
     if severity not in SEVERITIES:
         raise ValueError(f"a severity is one of {', '.join(SEVERITIES)}, not {severity!r}")

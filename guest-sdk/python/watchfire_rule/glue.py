@@ -70,7 +70,9 @@ def rule_of(module: ModuleType) -> type[Rule]:
     leaves = [kind for kind in own if not any(other is not kind and issubclass(other, kind) for other in own)]
     if len(leaves) != 1:
         names = ", ".join(kind.__name__ for kind in leaves) or "none"
-        raise TypeError(f"{module.__name__}.py has one class that inherits Rule and that no other there inherits: {names}")
+        raise TypeError(
+            f"{module.__name__}.py has one class that inherits Rule and that no other there inherits: {names}"
+        )
     return leaves[0]
 
 
@@ -82,9 +84,9 @@ class Module:
         self.rule: Rule | None = None
         self.instance = Instance(Device)
         if not isinstance(getattr(kind, "name", None), str):
-            raise TypeError(f"{kind.__name__} has no name: name = \"...\" is what the module is called")
+            raise TypeError(f'{kind.__name__} has no name: name = "..." is what the module is called')
         hint = get_type_hints(kind).get("parameters")
-        self.parameters = hint if dataclasses.is_dataclass(hint) else None
+        self.parameters: type | None = hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
         if kind.schema is not None:
             self.schema = kind.schema
         else:

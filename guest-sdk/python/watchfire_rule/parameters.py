@@ -117,4 +117,5 @@ def _convert(where: str, hint: Any, value: Any) -> Any:
 
 def plain(document: str) -> dict[str, Any]:
     """The parameters of a rule without a dataclass for them."""
-    return json.loads(document)
+    given: dict[str, Any] = json.loads(document)
+    return given

@@ -4,9 +4,8 @@ and written back once a callback, only what changed."""
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 from struct import Struct, error as StructError
-from typing import TYPE_CHECKING, Any, Generic, Iterable, Iterator, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Callable, Generic, Iterable, Iterator, TypeVar, get_type_hints
 
 from . import contract
 from .callback import running
@@ -62,8 +61,8 @@ class Layout(Generic[S]):
         self.zeros = bytes(self.size)
         # One expression for all fields, nested ones too: a loop over them would cost more than they do.
         names["pack"] = self._struct.pack
-        self._pack = eval(f"lambda s: pack({', '.join(walked.reads)})", names)
-        self._make = eval(f"lambda v: {make}", names)
+        self._pack: Callable[[S], bytes] = eval(f"lambda s: pack({', '.join(walked.reads)})", names)
+        self._make: Callable[[tuple[Any, ...]], S] = eval(f"lambda v: {make}", names)
 
     def zero(self) -> S:
         """The state of a device of which nothing is kept."""
@@ -156,9 +155,7 @@ class _Walk:
             return f"list(v[{at}:{self.count}])"
         if dataclasses.is_dataclass(hint):
             return self.walk(hint, where, path)
-        raise TypeError(
-            f"{where} is a {hint!r}: a state is of float, int, bool, Array(n) and dataclasses of them"
-        )
+        raise TypeError(f"{where} is a {hint!r}: a state is of float, int, bool, Array(n) and dataclasses of them")
 
     @staticmethod
     def _check_default(field: dataclasses.Field[Any], where: str) -> None:
@@ -166,10 +163,14 @@ class _Walk:
             raise TypeError(f"{where} begins as {field.default!r}: a state begins as nothing, all zero")
 
 
-@cache
+_layouts: dict[type, Layout[Any]] = {}
+
+
 def layout(kind: type[S]) -> Layout[S]:
-    """The layout of a dataclass."""
-    return Layout(kind)
+    """The layout of a dataclass, made once."""
+    if kind not in _layouts:
+        _layouts[kind] = Layout(kind)
+    return _layouts[kind]
 
 
 def zero(kind: type[S]) -> S:

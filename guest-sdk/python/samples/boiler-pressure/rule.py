@@ -18,7 +18,9 @@ from watchfire_rule import (
 @dataclass
 class Parameters:
     high: float = parameter(12, unit="bar", description="Alert when the pressure is above.")
-    deadband: float = parameter(1, minimum=0, unit="bar", description="How far below the limit it has to come to clear.")
+    deadband: float = parameter(
+        1, minimum=0, unit="bar", description="How far below the limit it has to come to clear."
+    )
     hold: float = parameter(10, minimum=0, unit="s", description="How long it has to be above.")
 
 
