@@ -37,20 +37,17 @@ class LimitsByColumn(Rule):
     def on_batch(self, batch: Batch) -> None:
         deadband, severity = self.parameters.deadband, self.parameters.severity
         for metric, limit, states in self.watched:
-            column = batch.numbers(metric)
-            standing = states.rows(batch)
-            # What is over raises or goes on, what stands may end; all other rows are done with here.
-            rows = [
-                row
-                for row, (value, state) in enumerate(zip(column, standing))
-                if value > limit or state.alert and value <= limit - deadband
-            ]
-            # A row may change what the next one of the same device finds, so the state is looked at once more.
-            for row in rows:
-                value = column[row]
+            column, standing = batch.numbers(metric), states.rows(batch)
+            # Only devices that have an alert or get one matter, and they are few; all other rows are done with here.
+            matter = {handle for handle, state in zip(batch.handles, standing) if state.alert}
+            matter.update([batch.handles[row] for row in batch.above(metric, limit)])
+            if not matter:
+                continue
+            for row in [row for row, handle in enumerate(batch.handles) if handle in matter]:
+                value, state = column[row], standing[row]
                 if value > limit:
-                    standing[row].alert = True
+                    state.alert = True
                     batch.trigger(row, metric, severity, f"{metric} over its limit", value=value, limit=limit)
-                elif standing[row].alert:
-                    standing[row].alert = False
+                elif state.alert and value <= limit - deadband:
+                    state.alert = False
                     batch.clear(row, metric)
