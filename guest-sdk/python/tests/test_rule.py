@@ -1,5 +1,6 @@
 """What a rule sees and does, on both levels, and what is refused."""
 
+import json
 import math
 import operator
 import types
@@ -106,11 +107,16 @@ class PerDevice(unittest.TestCase):
         def divides(self: Rule, device: Device, reading: Reading, state: None) -> None:
             1 / 0
 
+        def elsewhere(self: Rule, device: Device, reading: Reading, state: None) -> None:
+            json.loads("{")
+
         def foreseen(self: Rule, device: Device, reading: Reading, state: None) -> None:
             raise RuleError("poison: 666")
 
         with self.assertRaisesRegex(RuleError, r"^ZeroDivisionError: .* \(test_rule.py:\d+ in divides\)$"):
             one(divides)
+        with self.assertRaisesRegex(RuleError, r"^JSONDecodeError: .* \(test_rule.py:\d+ in elsewhere\)$"):
+            one(elsewhere)
         with self.assertRaisesRegex(RuleError, "^poison: 666$"):
             one(foreseen)
 

@@ -98,6 +98,8 @@ class ComponentHost:
 
 contract.set_host(ComponentHost())
 _module = Module(rule_of(project))
+# Asked here, what is wrong with it fails the build, with a text; `describe` itself has no error to give.
+_manifest = _module.describe()
 
 
 def _answer(function: Any, *arguments: Any) -> Any:
@@ -109,10 +111,8 @@ def _answer(function: Any, *arguments: Any) -> Any:
 
 class Handler(exports.Handler):
     def describe(self) -> handler.Manifest:
-        manifest = _module.describe()
-        return handler.Manifest(
-            manifest.name, manifest.version, manifest.description, manifest.parameters, manifest.state_version, None
-        )
+        of = _manifest
+        return handler.Manifest(of.name, of.version, of.description, of.parameters, of.state_version, None)
 
     def start(self) -> handler.Subscription:
         wanted = _answer(_module.start)

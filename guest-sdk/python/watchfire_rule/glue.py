@@ -19,6 +19,9 @@ from .state import States, layout
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Where Python's own modules lie.
+_LIBRARY = str(getattr(dataclasses, "__file__", None) or "?").rpartition("/")[0] + "/"
+
 
 @dataclasses.dataclass
 class Manifest:
@@ -43,7 +46,8 @@ def told(error: BaseException) -> str:
         place, trace = "", error.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
-            if trace.tb_frame.f_globals.get("__package__") != __package__:
+            ours = trace.tb_frame.f_globals.get("__package__") == __package__
+            if not ours and not code.co_filename.startswith(_LIBRARY):
                 place = f" ({code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} in {code.co_name})"
             trace = trace.tb_next
         text += place
