@@ -1,130 +1,83 @@
 // The readings of a callback: one by one, or as columns.
 
-import { text } from './check.js';
 import { contract } from './contract.js';
-import { callback, row, setRow } from './callback.js';
-import { clear, deviceAt, devices, meet, placeOf, setGroup, trigger } from './device.js';
-import { derive, deriveColumn, drop, keepRows } from './effects.js';
+import { clear, deviceAt, devices, registry, setGroup, trigger } from './device.js';
+import { deriveColumn, keepRows } from './effects.js';
+import { NO_FLAG, NO_TEXT, flagsOf, handles, numbersOf, openColumns, reading, rows, textsOf, timesOfBatch } from './reading.js';
 import { hasMainState, mainState } from './state.js';
 
-/** The code of a text column for: no text. */
-export const NO_TEXT = 0xffff_ffff;
-/** The entry of a column of flags for: no flag. */
-export const NO_FLAG = 255;
-
-// Columns of the present batch, fetched when first asked for.
-let rows = 0;
-let handles = [];
-let times = null;
-let numberColumns = null;
-let textColumns = null;
-let flagColumns = null;
-
 function open() {
-  rows = contract.readings.rows();
-  handles = contract.readings.devices();
-  times = null;
-  numberColumns = Object.create(null);
-  textColumns = Object.create(null);
-  flagColumns = Object.create(null);
+  openColumns();
   setGroup(handles);
 }
 
-const timesOfBatch = () => (times ??= contract.readings.times());
-const fetchNumbers = (metric) => (numberColumns[text('a metric', metric)] = contract.readings.numbers(metric));
-const fetchTexts = (metric) => (textColumns[text('a metric', metric)] = contract.readings.texts(metric));
-const fetchFlags = (metric) => (flagColumns[text('a metric', metric)] = contract.readings.booleans(metric));
+const KINDS = {
+  number: { nothing: NaN, entries: numbersOf },
+  text: { nothing: NO_TEXT, entries: (metric) => textsOf(metric).codes },
+  boolean: { nothing: NO_FLAG, entries: flagsOf },
+};
 
-/** The reading of the present row. There is one object: it is not to be kept. */
-class Reading {
-  get time() {
-    return timesOfBatch()[row];
-  }
-
-  number(metric) {
-    const x = (numberColumns[metric] ?? fetchNumbers(metric))[row];
-    return x === x ? x : undefined;
-  }
-
-  text(metric) {
-    const column = textColumns[metric] ?? fetchTexts(metric);
-    const code = column.codes[row];
-    return code === NO_TEXT ? undefined : column.dictionary[code];
-  }
-
-  flag(metric) {
-    const flag = (flagColumns[metric] ?? fetchFlags(metric))[row];
-    return flag === NO_FLAG ? undefined : flag !== 0;
-  }
-
-  derive(metric, value) {
-    derive(metric, rows, row, value);
-  }
-
-  drop() {
-    drop(rows, row);
-  }
-}
-
-const reading = Object.freeze(new Reading());
-
-/** Which entries of which columns say that a row has one of the metrics; null: every row does. */
-function presence(metrics) {
-  if (metrics.length === 0) return null;
+/** The columns of the batch that have one of the metrics. */
+function subscribed(metrics) {
   const present = contract.readings.columns();
-  const columns = [];
-  for (const pattern of metrics) {
+  return metrics.flatMap((pattern) => {
     const prefix = pattern.endsWith('*') ? pattern.slice(0, -1) : null;
-    for (const { metric, kind } of present) {
-      if (prefix === null ? metric === pattern : metric.startsWith(prefix)) columns.push({ metric, kind });
-    }
-  }
-  return columns;
+    return present.filter(({ metric }) => (prefix === null ? metric === pattern : metric.startsWith(prefix)));
+  });
 }
 
-const entriesOf = ({ metric, kind }) => {
-  switch (kind) {
-    case 'number': return numberColumns[metric] ?? fetchNumbers(metric);
-    case 'text': return (textColumns[metric] ?? fetchTexts(metric)).codes;
-    default: return flagColumns[metric] ?? fetchFlags(metric);
+/** The rows that have one of the metrics, as pairs of a first one and one behind the last. */
+function rangesOf(metrics) {
+  if (metrics.length === 0) return [0, rows];
+  const columns = subscribed(metrics);
+  let missing = null;
+  for (const { metric, kind } of columns) {
+    const { nothing, entries } = KINDS[kind];
+    const column = entries(metric);
+    // It finds NaN too. Where all rows have the first metric, the others need not be fetched.
+    if (!column.includes(nothing)) return [0, rows];
+    const without = (row) => (column[row] !== column[row] || column[row] === nothing);
+    missing = (missing ?? [...column.keys()]).filter(without);
+    if (missing.length === 0) return [0, rows];
   }
-};
-const NOTHING = { number: NaN, text: NO_TEXT, boolean: NO_FLAG };
-
-const has = (column, at) => {
-  const x = entriesOf(column)[at];
-  return x === x && x !== NOTHING[column.kind];
-};
+  const ranges = [];
+  let from = 0;
+  for (const row of missing ?? [...handles.keys()]) {
+    if (row > from) ranges.push(from, row);
+    from = row + 1;
+  }
+  if (rows > from) ranges.push(from, rows);
+  return ranges;
+}
 
 /** Calls `onReading` for each row that has one of the metrics, in the order of the log. */
 export function eachReading(callbacks, metrics) {
   open();
-  const columns = presence(metrics);
-  if (columns !== null && columns.length === 0) return;
-  // Most rows have the first metric, and the others need not be fetched for those.
-  const first = columns === null ? handles : entriesOf(columns[0]);
-  const nothing = columns === null ? undefined : NOTHING[columns[0].kind];
-  const others = columns === null ? [] : columns.slice(1);
-  const states = hasMainState() ? mainState() : null;
-  for (let at = 0; at < rows; at++) {
-    const x = first[at];
-    if ((x !== x || x === nothing) && !others.some((column) => has(column, at))) continue;
-    const handle = handles[at];
-    const place = placeOf[handle] || meet(handle);
-    setRow(at);
-    if (states === null) {
-      callbacks.onReading(devices[place], reading, undefined);
-      continue;
+  const ranges = rangesOf(metrics);
+  for (let i = 0; i < ranges.length; i += 2) {
+    if (hasMainState()) {
+      const table = mainState();
+      table.layout.code.run(callbacks, reading, ranges[i], ranges[i + 1], handles, devices, registry, table);
+    } else {
+      run(callbacks, ranges[i], ranges[i + 1]);
     }
-    // As `States.of`, without a call.
-    const state = states.states[place] ?? states.load(place);
-    if (states.marks[place] !== callback) {
-      states.marks[place] = callback;
-      states.touched.push(place);
-    }
-    callbacks.onReading(devices[place], reading, state);
   }
-  setRow(null);
+}
+
+/** The same for a rule without state. */
+function run(callbacks, from, to) {
+  let { placeOf } = registry;
+  const own = handles;
+  for (let row = from; row < to; row++) {
+    const handle = own[row];
+    let device = devices[placeOf[handle]];
+    if (device == null) {
+      device = deviceAt(handle);
+      placeOf = registry.placeOf;
+    }
+    reading.row = row;
+    callbacks.onReading(device, reading, undefined);
+  }
 }
 
 function checkRow(row) {
@@ -155,15 +108,15 @@ class Batch {
   }
 
   numbers(metric) {
-    return numberColumns[metric] ?? fetchNumbers(metric);
+    return numbersOf(metric);
   }
 
   texts(metric) {
-    return textColumns[metric] ?? fetchTexts(metric);
+    return textsOf(metric);
   }
 
   flags(metric) {
-    return flagColumns[metric] ?? fetchFlags(metric);
+    return flagsOf(metric);
   }
 
   device(row) {
@@ -175,10 +128,7 @@ class Batch {
   }
 
   states() {
-    const table = mainState();
-    const list = [];
-    for (let at = 0; at < rows; at++) list.push(table.of(devices[placeOf[handles[at]] || meet(handles[at])]));
-    return list;
+    return mainState().ofHandles(handles);
   }
 
   trigger(row, key, severity, summary, details) {

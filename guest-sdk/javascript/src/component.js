@@ -5,6 +5,7 @@ import { eachReading, openBatch } from './batch.js';
 import { nextCallback } from './callback.js';
 import { deviceAt, devices, forgetDevices, setGroup } from './device.js';
 import { commit, resetEffects } from './effects.js';
+import { reading } from './reading.js';
 import { textOf } from './failure.js';
 import { begun, isRule } from './rule.js';
 import { closeTables, forgetStates, hasMainState, mainState, openTables, saveAll } from './state.js';
@@ -24,6 +25,7 @@ export function component(rule, imports) {
   // The host drops what a failed callback did, so that what was remembered of it is wrong: all is made anew.
   function forget() {
     running = null;
+    reading.row = null;
     forgetDevices();
     openTables(rule.manifest.stateVersion);
   }
@@ -47,6 +49,7 @@ export function component(rule, imports) {
       nextCallback();
       resetEffects(callbacks.onTimer !== undefined);
       run(callbacks);
+      reading.row = null;
       saveAll();
       commit();
       setGroup([]);

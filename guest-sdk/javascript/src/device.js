@@ -2,7 +2,8 @@
 
 import { micros, text, value, wholeNumber } from './check.js';
 import { contract } from './contract.js';
-import { callback, row } from './callback.js';
+import { reading } from './reading.js';
+import { callback } from './callback.js';
 import { changeTimer } from './effects.js';
 import { mainState } from './state.js';
 
@@ -10,14 +11,17 @@ const LARGEST_U32 = 0xffff_ffff;
 const SEVERITIES = ['info', 'warning', 'minor', 'major', 'critical'];
 
 /** The devices that were met, from place 1. State is kept by place too: handles may be few of very many. */
-export let devices = [null];
+export const devices = [null];
 /** The place of a handle; 0: not met. */
-export let placeOf = new Int32Array(256);
+export const registry = { placeOf: new Int32Array(256) };
 
 /** Devices that the callback is about. What is asked about one of them is soon asked about the others. */
 let group = [];
 /** The same, by place. */
 let members = null;
+/** By place, the group that it was counted in last. */
+const countedIn = [0];
+let groups = 0;
 
 export function setGroup(handles) {
   group = handles;
@@ -28,11 +32,12 @@ export function setGroup(handles) {
 export function groupPlaces() {
   if (members === null) {
     members = [];
-    const seen = new Set();
+    groups += 1;
     for (let i = 0; i < group.length; i++) {
-      if (seen.has(group[i])) continue;
-      seen.add(group[i]);
-      members.push(placeOf[group[i]] || meet(group[i]));
+      const place = registry.placeOf[group[i]] || meet(group[i]);
+      if (countedIn[place] === groups) continue;
+      countedIn[place] = groups;
+      members.push(place);
     }
   }
   return members;
@@ -40,25 +45,27 @@ export function groupPlaces() {
 
 /** Gives a device that was not met before its place. */
 export function meet(handle) {
-  if (handle >= placeOf.length) {
-    let length = placeOf.length;
+  if (handle >= registry.placeOf.length) {
+    let length = registry.placeOf.length;
     while (length <= handle) length *= 2;
     const grown = new Int32Array(length);
-    grown.set(placeOf);
-    placeOf = grown;
+    grown.set(registry.placeOf);
+    registry.placeOf = grown;
   }
   const place = devices.length;
-  placeOf[handle] = place;
+  registry.placeOf[handle] = place;
   devices.push(new Device(handle, place));
+  countedIn.push(0);
   return place;
 }
 
-export const deviceAt = (handle) => devices[placeOf[handle] || meet(handle)];
+export const deviceAt = (handle) => devices[registry.placeOf[handle] || meet(handle)];
 
 /** Forgets all devices, and so all that is kept by place. */
 export function forgetDevices() {
-  devices = [null];
-  placeOf.fill(0);
+  devices.length = 1;
+  countedIn.length = 1;
+  registry.placeOf.fill(0);
   setGroup([]);
   forgetRegistry();
 }
@@ -137,7 +144,6 @@ export class Device {
   constructor(handle, place) {
     this.handle = handle;
     this.place = place;
-    Object.preventExtensions(this);
   }
 
   get name() {
@@ -164,11 +170,11 @@ export class Device {
   }
 
   trigger(key, severity, summary, details) {
-    trigger(this, key, severity, summary, details, row);
+    trigger(this, key, severity, summary, details, reading.row);
   }
 
   clear(key) {
-    clear(this, key, row);
+    clear(this, key, reading.row);
   }
 
   setTimer(tag, at) {

@@ -4,7 +4,7 @@ import { micros, shown, text, value } from './check.js';
 import { contract } from './contract.js';
 
 /** Values of derived columns, by metric. */
-let derived = null;
+export let derived = {};
 /** What is kept of the batch; null: all. */
 let mask = null;
 let emitted = [];
@@ -13,7 +13,7 @@ let timers = new Map();
 let hearsTimers = false;
 
 export function resetEffects(withTimers) {
-  derived = null;
+  derived = Object.create(null);
   mask = null;
   if (emitted.length > 0) emitted = [];
   if (timers.size > 0) timers = new Map();
@@ -28,21 +28,21 @@ export function emit(device, metric, x, time) {
   emitted.push({ device, time: micros(`the time of emitted ${metric}`, time), metric, value: value(`emitted ${metric}`, x) });
 }
 
-/** Sets one value of a derived column. */
-export function derive(metric, rows, row, x) {
-  if (derived === null) derived = Object.create(null);
-  let column = derived[metric];
-  if (column === undefined) column = derived[text('the name of a derived metric', metric)] = new Float64Array(rows).fill(NaN);
-  if (typeof x === 'number') column[row] = x;
-  else if (x == null) column[row] = NaN;
-  else throw new Error(`derived ${metric} is ${shown(x)}, a number is needed`);
+/** A derived column without values. */
+export function newColumn(metric, rows) {
+  return (derived[text('the name of a derived metric', metric)] = new Float64Array(rows).fill(NaN));
+}
+
+/** What is derived where it is no number: none is no value. */
+export function numberOrNone(metric, x) {
+  if (x == null) return NaN;
+  throw new Error(`derived ${metric} is ${shown(x)}, a number is needed`);
 }
 
 /** Sets a whole derived column. */
 export function deriveColumn(metric, rows, values) {
   text('the name of a derived metric', metric);
   if (values?.length !== rows) throw new Error(`derived ${metric} has ${values?.length} values, the batch has ${rows} rows`);
-  if (derived === null) derived = Object.create(null);
   if (values instanceof Float64Array) {
     derived[metric] = values;
     return;
@@ -50,9 +50,7 @@ export function deriveColumn(metric, rows, values) {
   const column = new Float64Array(rows);
   for (let i = 0; i < rows; i++) {
     const x = values[i];
-    if (typeof x === 'number') column[i] = x;
-    else if (x == null) column[i] = NaN;
-    else throw new Error(`derived ${metric} has ${shown(x)}, numbers are needed`);
+    column[i] = typeof x === 'number' ? x : numberOrNone(metric, x);
   }
   derived[metric] = column;
 }
@@ -78,7 +76,7 @@ export function changeTimer(change, timer) {
 
 /** Hands over what was collected. */
 export function commit() {
-  if (derived !== null) for (const metric of Object.keys(derived)) contract.output.derive(metric, derived[metric]);
+  for (const metric of Object.keys(derived)) contract.output.derive(metric, derived[metric]);
   if (mask !== null) contract.output.keep(mask);
   if (emitted.length > 0) contract.output.emit(emitted);
   if (timers.size > 0) {

@@ -54,126 +54,187 @@ function flatten(fields, what, path, into) {
   }
 }
 
-const ZERO = { number: '0', integer: '0', flag: 'false' };
+/** A number of a field, in a variable of its own: reading a member costs more than a variable. */
+const variable = ({ at }) => `v${at}`;
+const each = (length, code) => `for (let i = 0; i < ${length}; i++) ${code}`;
 
-const same = ({ kind, of, at, length }) => {
-  if (kind === 'numbers') return `equal(${of}, old, b + ${at}, ${length})`;
-  return kind === 'flag' ? `+${of} === old[b + ${at}]` : `${of} === old[b + ${at}]`;
+// What is generated for a field, by its kind: `of` is the member (s.ewma.mean), `at` the index of its number among
+// the numbers of a state, `offset` that of its bytes among the bytes.
+const KINDS = {
+  number: {
+    initial: () => '0',
+    same: ({ of, at }) => `${of} === old[b + ${at}]`,
+    check: (field) => `if (${variable(field)} !== +${variable(field)}) number(${label(field)}, ${variable(field)});`,
+    remember: (field) => `old[b + ${field.at}] = ${variable(field)};`,
+    isZero: (field) => `${variable(field)} === 0`,
+    put: (field) => `view.setFloat64(at + ${field.offset}, ${variable(field)}, true);`,
+    take: ({ of, offset }) => `${of} = view.getFloat64(at + ${offset}, true);`,
+  },
+  integer: {
+    initial: () => '0',
+    same: ({ of, at }) => `${of} === old[b + ${at}]`,
+    check: (field) => `if (${variable(field)} !== (${variable(field)} | 0)) whole(${label(field)}, ${variable(field)});`,
+    remember: (field) => `old[b + ${field.at}] = ${variable(field)};`,
+    isZero: (field) => `${variable(field)} === 0`,
+    // Two halves: a BigInt is an allocation. The bits of the lower one wrap as they should, also below zero.
+    put: (field) => `view.setUint32(at + ${field.offset}, ${variable(field)}, true); view.setInt32(at + ${field.offset + 4}, Math.floor(${variable(field)} / 4294967296), true);`,
+    take: ({ of, offset }) => `${of} = view.getInt32(at + ${offset + 4}, true) * 4294967296 + view.getUint32(at + ${offset}, true);`,
+  },
+  flag: {
+    initial: () => 'false',
+    same: ({ of, at }) => `+${of} === old[b + ${at}]`,
+    check: (field) => `if (${variable(field)} !== true && ${variable(field)} !== false) flag(${label(field)}, ${variable(field)});`,
+    remember: (field) => `old[b + ${field.at}] = +${variable(field)};`,
+    isZero: (field) => `!${variable(field)}`,
+    put: (field) => `view.setUint8(at + ${field.offset}, +${variable(field)});`,
+    take: ({ of, offset }) => `${of} = view.getUint8(at + ${offset}) !== 0;`,
+  },
+  numbers: {
+    initial: ({ length }) => `new Float64Array(${length})`,
+    same: ({ of, at, length }) => `equal(${of}, old, b + ${at}, ${length})`,
+    check: (field) => `list(${label(field)}, ${variable(field)}, ${field.length});`,
+    remember: (field) => each(field.length, `old[b + ${field.at} + i] = ${variable(field)}[i];`),
+    isZero: (field) => `zero(${variable(field)}, ${field.length})`,
+    put: (field) => each(field.length, `view.setFloat64(at + ${field.offset} + 8 * i, ${variable(field)}[i], true);`),
+    take: ({ of, offset, length }) => each(length, `${of}[i] = view.getFloat64(at + ${offset} + 8 * i, true);`),
+  },
 };
-const check = ({ kind, of, label, length }) => {
-  const wrong = `refuse(${JSON.stringify(label)}, ${of}, `;
-  switch (kind) {
-    case 'number': return `if (typeof ${of} !== 'number') ${wrong}'a number');`;
-    case 'integer': return `if (!Number.isSafeInteger(${of})) ${wrong}'a whole number');`;
-    case 'flag': return `if (typeof ${of} !== 'boolean') ${wrong}'true or false');`;
-    default: return `if (!listed(${of}, ${length})) ${wrong}'a list of ${length} numbers');`;
-  }
-};
-const remember = ({ kind, of, at, length }) => {
-  if (kind === 'numbers') return `for (let i = 0; i < ${length}; i++) old[b + ${at} + i] = ${of}[i];`;
-  return `old[b + ${at}] = ${kind === 'flag' ? '+' : ''}${of};`;
-};
-const put = ({ kind, of, offset, length }) => {
-  const at = `at + ${offset}`;
-  switch (kind) {
-    case 'number': return `view.setFloat64(${at}, ${of}, true);`;
-    // Two halves: a BigInt is an allocation. Bits of the lower one wrap as they should, also below zero.
-    case 'integer': return `view.setUint32(${at}, ${of} >>> 0, true); view.setInt32(${at} + 4, Math.floor(${of} / 4294967296), true);`;
-    case 'flag': return `view.setUint8(${at}, +${of});`;
-    default: return `for (let i = 0; i < ${length}; i++) view.setFloat64(${at} + 8 * i, ${of}[i], true);`;
-  }
-};
-const take = ({ kind, of, offset, length }) => {
-  const at = `at + ${offset}`;
-  switch (kind) {
-    case 'number': return `${of} = view.getFloat64(${at}, true);`;
-    case 'integer': return `${of} = view.getInt32(${at} + 4, true) * 4294967296 + view.getUint32(${at}, true);`;
-    case 'flag': return `${of} = view.getUint8(${at}) !== 0;`;
-    default: return `for (let i = 0; i < ${length}; i++) ${of}[i] = view.getFloat64(${at} + 8 * i, true);`;
-  }
-};
-const isZero = ({ kind, of, length }) => {
-  if (kind === 'numbers') return `zero(${of}, ${length})`;
-  return kind === 'flag' ? `!${of}` : `${of} === 0`;
+const label = (field) => JSON.stringify(field.label);
+
+/** What generated code calls. */
+const HELP = {
+  equal(list, old, from, length) {
+    if (list.length !== length) return false;
+    for (let i = 0; i < length; i++) if (list[i] !== old[from + i]) return false;
+    return true;
+  },
+  zero(list, length) {
+    for (let i = 0; i < length; i++) if (list[i] !== 0) return false;
+    return true;
+  },
+  // Called where a quick test fails: NaN is a number all the same, and a whole number may have more than 32 bits.
+  number(label, value) {
+    if (typeof value !== 'number') refuse(label, value, 'a number');
+  },
+  whole(label, value) {
+    if (!Number.isSafeInteger(value)) refuse(label, value, 'a whole number');
+  },
+  flag(label, value) {
+    refuse(label, value, 'true or false');
+  },
+  list(label, value, length) {
+    if (value?.length !== length) refuse(label, value, `a list of ${length} numbers`);
+    for (let i = 0; i < length; i++) if (typeof value[i] !== 'number') refuse(label, value, `a list of ${length} numbers`);
+  },
 };
 
-function equal(list, old, from, length) {
-  if (list.length !== length) return false;
-  for (let i = 0; i < length; i++) if (list[i] !== old[from + i]) return false;
-  return true;
-}
-function zero(list, length) {
-  for (let i = 0; i < length; i++) if (list[i] !== 0) return false;
-  return true;
-}
-function listed(list, length) {
-  if (list?.length !== length) return false;
-  for (let i = 0; i < length; i++) if (typeof list[i] !== 'number') return false;
-  return true;
-}
 function refuse(label, value, needed) {
   throw new Error(`${label} is ${shown(value)}, ${needed} is needed`);
 }
 
 function generate({ leaves, objects, size, width }) {
-  const each = (write, separator = '\n') => leaves.map(write).join(separator);
+  const all = (what, separator = '\n') => leaves.map((field) => KINDS[field.kind][what](field)).join(separator);
   const parts = objects.map(({ variable, of }) => `const ${variable} = ${of};`).join('\n');
   const made = objects.map(({ variable, of }, i) => `const ${variable} = ${of} = new classes[${i}]();`).join('\n');
-  const initial = ({ kind, of, length }) => `${of} = ${kind === 'numbers' ? `new Float64Array(${length})` : ZERO[kind]};`;
+  const initial = leaves.map((field) => `${field.of} = ${KINDS[field.kind].initial(field)};`).join('\n');
+  const values = leaves.map((field) => `const ${variable(field)} = ${field.of};`).join('\n');
   const sealed = ['s', ...objects.map((object) => object.variable)].map((s) => `Object.preventExtensions(${s});`).join('\n');
+  const markChanged = (handle) => `if (dirty[place] === 0) {
+        dirty[place] = 1;
+        changed[count] = place;
+        owners[count++] = ${handle};
+      }`;
   const code = `'use strict';
+const { equal, zero, number, whole, flag, list } = help;
 return {
   // Nothing kept. A member that was not declared is refused, not lost.
   create() {
     const s = {};
     ${made}
-    ${each(initial)}
+    ${initial}
     ${sealed}
     return s;
   },
   read(s, view, at) {
     ${parts}
-    ${each(take)}
-  },
-  write(s, view, at) {
-    ${parts}
-    ${each(check)}
-    ${each(put)}
-  },
-  isNothing(s) {
-    ${parts}
-    return ${each(isZero, ' && ')};
+    ${all('take')}
   },
   remember(s, old, b) {
     ${parts}
-    ${each(remember)}
+    ${values}
+    ${all('remember')}
   },
-  // Writes what changed of the states at these places, and says whose and how long.
-  save(places, states, old, stored, devices, view, handles, lengths) {
-    let at = 0;
-    for (let n = 0; n < places.length; n++) {
-      const place = places[n], s = states[place], b = place * ${width};
+  // Calls onReading for rows, and notes which states changed.
+  run(callbacks, reading, from, to, handles, devices, registry, table) {
+    const { states, old, dirty, changed, owners } = table;
+    let { count } = table;
+    let { placeOf } = registry;
+    for (let row = from; row < to; row++) {
+      const handle = handles[row];
+      let place = placeOf[handle];
+      let s = states[place];
+      if (s == null) {
+        s = table.meet(handle);
+        placeOf = registry.placeOf;
+        place = placeOf[handle];
+      }
+      reading.row = row;
+      callbacks.onReading(devices[place], reading, s);
+      const b = place * ${width};
       ${parts}
-      if (${each(same, ' && ')}) continue;
-      ${each(check)}
-      ${each(remember)}
-      if (${each(isZero, ' && ')}) {
+      if (${all('same', ' && ')}) continue;
+      ${markChanged('handle')}
+    }
+    table.count = count;
+  },
+  // Notes which states changed of those that were asked for.
+  compare(devices, table) {
+    const { states, old, dirty, changed, owners, touched } = table;
+    let { count } = table;
+    for (let n = 0; n < touched.length; n++) {
+      const place = touched[n], s = states[place], b = place * ${width};
+      ${parts}
+      if (${all('same', ' && ')}) continue;
+      ${markChanged('devices[place].handle')}
+    }
+    table.count = count;
+  },
+  // Writes the states that changed, and says how many bytes. The first 'count' owners are those whose they are,
+  // and 'empty' is which of them have none any more.
+  write(table, view, empty) {
+    const { states, old, dirty, stored, changed, owners, count: last } = table;
+    let at = 0, count = 0;
+    for (let n = 0; n < last; n++) {
+      const place = changed[n], s = states[place], b = place * ${width};
+      ${parts}
+      ${values}
+      ${all('check')}
+      ${all('remember')}
+      dirty[place] = 0;
+      if (${all('isZero', ' && ')}) {
         if (stored[place] === 0) continue;
         stored[place] = 0;
-        handles.push(devices[place].handle);
-        lengths.push(0);
-        continue;
+        empty[empty.length] = count;
+      } else {
+        ${all('put')}
+        at += ${size};
+        stored[place] = 1;
       }
-      ${each(put)}
-      at += ${size};
-      stored[place] = 1;
-      handles.push(devices[place].handle);
-      lengths.push(${size});
+      owners[count++] = owners[n];
     }
+    table.count = count;
     return at;
   },
+  // The same for one.
+  put(s, view, at) {
+    ${parts}
+    ${values}
+    ${all('check')}
+    ${all('put')}
+    return ${all('isZero', ' && ')};
+  },
 };`;
-  return new Function('classes', 'equal', 'zero', 'listed', 'refuse', code)(objects.map((o) => o.class), equal, zero, listed, refuse);
+  return new Function('classes', 'help', code)(objects.map((object) => object.class), HELP);
 }
 
 /** What `layout` gives: to read and write blobs, as `migrate` needs it. */
@@ -206,8 +267,8 @@ export class Layout {
     const state = this.code.create();
     assign(state, members);
     const blob = new Uint8Array(this.size);
-    this.code.write(state, new DataView(blob.buffer), 0);
-    return this.code.isNothing(state) ? new Uint8Array(0) : blob;
+    const isNothing = this.code.put(state, new DataView(blob.buffer), 0);
+    return isNothing ? new Uint8Array(0) : blob;
   }
 }
 

@@ -3,25 +3,35 @@
 import { wholeNumber } from './check.js';
 import { contract } from './contract.js';
 import { callback } from './callback.js';
-import { devices, groupPlaces } from './device.js';
+import { deviceAt, devices, groupPlaces, registry } from './device.js';
 import { Layout } from './layout.js';
 
-/** The states of one slot, by place of the device. */
+/** The states of one slot, by place of the device. Plain arrays: the interpreter is slow with others. */
 export class States {
   constructor(slot, layout) {
     this.slot = slot;
     this.layout = layout;
-    /** Null: not loaded. */
+    this.view = new DataView(new ArrayBuffer(64 * layout.size));
+    this.forget();
+  }
+
+  forget() {
+    /** Null: not loaded. Place 0 is nobody's. */
     this.states = [null];
     /** What the host has, as numbers. */
-    this.old = new Float64Array(64 * layout.width);
+    this.old = new Array(this.layout.width).fill(0);
     /** 1: the host has a blob. */
-    this.stored = new Uint8Array(64);
-    /** The callback that met it last. */
-    this.marks = new Int32Array(64);
-    /** Places met in this callback. */
+    this.stored = [0];
+    /** The callback that asked for it last. */
+    this.marks = [0];
+    /** 1: it is among those that changed. */
+    this.dirty = [0];
+    /** Places that were asked for in this callback. */
     this.touched = [];
-    this.view = new DataView(new ArrayBuffer(64 * layout.size));
+    /** Places whose state changed in this callback, and their handles: so many of the entries. */
+    this.count = 0;
+    this.changed = [];
+    this.owners = [];
   }
 
   /** The state of a device, to be changed. */
@@ -35,67 +45,94 @@ export class States {
     return state;
   }
 
+  /** The state of a handle that may not have been met. */
+  meet(handle) {
+    return this.load(deviceAt(handle).place);
+  }
+
+  /** The states of the devices of a batch, each as often as it comes. */
+  ofHandles(handles) {
+    const { states, marks, touched } = this;
+    const list = [];
+    let { placeOf } = registry;
+    for (let row = 0; row < handles.length; row++) {
+      const handle = handles[row];
+      let place = placeOf[handle];
+      let state = states[place];
+      if (state == null) {
+        state = this.meet(handle);
+        placeOf = registry.placeOf;
+        place = placeOf[handle];
+      }
+      if (marks[place] !== callback) {
+        marks[place] = callback;
+        touched[touched.length] = place;
+      }
+      list[row] = state;
+    }
+    return list;
+  }
+
   /** Loads the state of a device, and of all of its group that were not loaded. */
   load(wanted) {
-    const { states, layout } = this;
+    const { states, layout, old, stored, marks, dirty } = this;
     // It meets devices that were not met before.
     const group = groupPlaces();
-    while (states.length < devices.length) states.push(null);
-    const missing = group.filter((place) => states[place] === null);
-    if (!missing.includes(wanted)) missing.push(wanted);
-    this.grow(devices.length);
-    const blobs = contract.state.load(this.slot, missing.map((place) => devices[place].handle));
-    const { data, lengths } = blobs;
+    while (states.length < devices.length) {
+      states.push(null);
+      stored.push(0);
+      marks.push(0);
+      dirty.push(0);
+      for (let i = 0; i < layout.width; i++) old.push(0);
+    }
+    const missing = [];
+    const handles = [];
+    const want = (place) => {
+      if (states[place] !== null) return;
+      // Loaded soon; until then it only must not be null.
+      states[place] = layout.code.create();
+      missing.push(place);
+      handles.push(devices[place].handle);
+    };
+    want(wanted);
+    for (let i = 0; i < group.length; i++) want(group[i]);
+    const { data, lengths } = contract.state.load(this.slot, handles);
     const view = new DataView(data.buffer, data.byteOffset, data.length);
     let at = 0;
     for (let i = 0; i < missing.length; i++) {
+      const length = lengths[i];
+      if (length === 0) continue;
       const place = missing[i];
-      const state = layout.create();
+      stored[place] = 1;
       // A blob of another size is of another layout, which migration should have taken care of.
-      if (lengths[i] === layout.size) layout.code.read(state, view, at);
-      layout.code.remember(state, this.old, place * layout.width);
-      this.stored[place] = lengths[i] > 0 ? 1 : 0;
-      states[place] = state;
-      at += lengths[i];
+      if (length === layout.size) {
+        layout.code.read(states[place], view, at);
+        layout.code.remember(states[place], old, place * layout.width);
+      }
+      at += length;
     }
     return states[wanted];
   }
 
-  grow(places) {
-    let length = this.stored.length;
-    if (places <= length) return;
-    while (length < places) length *= 2;
-    const grown = (list, size) => {
-      const larger = new list.constructor(size);
-      larger.set(list);
-      return larger;
-    };
-    this.old = grown(this.old, length * this.layout.width);
-    this.stored = grown(this.stored, length);
-    this.marks = grown(this.marks, length);
-  }
-
   /** Stores what changed in this callback. */
   save() {
-    const { touched, layout } = this;
-    if (touched.length === 0) return;
-    if (this.view.byteLength < touched.length * layout.size) {
-      this.view = new DataView(new ArrayBuffer(2 * touched.length * layout.size));
+    const { layout } = this;
+    if (this.touched.length > 0) {
+      layout.code.compare(devices, this);
+      this.touched.length = 0;
     }
-    const handles = [];
-    const lengths = [];
-    const bytes = layout.code.save(touched, this.states, this.old, this.stored, devices, this.view, handles, lengths);
-    this.touched = [];
-    if (handles.length > 0) {
-      contract.state.store(this.slot, handles, { lengths, data: new Uint8Array(this.view.buffer, 0, bytes) });
+    if (this.count === 0) return;
+    if (this.view.byteLength < this.count * layout.size) {
+      this.view = new DataView(new ArrayBuffer(2 * this.count * layout.size));
     }
-  }
-
-  /** How many states are here. */
-  forget() {
-    this.states = [null];
-    this.marks.fill(0);
-    this.touched = [];
+    const empty = [];
+    const bytes = layout.code.write(this, this.view, empty);
+    const { count } = this;
+    this.count = 0;
+    if (count === 0) return;
+    const lengths = new Uint32Array(count).fill(layout.size);
+    for (const n of empty) lengths[n] = 0;
+    contract.state.store(this.slot, this.owners.slice(0, count), { lengths, data: new Uint8Array(this.view.buffer, 0, bytes) });
   }
 }
 
