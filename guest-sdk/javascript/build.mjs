@@ -134,7 +134,10 @@ async function build(folder, out) {
   const { component } = await componentize({
     witPath: join(sdk, 'wit'),
     world: 'full-rule',
-    jsSource: `${chunk.code}\nglobalThis.setSources(${JSON.stringify(sourcesOf(chunk, project))});\ndelete globalThis.setSources;\n`,
+    jsSource: `${chunk.code}
+globalThis.setSources(${JSON.stringify(sourcesOf(chunk, project))});
+delete globalThis.setSources;
+`,
     sync: true,
     stubWasi: true,
   });

@@ -2,7 +2,8 @@
 
 /** A value as part of a message, cut where it is long. */
 export function shown(value) {
-  const text = typeof value === 'string' ? JSON.stringify(value) : String(value?.constructor === Object ? JSON.stringify(value) : value);
+  const json = typeof value === 'string' || value?.constructor === Object;
+  const text = json ? JSON.stringify(value) : String(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 

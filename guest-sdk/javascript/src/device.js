@@ -178,12 +178,15 @@ export class Device {
   }
 
   setTimer(tag, at) {
-    const timer = { device: this.handle, tag: wholeNumber('the tag of a timer', tag, LARGEST_U32), at: micros('the time of a timer', at) };
-    changeTimer('set', timer);
+    changeTimer('set', this.#timer(tag, micros('the time of a timer', at)));
   }
 
   cancelTimer(tag) {
-    changeTimer('cancel', { device: this.handle, tag: wholeNumber('the tag of a timer', tag, LARGEST_U32), at: 0 });
+    changeTimer('cancel', this.#timer(tag, 0));
+  }
+
+  #timer(tag, at) {
+    return { device: this.handle, tag: wholeNumber('the tag of a timer', tag, LARGEST_U32), at };
   }
 }
 

@@ -77,8 +77,13 @@ const KINDS = {
     remember: (field) => `old[b + ${field.at}] = ${variable(field)};`,
     isZero: (field) => `${variable(field)} === 0`,
     // Two halves: a BigInt is an allocation. The bits of the lower one wrap as they should, also below zero.
-    put: (field) => `view.setUint32(at + ${field.offset}, ${variable(field)}, true); view.setInt32(at + ${field.offset + 4}, Math.floor(${variable(field)} / 4294967296), true);`,
-    take: ({ of, offset }) => `${of} = view.getInt32(at + ${offset + 4}, true) * 4294967296 + view.getUint32(at + ${offset}, true);`,
+    put(field) {
+      const v = variable(field);
+      const high = `${v} === (${v} | 0) ? ${v} >> 31 : Math.floor(${v} / 4294967296)`;
+      return `view.setUint32(at + ${field.offset}, ${v}, true); view.setInt32(at + ${field.offset + 4}, ${high}, true);`;
+    },
+    take: ({ of, offset }) =>
+      `${of} = view.getInt32(at + ${offset + 4}, true) * 4294967296 + view.getUint32(at + ${offset}, true);`,
   },
   flag: {
     initial: () => 'false',

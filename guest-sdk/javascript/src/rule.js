@@ -77,7 +77,9 @@ function subscription({ metrics = [], silence, schedules = [], onSilence, onSche
 function silenceOf(silence) {
   if (silence === undefined) return { tag: 'off' };
   if (silence === 'registry') return { tag: 'registry' };
-  if (typeof silence !== 'object' || silence === null) throw new Error(`silence is ${shown(silence)}: 'registry' or { after: MICROSECONDS }`);
+  if (typeof silence !== 'object' || silence === null) {
+    throw new Error(`silence is ${shown(silence)}: 'registry' or { after: MICROSECONDS }`);
+  }
   members('silence', silence, ['after']);
   const after = micros('silence.after', silence.after);
   if (after <= 0) throw new Error(`silence.after is ${after}, which is no span`);
