@@ -62,7 +62,7 @@ async function bundle(project) {
       throw new Error(warning.message);
     },
   });
-  const { output } = await built.generate({ format: 'esm', sourcemap: 'hidden', minify: false });
+  const { output } = await built.generate({ dir: project, format: 'esm', sourcemap: 'hidden', minify: false });
   await built.close();
   const [chunk] = output.filter((file) => file.type === 'chunk');
   return chunk;
@@ -102,7 +102,7 @@ function sourcesOf({ map }, project) {
 
 /** The name of a file of the rule; undefined for those of the SDK, of packages, and for the entry. */
 function nameOf(source, project) {
-  const path = resolve(process.cwd(), source);
+  const path = resolve(project, source);
   const inside = (folder) => !relative(folder, path).startsWith('..');
   const ofSdk = inside(join(sdk, 'src')) || path === join(sdk, 'index.js');
   if (source.includes('\0') || ofSdk || !inside(project)) return undefined;

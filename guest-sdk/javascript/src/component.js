@@ -8,13 +8,14 @@ import { commit, resetEffects } from './effects.js';
 import { reading } from './reading.js';
 import { textOf } from './failure.js';
 import { begun, isRule } from './rule.js';
-import { closeTables, forgetStates, hasMainState, mainState, openTables, saveAll } from './state.js';
+import { bytesOfStates, closeTables, forgetStates, hasMainState, mainState, openTables, saveAll } from './state.js';
 
 /**
- * Devices that are remembered. What an instance remembers is a cache, and its memory is limited: beyond, all
- * are forgotten, and met again.
+ * Bytes that devices and their states may take, roughly. What an instance remembers is a cache, and its memory
+ * is limited, to 64 MiB where a deployment says nothing else: beyond, all are forgotten, and met again.
  */
-const MOST_DEVICES = 30_000;
+const MOST_BYTES = 32 << 20;
+const BYTES_OF_A_DEVICE = 150;
 
 /** The exports of a component for a rule, over the interfaces of the contract. */
 export function component(rule, imports) {
@@ -53,7 +54,7 @@ export function component(rule, imports) {
       saveAll();
       commit();
       setGroup([]);
-      if (devices.length > MOST_DEVICES) {
+      if (devices.length * (BYTES_OF_A_DEVICE + bytesOfStates()) > MOST_BYTES) {
         forgetStates();
         forgetDevices();
       }

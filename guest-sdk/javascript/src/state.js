@@ -168,6 +168,13 @@ export function saveAll() {
   for (let i = 0; i < tables.length; i++) tables[i].save();
 }
 
+/** What the states of one device take in memory, roughly. */
+export function bytesOfStates() {
+  let bytes = 0;
+  for (let i = 0; i < tables.length; i++) bytes += 100 + 16 * tables[i].layout.width;
+  return bytes;
+}
+
 export function forgetStates() {
   for (const table of tables) table.forget();
 }
