@@ -43,7 +43,8 @@ pub fn lint(workspace: &Workspace) -> Result<()> {
 pub fn wit_sync(workspace: &Workspace, check: bool) -> Result<String> {
     let source = workspace.root.join("wit");
     let mut copied = 0;
-    for copy in ["guest-sdk/rust/wit"] {
+    for language in ["rust", "python", "javascript", "go", "c"] {
+        let copy = format!("guest-sdk/{language}/wit");
         let copy = workspace.root.join(copy);
         if !copy.parent().is_some_and(Path::is_dir) {
             continue;

@@ -4,6 +4,7 @@
 mod build;
 mod checks;
 mod fuzz;
+mod languages;
 mod licences;
 mod run;
 mod setup;

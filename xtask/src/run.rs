@@ -68,6 +68,11 @@ impl Workspace {
         self.target.join("services")
     }
 
+    /// Where the tools of languages are fetched to.
+    pub fn languages(&self) -> PathBuf {
+        self.target.join("languages")
+    }
+
     /// The Rust workspaces beside the root one that there are.
     pub fn others(&self) -> Vec<PathBuf> {
         [

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{Workspace, run as shell};
-use crate::{build, setup};
+use crate::{build, languages, setup};
 
 /// Skips that are allowed where CI=true, by the name that the test gives.
 const ALLOWED_SKIPS: &[&str] = &[
@@ -28,6 +28,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
         .args(workspace.features())
         .env("WATCHFIRE_SKIPS", &skips)
         .env("WATCHFIRE_SERVICES", workspace.services())
+        .env("WATCHFIRE_CACHE", workspace.languages())
         .env("WATCHFIRE_RULES", &components);
     shell(root.args(filter))?;
     for folder in workspace.others() {
@@ -36,7 +37,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<String> {
             shell(other.arg("test").env("WATCHFIRE_SKIPS", &skips).args(filter))?;
         }
     }
-    let cases = scenarios(workspace, &components)?;
+    let cases = scenarios(workspace, &components)? + languages::run_all(workspace, &skips)?;
     let mut skipped = BTreeMap::new();
     for entry in std::fs::read_dir(&skips)? {
         let path = entry?.path();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use crate::component::{ComponentError, from_core};
+use crate::component::{ComponentError, Core, from_core};
 
 /// What rules in Rust are compiled for: a bare machine, so that nothing of WASI is imported.
 pub const TARGET: &str = "wasm32-unknown-unknown";
@@ -64,7 +64,7 @@ pub fn build_rust_rules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BuildEr
     for package in packages {
         let path = target.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
         let core = fs::read(&path).map_err(|source| BuildError::File { path: path.clone(), source })?;
-        let component = from_core(&core, None).map_err(|source| BuildError::Component { path, source })?;
+        let component = from_core(&Core { module: &core, ..Core::default() }).map_err(|source| BuildError::Component { path, source })?;
         built.push((package, component));
     }
     Ok(built)

@@ -21,11 +21,22 @@ pub enum ComponentError {
     Encode(String),
 }
 
-/// The component of a core module. Modules made with `wit-bindgen` carry what they import and export with
-/// them (`wit` is `None`); others are given a folder of WIT and the world that they implement.
-pub fn from_core(core: &[u8], wit: Option<(&Path, &str)>) -> Result<Vec<u8>, ComponentError> {
-    let mut module = core.to_vec();
-    if let Some((folder, world)) = wit {
+/// A core module, and what makes a component of it.
+#[derive(Clone, Copy, Default)]
+pub struct Core<'a> {
+    /// The module.
+    pub module: &'a [u8],
+    /// A folder of WIT and the world that the module implements. Modules made with `wit-bindgen` carry what they import
+    /// and export with them: `None`.
+    pub wit: Option<(&'a Path, &'a str)>,
+    /// A module that stands in for one that the core imports, by the name of that.
+    pub adapter: Option<(&'a str, &'a [u8])>,
+}
+
+/// The component of a core module.
+pub fn from_core(core: &Core<'_>) -> Result<Vec<u8>, ComponentError> {
+    let mut module = core.module.to_vec();
+    if let Some((folder, world)) = core.wit {
         let unreadable = |reason: String| ComponentError::Wit { place: folder.display().to_string(), reason };
         let mut resolve = Resolve::default();
         let (package, _) = resolve.push_path(folder).map_err(|error| unreadable(format!("{error:#}")))?;
@@ -35,6 +46,12 @@ pub fn from_core(core: &[u8], wit: Option<(&Path, &str)>) -> Result<Vec<u8>, Com
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
             .map_err(|error| ComponentError::Encode(format!("{error:#}")))?;
     }
-    let encode = || ComponentEncoder::default().validate(true).module(&module)?.encode();
+    let encode = || {
+        let mut encoder = ComponentEncoder::default().validate(true).module(&module)?;
+        if let Some((name, adapter)) = core.adapter {
+            encoder = encoder.adapter(name, adapter)?;
+        }
+        encoder.encode()
+    };
     encode().map_err(|error| ComponentError::Encode(format!("{error:#}")))
 }

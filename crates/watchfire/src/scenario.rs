@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use watchfire_host::build;
 use watchfire_scenario::{Case, run as run_cases};
+
+use crate::project;
 
 /// Which rule.
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,7 @@ pub struct Options {
 pub fn run(options: Options, json: bool) -> Result<()> {
     let component = match &options.module {
         Some(file) => std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?,
-        None => build::build_rust_rule(&options.folder)?,
+        None => project::component(&options.folder)?,
     };
     let folder = options.folder.join("cases");
     let mut files: Vec<_> = std::fs::read_dir(&folder)
@@ -33,6 +34,11 @@ pub fn run(options: Options, json: bool) -> Result<()> {
     files.sort();
     let mut cases = Vec::new();
     for file in &files {
+        // Written down before the runner can express it.
+        if file.to_string_lossy().contains(".pending.") {
+            eprintln!("{} is passed over: it is pending", file.display());
+            continue;
+        }
         let text =
             std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
         cases.push(Case::from_yaml(&text, &file.display().to_string())?);

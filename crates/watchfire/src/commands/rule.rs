@@ -238,10 +238,10 @@ pub(super) async fn find(
         true => {
             output.progress(&format!("building {what}"));
             let folder = PathBuf::from(path);
-            // Cargo runs for seconds to minutes.
-            let built = tokio::task::spawn_blocking(move || watchfire_host::build::build_rust_rule(&folder));
+            // A compiler runs for seconds to minutes.
+            let built = tokio::task::spawn_blocking(move || crate::project::component(&folder));
             match built.await {
-                Ok(built) => built.map_err(|error| ClientError::Failed(explain(&error)))?,
+                Ok(built) => built.map_err(|error| ClientError::Failed(format!("{error:#}")))?,
                 Err(error) => return Err(ClientError::Failed(format!("the build ended early: {error}"))),
             }
         }

@@ -43,13 +43,39 @@ fn a_new_project_builds_and_passes_its_cases_anywhere() {
     assert!(tested.status.success() && said(&tested).contains("2 of 2 cases passed"), "{}", said(&tested));
 
     // A case that is wrong fails, and says what is different.
-    let case = folder.path().join("too-hot/cases/stays-quiet.yaml");
-    let text = std::fs::read_to_string(&case).unwrap();
-    let wrong = "expect:\n  - { at: 5s, trigger: { device: press-1, key: high, severity: major } }";
-    std::fs::write(&case, text.replace("expect: []", wrong)).unwrap();
+    let wrong = "name: wrong\ntimeline: [{ at: 1s, readings: { boiler-1: { pressure: 1 } } }]\nexpect:\n  - { at: 5s, trigger: { device: boiler-1, key: pressure } }";
+    std::fs::write(folder.path().join("too-hot/cases/stays-quiet.yaml"), wrong).unwrap();
     let tested = run(&["rule", "test", "--module", "too-hot.wasm"], "too-hot");
     assert_eq!(tested.status.code(), Some(1));
     assert!(said(&tested).contains("stays-quiet.yaml") && said(&tested).contains("5s"), "{}", said(&tested));
+}
+
+#[test]
+fn a_new_project_in_every_language_builds_and_passes_its_cases() {
+    for (language, tool) in
+        [("python", "python3"), ("javascript", "node"), ("typescript", "node"), ("go", "go"), ("c", "python3")]
+    {
+        let there = std::process::Command::new(tool).arg("version").output().map(drop).map_err(|_| {
+            watchfire_services::Failure::Missing(format!("there is no {tool}: rules in {language} need it"))
+        });
+        if watchfire_services::or_skip(&format!("rule-new-{language}"), there).is_none() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let run = |arguments: &[&str], below: &str| {
+            let mut command = watchfire();
+            // What is fetched stays for the next run.
+            let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("languages");
+            command.env("WATCHFIRE_CACHE", std::env::var_os("WATCHFIRE_CACHE").unwrap_or(cache.into()));
+            command.args(arguments).current_dir(folder.path().join(below)).output().unwrap()
+        };
+        let made = run(&["rule", "new", "too-hot", "--language", language], "");
+        assert!(made.status.success(), "{}", said(&made));
+        let tested = run(&["rule", "test"], "too-hot");
+        assert!(tested.status.success() && said(&tested).contains("2 of 2 cases passed"), "{language}: {}", said(&tested));
+        let text = std::fs::read_to_string(folder.path().join("too-hot/README.md")).unwrap();
+        assert!(text.contains("too-hot.wasm") && !text.contains("{{"), "{text}");
+    }
 }
 
 #[test]
