@@ -7,7 +7,7 @@ import "watchfire/rule"
 type Parameters struct {
 	High     float64 `default:"12" min:"0" max:"400" unit:"bar" doc:"The highest pressure that is allowed."`
 	Deadband float64 `default:"0.5" min:"0" unit:"bar" doc:"How far below it counts as over."`
-	Hold     float64 `default:"10" min:"0" max:"86400" unit:"s" doc:"How long it may be too high."`
+	Hold     float64 `default:"10" min:"0" unit:"s" doc:"How long it may be too high."`
 }
 
 // State is what is kept for each boiler.
@@ -32,8 +32,8 @@ func (boiler *BoilerPressure) OnReading(device rule.Device, reading *rule.Readin
 	case tooLong:
 		// Said again with each reading: it keeps the values of the alert current.
 		state.Raised = true
-		device.Trigger("pressure", rule.Critical, "pressure is too high",
-			rule.Number("value", pressure), rule.Number("limit", boiler.High))
+		device.Trigger("pressure", rule.Critical, "the pressure is too high",
+			rule.Number("pressure", pressure), rule.Number("limit", boiler.High))
 	case state.Raised && !state.Limit.Active:
 		state.Raised = false
 		device.Clear("pressure")
@@ -46,7 +46,7 @@ func init() {
 		rule.Manifest{
 			Name:         "boiler-pressure",
 			Version:      "0.1.0",
-			Description:  "A pressure that is above its limit for some time.",
+			Description:  "The pressure of a boiler was above its limit for some time.",
 			StateVersion: 1,
 		},
 		func(parameters Parameters) (rule.Rule, rule.Subscription, error) {

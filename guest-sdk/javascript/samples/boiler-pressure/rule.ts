@@ -5,11 +5,11 @@ import { Debounce, Hysteresis, defineRule, seconds } from 'watchfire-rule';
 export default defineRule({
   name: 'boiler-pressure',
   version: '0.1.0',
-  description: 'Alerts while the pressure of a boiler is too high, once it was for some time.',
+  description: 'The pressure of a boiler was above its limit for some time.',
   parameters: {
-    high: { type: 'number', default: 12, unit: 'bar', description: 'Alert above it.' },
+    high: { type: 'number', default: 12, minimum: 0, maximum: 400, unit: 'bar', description: 'Alert above it.' },
     deadband: { type: 'number', default: 0.5, minimum: 0, unit: 'bar', description: 'How far below it clears.' },
-    hold: { type: 'number', default: 30, minimum: 0, unit: 's', description: 'For how long it must be above.' },
+    hold: { type: 'number', default: 10, minimum: 0, unit: 's', description: 'For how long it must be above.' },
   },
   state: { level: Hysteresis, above: Debounce, raised: 'flag' },
 
@@ -25,7 +25,7 @@ export default defineRule({
         if (held) {
           // With each reading: that keeps the values of the alert current.
           state.raised = true;
-          device.trigger('pressure', 'critical', 'boiler pressure is too high', { pressure, limit: high });
+          device.trigger('pressure', 'critical', 'the pressure is too high', { pressure, limit: high });
         } else if (state.raised && !state.level.active) {
           state.raised = false;
           device.clear('pressure');

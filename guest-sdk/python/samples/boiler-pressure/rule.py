@@ -17,11 +17,13 @@ from watchfire_rule import (
 
 @dataclass
 class Parameters:
-    high: float = parameter(12, unit="bar", description="Alert when the pressure is above.")
-    deadband: float = parameter(
-        1, minimum=0, unit="bar", description="How far below the limit it has to come to clear."
+    high: float = parameter(
+        12, minimum=0, maximum=400, unit="bar", description="Alert when the pressure is above."
     )
-    hold: float = parameter(10, minimum=0, unit="s", description="How long it has to be above.")
+    deadband: float = parameter(
+        0.5, minimum=0, unit="bar", description="How far below the limit it has to come to clear."
+    )
+    hold: float = parameter(10, minimum=0, unit="s", description="For how long it must be above.")
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class Pressure:
 
 
 class BoilerPressure(Rule):
-    """Alerts when the pressure of a device stays above its limit; clears once it is back by the deadband."""
+    """The pressure of a boiler was above its limit for some time."""
 
     name = "boiler-pressure"
     version = "0.1.0"
@@ -51,7 +53,8 @@ class BoilerPressure(Rule):
         state.over.update(pressure, high, high - self.parameters.deadband)
         if state.held.update(state.over.active, reading.time, self.hold):
             state.raised = True
-            device.trigger("pressure", "major", "pressure over the limit", value=pressure, limit=high)
+            # Said again with each reading: it keeps the values of the alert current.
+            device.trigger("pressure", "critical", "the pressure is too high", pressure=pressure, limit=high)
         elif state.raised and not state.over.active:
             state.raised = False
             device.clear("pressure")
