@@ -154,12 +154,12 @@ fn each_command_of_the_readme_does_what_it_says() {
         match command {
             "watchfire alert ls" => {
                 lists += 1;
-                shell.look_for(block, &["hot-press", "press-0042", "active"]);
+                shell.look_for(block, &["boiler-pressure", "boiler-0042", "active"]);
             }
             "watchfire alert ls --all" => {
                 lists += 1;
-                shell.look_for(block, &["hot-press", "press-0042", "resolved", "anonymous"]);
-                assert!(!shell.run("watchfire alert ls\n").contains("press-0042"));
+                shell.look_for(block, &["boiler-pressure", "boiler-0042", "resolved", "anonymous"]);
+                assert!(!shell.run("watchfire alert ls\n").contains("boiler-0042"));
             }
             _ => {
                 let text = shell.run(block);
