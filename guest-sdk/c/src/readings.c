@@ -134,30 +134,35 @@ static bool matches(const char *pattern, const char *name)
     return strcmp(pattern, name) == 0;
 }
 
-static void mark_numbers(uint8_t *mask, uint32_t count, const double *numbers)
+// Each marks the rows that have a value, and says how many have no mark yet.
+static uint32_t mark_numbers(uint8_t *mask, uint32_t count, const double *numbers)
 {
-    for (uint32_t row = 0; row < count; row++)
+    uint32_t left = 0;
+    for (uint32_t row = 0; row < count; row++) {
         mask[row] |= numbers[row] == numbers[row];
+        left += !mask[row];
+    }
+    return left;
 }
 
-static void mark_flags(uint8_t *mask, uint32_t count, const uint8_t *flags)
+static uint32_t mark_flags(uint8_t *mask, uint32_t count, const uint8_t *flags)
 {
-    for (uint32_t row = 0; row < count; row++)
+    uint32_t left = 0;
+    for (uint32_t row = 0; row < count; row++) {
         mask[row] |= flags[row] <= 1;
+        left += !mask[row];
+    }
+    return left;
 }
 
-static void mark_texts(uint8_t *mask, uint32_t count, const wf_texts *column)
+static uint32_t mark_texts(uint8_t *mask, uint32_t count, const wf_texts *column)
 {
-    for (uint32_t row = 0; row < count; row++)
+    uint32_t left = 0;
+    for (uint32_t row = 0; row < count; row++) {
         mask[row] |= column->codes[row] != WF_NO_TEXT;
-}
-
-static bool all_marked(const uint8_t *mask, uint32_t count)
-{
-    uint8_t all = 1;
-    for (uint32_t row = 0; row < count; row++)
-        all &= mask[row];
-    return all == 1;
+        left += !mask[row];
+    }
+    return left;
 }
 
 struct search {
@@ -191,8 +196,8 @@ static const uint8_t *wanted(uint32_t count)
     memset(mask, 0, count);
     watchfire_rule_readings_list_column_t list;
     watchfire_rule_readings_columns(&list);
-    bool all = false;
-    for (size_t i = 0; i < list.len && !all; i++) {
+    uint32_t left = count;
+    for (size_t i = 0; i < list.len && left > 0; i++) {
         struct search search = {wf_text_from_host(list.ptr[i].metric), NULL};
         wf_each_metric(compare, &search);
         if (!search.found)
@@ -203,18 +208,17 @@ static const uint8_t *wanted(uint32_t count)
         const wf_batch batch = {count, wf_callback.batch};
         switch (list.ptr[i].kind) {
         case WATCHFIRE_RULE_READINGS_KIND_NUMBER:
-            mark_numbers(mask, count, wf_numbers(&batch, metric));
+            left = mark_numbers(mask, count, wf_numbers(&batch, metric));
             break;
         case WATCHFIRE_RULE_READINGS_KIND_BOOLEAN:
-            mark_flags(mask, count, wf_flags(&batch, metric));
+            left = mark_flags(mask, count, wf_flags(&batch, metric));
             break;
         default:
-            mark_texts(mask, count, wf_texts_of(&batch, metric));
+            left = mark_texts(mask, count, wf_texts_of(&batch, metric));
         }
-        all = all_marked(mask, count);
     }
     watchfire_rule_readings_list_column_free(&list);
-    return all ? NULL : mask;
+    return left == 0 ? NULL : mask;
 }
 
 wf_status wf_each_reading(void)

@@ -248,8 +248,10 @@ bool exports_watchfire_rule_handler_on_batch(full_rule_string_t *error)
 bool exports_watchfire_rule_timer_handler_on_timers(exports_watchfire_rule_timer_handler_list_timer_t *due,
                                                     full_rule_string_t *error)
 {
-    if (!begin())
+    if (!begin()) {
+        exports_watchfire_rule_timer_handler_list_timer_free(due);
         return tell(error);
+    }
     wf_device *devices = wf_arena_take(&wf_callback_arena, due->len * sizeof *devices);
     for (size_t i = 0; i < due->len; i++)
         devices[i] = due->ptr[i].device;
@@ -264,8 +266,10 @@ bool exports_watchfire_rule_timer_handler_on_timers(exports_watchfire_rule_timer
 bool exports_watchfire_rule_silence_handler_on_silence(
     exports_watchfire_rule_silence_handler_list_silent_device_t *silent, full_rule_string_t *error)
 {
-    if (!begin())
+    if (!begin()) {
+        exports_watchfire_rule_silence_handler_list_silent_device_free(silent);
         return tell(error);
+    }
     wf_device *devices = wf_arena_take(&wf_callback_arena, silent->len * sizeof *devices);
     for (size_t i = 0; i < silent->len; i++)
         devices[i] = silent->ptr[i].device;
@@ -282,8 +286,10 @@ bool exports_watchfire_rule_silence_handler_on_silence(
 bool exports_watchfire_rule_schedule_handler_on_schedule(full_rule_string_t *name, int64_t at,
                                                          full_rule_string_t *error)
 {
-    if (!begin())
+    if (!begin()) {
+        full_rule_string_free(name);
         return tell(error);
+    }
     wf_status status = rule.on_schedule ? rule.on_schedule(wf_text_from_host(*name), at) : WF_OK;
     full_rule_string_free(name);
     return end(status, error);
@@ -296,6 +302,7 @@ bool exports_watchfire_rule_state_migration_migrate(uint32_t old_version, uint32
 {
     wf_callback.failed = false;
     if (!watchfire_rule.migrate) {
+        exports_watchfire_rule_state_migration_blobs_free(states);
         wf_fail("state of version %u cannot be taken over", (unsigned)old_version);
         return tell(error);
     }
