@@ -302,7 +302,7 @@ bool exports_watchfire_rule_state_migration_migrate(uint32_t old_version, uint32
 {
     wf_callback.failed = false;
     if (!watchfire_rule.migrate) {
-        exports_watchfire_rule_state_migration_blobs_free(states);
+        watchfire_rule_types_blobs_free(states);
         wf_fail("state of version %u cannot be taken over", (unsigned)old_version);
         return tell(error);
     }
@@ -327,7 +327,7 @@ bool exports_watchfire_rule_state_migration_migrate(uint32_t old_version, uint32
         migrated->data.len += answer.count;
     }
     free(answer.bytes);
-    exports_watchfire_rule_state_migration_blobs_free(states);
+    watchfire_rule_types_blobs_free(states);
     if (status == WF_OK && !wf_callback.failed)
         return true;
     free(migrated->lengths.ptr);

@@ -170,7 +170,7 @@ static void load(wf_slot *slot, wf_device *devices, size_t count)
         }
         blob += length;
     }
-    watchfire_rule_state_blobs_free(&blobs);
+    watchfire_rule_types_blobs_free(&blobs);
 }
 
 static size_t miss(wf_slot *slot, wf_device device, size_t missing)

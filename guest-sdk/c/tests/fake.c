@@ -407,7 +407,7 @@ void watchfire_rule_state_store(uint32_t slot, watchfire_rule_state_list_device_
     note("\n");
 }
 
-void watchfire_rule_state_blobs_free(watchfire_rule_state_blobs_t *list)
+void watchfire_rule_types_blobs_free(watchfire_rule_types_blobs_t *list)
 {
     free(list->lengths.ptr);
     free(list->data.ptr);
@@ -557,10 +557,4 @@ const char *fake_migrate(uint32_t old_version, uint32_t slot, const char *hex, c
     free(to.lengths.ptr);
     free(to.data.ptr);
     return NULL;
-}
-
-void exports_watchfire_rule_state_migration_blobs_free(exports_watchfire_rule_state_migration_blobs_t *list)
-{
-    free(list->lengths.ptr);
-    free(list->data.ptr);
 }
