@@ -98,4 +98,9 @@ __attribute__((__export_name__("cabi_realloc"))) void *cabi_realloc(void *memory
         grown[bytes] = 0;
     return grown;
 }
+
+// The bindings refer to an object file that would bring the types of the contract. The build embeds them by itself.
+void __component_type_object_force_link_full_rule(void)
+{
+}
 #endif
