@@ -7,7 +7,7 @@
               .description = "The pressure is high above it.")                                     \
     PARAMETER(number, deadband, .number = 0.5, .range = {0, INFINITY}, .unit = "bar",              \
               .description = "It is high until it is lower than the limit by this much.")          \
-    PARAMETER(number, hold, .number = 30, .range = {0, 86400}, .unit = "s",                        \
+    PARAMETER(number, hold, .number = 10, .range = {0, INFINITY}, .unit = "s",                        \
               .description = "It must have been high for this long.")
 WF_PARAMETERS(parameters, PARAMETERS)
 
@@ -31,7 +31,9 @@ static wf_status on_reading(wf_device device, const wf_reading *reading, void *m
                                    (wf_time)(parameters.hold * WF_SECOND));
     if (held) {
         state->raised = true;
-        wf_trigger(device, "pressure", WF_MAJOR, "pressure is high", "value", bar, "limit", parameters.high);
+        // Said again with each reading: it keeps the values of the alert current.
+        wf_trigger(device, "pressure", WF_CRITICAL, "the pressure is too high", "pressure", bar, "limit",
+                   parameters.high);
     } else if (state->raised && !state->high.active) {
         state->raised = false;
         wf_clear(device, "pressure");
@@ -42,7 +44,7 @@ static wf_status on_reading(wf_device device, const wf_reading *reading, void *m
 const wf_rule watchfire_rule = {
     .name = "boiler-pressure",
     .version = "0.1.0",
-    .description = "Alerts when the pressure of a boiler has been high for some time.",
+    .description = "The pressure of a boiler was above its limit for some time.",
     .parameters = WF_PARAMETERS_OF(parameters),
     .state = WF_LAYOUT(state),
     .state_version = 1,
