@@ -3,4 +3,4 @@
 package rule
 
 // The exports of the component, which call what this package puts into package callbacks.
-import _ "watchfire/rule/internal/bindings/wit_exports"
+import _ "watchfire/rule/internal/exports/wit_exports"

@@ -8,16 +8,16 @@ import (
 	witRuntime "go.bytecodealliance.org/pkg/wit/runtime"
 	wit "go.bytecodealliance.org/pkg/wit/types"
 
-	"watchfire/rule/internal/bindings/watchfire_rule_alerts"
-	"watchfire/rule/internal/bindings/watchfire_rule_clock"
-	"watchfire/rule/internal/bindings/watchfire_rule_config"
-	"watchfire/rule/internal/bindings/watchfire_rule_devices"
-	"watchfire/rule/internal/bindings/watchfire_rule_log"
-	"watchfire/rule/internal/bindings/watchfire_rule_output"
-	"watchfire/rule/internal/bindings/watchfire_rule_readings"
-	"watchfire/rule/internal/bindings/watchfire_rule_state"
-	"watchfire/rule/internal/bindings/watchfire_rule_timers"
-	"watchfire/rule/internal/bindings/watchfire_rule_types"
+	"watchfire/rule/internal/imports/watchfire_rule_alerts"
+	"watchfire/rule/internal/imports/watchfire_rule_clock"
+	"watchfire/rule/internal/imports/watchfire_rule_config"
+	"watchfire/rule/internal/imports/watchfire_rule_devices"
+	"watchfire/rule/internal/imports/watchfire_rule_log"
+	"watchfire/rule/internal/imports/watchfire_rule_output"
+	"watchfire/rule/internal/imports/watchfire_rule_readings"
+	"watchfire/rule/internal/imports/watchfire_rule_state"
+	"watchfire/rule/internal/imports/watchfire_rule_timers"
+	"watchfire/rule/internal/imports/watchfire_rule_types"
 )
 
 // Component says whether this is a component.

@@ -4,10 +4,10 @@ package export_watchfire_rule_silence_handler
 import (
 	wit "go.bytecodealliance.org/pkg/wit/types"
 
-	"watchfire/rule/internal/bindings/watchfire_rule_silence_handler"
 	"watchfire/rule/internal/callbacks"
 	"watchfire/rule/internal/exports"
 	"watchfire/rule/internal/host"
+	"watchfire/rule/internal/imports/watchfire_rule_silence_handler"
 )
 
 // OnSilence is the export on-silence.

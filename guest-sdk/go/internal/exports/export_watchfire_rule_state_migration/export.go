@@ -4,10 +4,10 @@ package export_watchfire_rule_state_migration
 import (
 	wit "go.bytecodealliance.org/pkg/wit/types"
 
-	"watchfire/rule/internal/bindings/watchfire_rule_types"
 	"watchfire/rule/internal/callbacks"
 	"watchfire/rule/internal/exports"
 	"watchfire/rule/internal/host"
+	"watchfire/rule/internal/imports/watchfire_rule_types"
 )
 
 // Migrate is the export migrate.
