@@ -84,6 +84,11 @@ pub trait Lane: Send + Sync + 'static {
         without: &BTreeSet<Row>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Whether [`Lane::open`] asks the service itself: who then gets a place has reached it.
+    fn asks(&self) -> bool {
+        true
+    }
+
     /// How long the service asked to be left alone, with the failure that came last; the next attempt waits for that
     /// long at least.
     fn pause(&self) -> Option<Duration> {

@@ -198,8 +198,8 @@ impl<L: Lane> Driver<L> {
     async fn run(mut self) {
         loop {
             let Ok(after) = self.open().await else { break };
-            // Not every service is asked where it is: one that was down before a start may be down still.
-            let reached = !self.waits(after);
+            // One that is not asked, and was down before a start, may be down still.
+            let reached = self.lane.asks() || !self.waits(after);
             self.passed(after, reached).await;
             match self.follow(after).await {
                 Again::Reopen => {}

@@ -175,7 +175,8 @@ impl Partition {
             return self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
         };
         let Found { good, poison, rest } = self.search(here, rule, &call, &rows, &failure);
-        if good.is_empty() && poison.is_empty() {
+        // Where it fails on all of them it is not the rows: they stay together.
+        if good.is_empty() {
             return self.skip(here, rule, &call, Some(&rows), failure, out);
         }
         for (row, failure) in poison {
@@ -189,9 +190,6 @@ impl Partition {
             );
             let failure = CallFailure::new(failure.kind, message);
             self.skip(here, rule, &call, Some(&rows.pick(&rest)), failure, out);
-        }
-        if good.is_empty() {
-            return;
         }
         let good = Arc::new(rows.pick(&good));
         let call = Call { rows: Some(good.clone()), ..call };

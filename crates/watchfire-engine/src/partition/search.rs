@@ -30,6 +30,9 @@ const ROWS: usize = 32;
 /// All tries of a search have so many times the time of one call.
 const TIMES: u64 = 4;
 
+/// So many rows at fault in front of any that is not: it fails on everything.
+const NONE_GOOD: usize = 8;
+
 /// A try has this part of the time that a call has, where it is time that a call took too much of ...
 const SHARE: u64 = 8;
 
@@ -89,7 +92,8 @@ impl Partition {
             found.poison.push((row, last.clone()));
             found.good.extend_from_slice(&found.rest[..fails - 1]);
             found.rest.drain(..fails);
-            if found.rest.is_empty() {
+            let hopeless = found.good.is_empty() && found.poison.len() >= NONE_GOOD;
+            if found.rest.is_empty() || hopeless {
                 break;
             }
             match trial.run(&found.good, &found.rest) {

@@ -72,9 +72,12 @@ impl KafkaSource {
             down: AtomicBool::new(false),
             idle: AtomicU32::new(0),
         });
+        let password = shared.options.password().transpose();
+        let password = password
+            .map_err(|error| KafkaConfigError { key: "sasl", fault: format!("password: {error}") })?;
         // What librdkafka itself says of the configuration is known now, and is no reason to run without the source.
         let tried: Result<BaseConsumer<_>, KafkaError> =
-            shared.config(None).create_with_context(Context::new(shared.clone()));
+            shared.config(password.as_deref()).create_with_context(Context::new(shared.clone()));
         tried.map_err(|error| KafkaConfigError { key: "properties", fault: error.to_string() })?;
         let of_thread = shared.clone();
         let thread =

@@ -155,6 +155,10 @@ impl Lane for HttpLane {
         EventEncoder::new(self.config.takes())
     }
 
+    fn asks(&self) -> bool {
+        false
+    }
+
     async fn open(&mut self) -> Result<Option<Place>, Failure> {
         self.not_before = None;
         self.kept.place().await
