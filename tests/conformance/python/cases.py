@@ -394,11 +394,15 @@ class Error(Case):
         reading.derive("count", state.count)
 
 
-class Trap(Error):
+class Trap(Case):
+    metrics = ["n"]
+    states = States(Count)
+
     def on_reading(self, device: Device, reading: Reading, state: Count) -> None:
         if reading.number("n") == 667:
             raise RuntimeError("trap: 667")
-        super().on_reading(device, reading, state)
+        state.count += 1
+        reading.derive("count", state.count)
 
 
 def exponential(x: float) -> float:
