@@ -64,7 +64,8 @@ pub fn build_rust_rules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BuildEr
     for package in packages {
         let path = target.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
         let core = fs::read(&path).map_err(|source| BuildError::File { path: path.clone(), source })?;
-        let component = from_core(&Core { module: &core, ..Core::default() }).map_err(|source| BuildError::Component { path, source })?;
+        let component = from_core(&Core { module: &core, ..Core::default() })
+            .map_err(|source| BuildError::Component { path, source })?;
         built.push((package, component));
     }
     Ok(built)

@@ -15,7 +15,15 @@ pub fn build(folder: &Path) -> Result<Vec<u8>> {
     let mut build = Command::new(tool.join("venv/bin/python"));
     build.args(["-m", "ziglang", "cc", "-target", "wasm32-wasi", "-mexec-model=reactor"]);
     // Without a stack size the least memory is 16 MiB; without fused operations every machine computes the same.
-    build.args(["-Wl,-z,stack-size=262144", "-O3", "-ffp-contract=off", "-s", "-std=c11", "-Wall", "-Wextra"]);
+    build.args([
+        "-Wl,-z,stack-size=262144",
+        "-O3",
+        "-ffp-contract=off",
+        "-s",
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+    ]);
     build.arg("-I").arg(&sdk);
     let own = sources(folder)?;
     if own.is_empty() {
@@ -30,7 +38,8 @@ pub fn build(folder: &Path) -> Result<Vec<u8>> {
 }
 
 fn sources(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
     let mut sources: Vec<_> = entries
         .flatten()
         .map(|entry| entry.path())

@@ -78,7 +78,9 @@ pub fn write_project(language: Language, name: &str, into: &Path) -> Result<()> 
 fn renamed(text: &str, name: &str) -> String {
     let words = name.split(['-', '_']).map(|word| {
         let mut letters = word.chars();
-        letters.next().map_or(String::new(), |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+        letters
+            .next()
+            .map_or(String::new(), |first| first.to_ascii_uppercase().to_string() + letters.as_str())
     });
     let type_name: String = words.collect();
     text.replace("\"../..\"", &format!("\"{FOLDER}\""))

@@ -34,7 +34,8 @@ pub fn provide(name: &str, what: &str, fetch: impl FnOnce(&Path) -> Result<()>) 
     }
     eprintln!("fetching {what}, once, into {}", folder.display());
     if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("{} cannot be removed", folder.display()))?;
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     fetch(&folder)?;

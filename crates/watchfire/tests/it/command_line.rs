@@ -52,9 +52,13 @@ fn a_new_project_builds_and_passes_its_cases_anywhere() {
 
 #[test]
 fn a_new_project_in_every_language_builds_and_passes_its_cases() {
-    for (language, tool) in
-        [("python", "python3"), ("javascript", "node"), ("typescript", "node"), ("go", "go"), ("c", "python3")]
-    {
+    for (language, tool) in [
+        ("python", "python3"),
+        ("javascript", "node"),
+        ("typescript", "node"),
+        ("go", "go"),
+        ("c", "python3"),
+    ] {
         let there = std::process::Command::new(tool).arg("version").output().map(drop).map_err(|_| {
             watchfire_services::Failure::Missing(format!("there is no {tool}: rules in {language} need it"))
         });
@@ -72,7 +76,11 @@ fn a_new_project_in_every_language_builds_and_passes_its_cases() {
         let made = run(&["rule", "new", "too-hot", "--language", language], "");
         assert!(made.status.success(), "{}", said(&made));
         let tested = run(&["rule", "test"], "too-hot");
-        assert!(tested.status.success() && said(&tested).contains("2 of 2 cases passed"), "{language}: {}", said(&tested));
+        assert!(
+            tested.status.success() && said(&tested).contains("2 of 2 cases passed"),
+            "{language}: {}",
+            said(&tested)
+        );
         let text = std::fs::read_to_string(folder.path().join("too-hot/README.md")).unwrap();
         assert!(text.contains("too-hot.wasm") && !text.contains("{{"), "{text}");
     }
