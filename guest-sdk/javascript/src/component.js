@@ -1,6 +1,6 @@
 // Between a rule and the contract: the exports of the component, and the life of the rule in its instance.
 
-import { connect, contract } from './contract.js';
+import { connect, contract, u32 } from './contract.js';
 import { eachReading, openBatch } from './batch.js';
 import { nextCallback } from './callback.js';
 import { deviceAt, devices, forgetDevices, setGroup } from './device.js';
@@ -68,7 +68,7 @@ export function component(rule, imports) {
 
   return {
     handler: {
-      describe: () => rule.manifest,
+      describe: () => ({ ...rule.manifest, stateVersion: u32(rule.manifest.stateVersion) }),
       start() {
         try {
           begin();

@@ -1,7 +1,7 @@
 // Devices: an object for each that was met, with what the registry says of it.
 
 import { micros, text, value, wholeNumber } from './check.js';
-import { contract } from './contract.js';
+import { contract, u32 } from './contract.js';
 import { reading } from './reading.js';
 import { callback } from './callback.js';
 import { changeTimer } from './effects.js';
@@ -186,7 +186,7 @@ export class Device {
   }
 
   #timer(tag, at) {
-    return { device: this.handle, tag: wholeNumber('the tag of a timer', tag, LARGEST_U32), at };
+    return { device: this.handle, tag: u32(wholeNumber('the tag of a timer', tag, LARGEST_U32)), at };
   }
 }
 

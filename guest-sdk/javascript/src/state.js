@@ -1,7 +1,7 @@
 // State of devices: loaded once for each device that is met, stored at the end of a callback where it changed.
 
 import { wholeNumber } from './check.js';
-import { contract } from './contract.js';
+import { contract, u32 } from './contract.js';
 import { callback } from './callback.js';
 import { deviceAt, devices, groupPlaces, registry } from './device.js';
 import { Layout } from './layout.js';
@@ -96,7 +96,7 @@ export class States {
     };
     want(wanted);
     for (let i = 0; i < group.length; i++) want(group[i]);
-    const { data, lengths } = contract.state.load(this.slot, handles);
+    const { data, lengths } = contract.state.load(u32(this.slot), handles);
     const view = new DataView(data.buffer, data.byteOffset, data.length);
     let at = 0;
     for (let i = 0; i < missing.length; i++) {
@@ -132,7 +132,8 @@ export class States {
     if (count === 0) return;
     const lengths = new Uint32Array(count).fill(layout.size);
     for (const n of empty) lengths[n] = 0;
-    contract.state.store(this.slot, this.owners.slice(0, count), { lengths, data: new Uint8Array(this.view.buffer, 0, bytes) });
+    const data = new Uint8Array(this.view.buffer, 0, bytes);
+    contract.state.store(u32(this.slot), this.owners.slice(0, count), { lengths, data });
   }
 }
 

@@ -2,6 +2,8 @@
 
 import { component } from '../src/component.js';
 
+// The bindings take a u32 as an i32, and its bits: what is larger than the largest i32 becomes that one.
+const taken = (x) => Math.min(x, 0x7fff_ffff) >>> 0;
 const u32 = (x) => Number.isInteger(x) && x >= 0 && x <= 0xffff_ffff;
 function need(condition, what) {
   if (!condition) throw new Error(`the bindings would trap: ${what}`);
@@ -17,7 +19,8 @@ export function run(rule, parameters = {}, devices = {}) {
     return f(...given);
   };
   const wrap = (name, functions) => Object.fromEntries(Object.entries(functions).map(([key, f]) => [key, call(`${name}.${key}`, f)]));
-  const key = (slot, device) => `${slot}/${device}`;
+  const key = (slot, device) => `${taken(slot)}/${device}`;
+  const timers = (list) => list.map((timer) => ({ ...timer, tag: taken(timer.tag) }));
   const column = (metric, type, none) => host.rows.map((row) => (typeof row.values[metric] === type ? row.values[metric] : none));
   const effect = (name, value) => (host.done[name] ??= []).push(value);
 
@@ -97,7 +100,7 @@ export function run(rule, parameters = {}, devices = {}) {
         need(at === data.length, 'lengths that add up');
       },
     }),
-    timers: wrap('timers', { set: (list) => effect('set', list), cancel: (list) => effect('cancel', list) }),
+    timers: wrap('timers', { set: (list) => effect('set', timers(list)), cancel: (list) => effect('cancel', timers(list)) }),
     config: wrap('config', { json: () => JSON.stringify(host.parameters) }),
     log: wrap('log', { write: (level, message) => effect('log', `${level}: ${message}`) }),
   };

@@ -203,6 +203,42 @@ test('a sliding window rewrites one piece, and more slots keep more', () => {
   assert.equal(at(5, 9), 'info: 0,0,NaN,NaN');
 });
 
+test('slots and tags may have all 32 bits, and a fresh instance finds what was stored', () => {
+  const definition = rule({
+    stateVersion: 0xffff_fffe,
+    start() {
+      const window = slidingWindow({ slot: 0xffff_fffe, pieces: 3, span: 30 });
+      const peak = stateIn(0x8000_0000, { max: 'number' });
+      return {
+        onReading(device, reading) {
+          const x = reading.number('x');
+          window.add(device, reading.time, x);
+          peak.of(device).max = Math.max(peak.of(device).max, x);
+          const { count, sum } = window.over(device, reading.time);
+          log.info([count, sum, peak.of(device).max].join());
+          device.setTimer(0xffff_ffff, 1);
+          device.setTimer(0x8000_0000, 2);
+        },
+        onTimer() {},
+      };
+    },
+  });
+  const host = run(definition, {}, PLANT);
+  const at = (time, x) => {
+    host.again();
+    return host.batch(['a', { x }, time]);
+  };
+  assert.deepEqual(at(0, 4).log, ['info: 1,4,4']);
+  assert.deepEqual(at(10, 2).log, ['info: 2,6,4']);
+  const done = at(20, 1);
+  assert.deepEqual(done.log, ['info: 3,7,4']);
+  assert.deepEqual(done.set[0].map(({ tag }) => tag), [0xffff_ffff, 0x8000_0000]);
+  // Slots go on from 0 after the last one.
+  assert.deepEqual([...host.states.keys()].sort(), ['0/0', '2147483648/0', '4294967294/0', '4294967295/0']);
+  assert.equal(host.exports.handler.describe().stateVersion >>> 0, 0xffff_fffe);
+  assert.equal(definition.manifest.stateVersion, 0xffff_fffe);
+});
+
 test('the layout of state may depend on parameters', () => {
   const host = run(rule({
     stateVersion: 1,
