@@ -21,8 +21,11 @@ use crate::rule::Rule;
 /// Tries that a rule has at most, saved up.
 pub(crate) const CREDIT: u32 = 512;
 
-/// Tries that each call refills: a rule that always fails costs three times as much as one that does not.
+/// Tries that each call that passes refills.
 pub(crate) const REFILL: u32 = 2;
+
+/// A try that runs out of time costs as much as so many: the partition stands still meanwhile.
+const OVERRUN: u32 = 16;
 
 /// Rows of one call that are looked for one by one. Where there are more it is not the rows.
 const ROWS: usize = 32;
@@ -131,7 +134,11 @@ impl Trial<'_> {
         self.rule.credit -= 1;
         let picked: Vec<u32> = some.iter().chain(more).copied().collect();
         let rows = self.rows.pick(&picked);
-        Some(self.try_rows(rows))
+        let tried = self.try_rows(rows);
+        if matches!(&tried, Err(failure) if failure.kind == FailureKind::Time) {
+            self.rule.credit = self.rule.credit.saturating_sub(OVERRUN);
+        }
+        Some(tried)
     }
 
     fn try_rows(&mut self, rows: Rows) -> Result<(), CallFailure> {
