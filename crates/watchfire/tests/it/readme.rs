@@ -168,7 +168,7 @@ fn each_command_of_the_readme_does_what_it_says() {
                 };
                 check("watchfire rule test", "2 of 2 cases passed");
                 check("watchfire rule deploy", "version 1 (active)");
-                check("watchfire alert ack", "91.5");
+                check("watchfire alert ack", "13.5");
                 check("watchfire alert ack", "is acknowledged");
                 check("curl", r#"{"accepted":1,"rejected":[]}"#);
             }
