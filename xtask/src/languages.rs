@@ -74,7 +74,6 @@ pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
 /// The binary, with what it fetches in the target folder.
 fn command(workspace: &Workspace) -> Command {
     let mut command = Command::new(workspace.binary("watchfire"));
-    workspace.set_target(&mut command);
     command.env("WATCHFIRE_CACHE", workspace.languages());
     command
 }

@@ -71,18 +71,6 @@ pub fn build_rust_rules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, BuildEr
     Ok(built)
 }
 
-/// Builds the one rule in a folder and gives its component.
-pub fn build_rust_rule(folder: &Path) -> Result<Vec<u8>, BuildError> {
-    let mut built = build_rust_rules(folder)?;
-    match (built.pop(), built.is_empty()) {
-        (Some((_, component)), true) => Ok(component),
-        _ => Err(BuildError::Metadata {
-            folder: folder.into(),
-            reason: "there must be one package with a library of type cdylib".into(),
-        }),
-    }
-}
-
 /// The component of a shipped rule (a folder of `rules/`), for tests and for xtask: built when its source
 /// is newer, at most once a process, also where many tests ask at once.
 pub fn shipped(name: &str) -> Result<PathBuf, BuildError> {

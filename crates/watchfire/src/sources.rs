@@ -24,13 +24,11 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// What is told of a source that gets nothing.
 const KIND: NoticeKind = NoticeKind { name: "watchfire-source", label: "source", over: "reads again" };
 
-/// The running sources.
+/// The running sources, each with how long it may get nothing before that is told.
 pub struct RunningSources {
     #[cfg(feature = "kafka")]
-    kafka: Option<Arc<KafkaSource>>,
-    mqtt: Option<Arc<MqttSource>>,
-    /// After which each of them is told of.
-    patience: Vec<(&'static str, Duration)>,
+    kafka: Option<(Arc<KafkaSource>, Duration)>,
+    mqtt: Option<(Arc<MqttSource>, Duration)>,
     stop: CancellationToken,
 }
 
@@ -42,23 +40,20 @@ impl RunningSources {
         source: impl Fn(&str, UnknownDevices) -> Source,
         intake: &Arc<Intake>,
     ) -> Result<Self> {
-        let mut patience = Vec::new();
         #[cfg(feature = "kafka")]
         let kafka = match &config.kafka {
             options if options.enabled => {
-                patience.push((kafka::NAME, options.alert_after));
                 let source = source(kafka::NAME, options.unknown_devices);
                 let started = KafkaSource::start(options.clone(), source, intake.clone());
-                Some(started.context("[source.kafka]")?)
+                Some((started.context("[source.kafka]")?, options.alert_after))
             }
             _ => None,
         };
         let mqtt = match &config.mqtt {
             options if options.enabled => {
-                patience.push((mqtt_source::NAME, options.alert_after));
                 let source = source(mqtt_source::NAME, options.unknown_devices);
                 let started = MqttSource::start(options.clone(), source, intake.clone());
-                Some(started.context("[source.mqtt]")?)
+                Some((started.context("[source.mqtt]")?, options.alert_after))
             }
             _ => None,
         };
@@ -66,22 +61,24 @@ impl RunningSources {
             #[cfg(feature = "kafka")]
             kafka,
             mqtt,
-            patience,
             stop: CancellationToken::new(),
         })
     }
 
-    fn states(&self) -> Vec<(&'static str, State)> {
+    /// What each is at, and its patience.
+    fn states(&self) -> Vec<(&'static str, State, Duration)> {
         let mut states = Vec::new();
         #[cfg(feature = "kafka")]
-        states.extend(self.kafka.iter().map(|source| (kafka::NAME, source.state())));
-        states.extend(self.mqtt.iter().map(|source| (mqtt_source::NAME, source.state())));
+        states.extend(self.kafka.iter().map(|(source, patience)| (kafka::NAME, source.state(), *patience)));
+        states.extend(
+            self.mqtt.iter().map(|(source, patience)| (mqtt_source::NAME, source.state(), *patience)),
+        );
         states
     }
 
     /// Each, with how it does.
     pub fn list(&self) -> Vec<SourceInfo> {
-        let info = |(name, state): (&str, State)| {
+        let info = |(name, state, _): (&str, State, Duration)| {
             let (state, reason) = match state {
                 State::Starting => ("starting", None),
                 State::Running => ("running", None),
@@ -110,15 +107,16 @@ impl RunningSources {
     /// `silent`: since when a source gets nothing.
     fn look(&self, silent: &mut BTreeMap<&'static str, Timestamp>, notifier: &Notifier, now: Timestamp) {
         let mut notices = Vec::new();
-        let mut known = !self.patience.is_empty();
-        for (name, state) in self.states() {
+        let states = self.states();
+        let mut known = !states.is_empty();
+        for (name, state, patience) in states {
             let (reason, patience) = match state {
                 State::Running => {
                     silent.remove(name);
                     continue;
                 }
-                State::Starting => ("it is not connected yet".to_string(), self.patience(name)),
-                State::Waiting(reason) => (reason, self.patience(name)),
+                State::Starting => ("it is not connected yet".to_string(), patience),
+                State::Waiting(reason) => (reason, patience),
                 // It does not pass by itself: nothing is waited for.
                 State::Stopped(reason) => (reason, Duration::ZERO),
             };
@@ -136,18 +134,14 @@ impl RunningSources {
         }
     }
 
-    fn patience(&self, name: &str) -> Duration {
-        self.patience.iter().find(|(of, _)| *of == name).map_or(Duration::ZERO, |(_, patience)| *patience)
-    }
-
     /// Ends them; what they have taken is durable then, as far as that is possible.
     pub async fn stop(&self) {
         self.stop.cancel();
-        if let Some(mqtt) = &self.mqtt {
+        if let Some((mqtt, _)) = &self.mqtt {
             mqtt.stop().await;
         }
         #[cfg(feature = "kafka")]
-        if let Some(kafka) = &self.kafka {
+        if let Some((kafka, _)) = &self.kafka {
             kafka.stop().await;
         }
     }
