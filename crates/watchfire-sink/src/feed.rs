@@ -13,6 +13,7 @@ use watchfire_store::{AlertRow, EventRow, Store, StoreError};
 
 use crate::chunk::{Chunk, Content, Filter, Gap, Interests, NOT_KEPT, RESTORED, Takes};
 use crate::contract::{Encoder, LaneId, Place};
+use crate::status::Board;
 
 /// A chunk on its way, with its bytes.
 pub(crate) struct Parcel<E> {
@@ -78,6 +79,7 @@ pub(crate) struct PartitionFeed<E: Encoder> {
     pub sizes: Sizes,
     pub encoder: E,
     pub parcels: mpsc::Sender<Parcel<E::Encoded>>,
+    pub board: Board,
     pub stop: CancellationToken,
 }
 
@@ -140,6 +142,13 @@ impl<E: Encoder> PartitionFeed<E> {
                                 break (self.directory)();
                             }
                             if taken.is_empty() {
+                                if passed > 0 {
+                                    // A tick a second is nothing that a service lacks.
+                                    let nothing = next..reader.offset();
+                                    self.board.set(LaneId::Partition(self.partition), |lane| {
+                                        lane.nothing = nothing
+                                    });
+                                }
                                 self.log.wait_past(group, WAIT);
                             } else {
                                 // What comes meanwhile is gathered in one go.

@@ -137,7 +137,12 @@ impl Running {
         let mut lanes = Vec::new();
         for (id, mut lane) in self.board.lanes() {
             lane.behind = match id {
-                LaneId::Partition(partition) => self.log.range(partition).1.saturating_sub(lane.next),
+                LaneId::Partition(partition) => {
+                    let nothing = &lane.nothing;
+                    let next =
+                        if nothing.start <= lane.next { nothing.end.max(lane.next) } else { lane.next };
+                    self.log.range(partition).1.saturating_sub(next)
+                }
                 LaneId::Alerts => {
                     let last = (*self.store.subscribe().borrow()).max(0) as u64;
                     last.saturating_sub(lane.next.saturating_sub(1))
@@ -287,6 +292,7 @@ impl<L: Lane> Driver<L> {
                     sizes: reading.sizes,
                     encoder,
                     parcels: sender,
+                    board: self.board.clone(),
                     stop: stopping,
                 };
                 tokio::task::spawn_blocking(move || said(feed.run()))

@@ -1,6 +1,7 @@
 //! How a sink does, for people.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -66,6 +67,9 @@ pub struct LaneStatus {
     /// When it was first found, since the start, that the log did not keep what it needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_at: Option<Timestamp>,
+    /// Offsets that were read and have nothing for the service. Its cursor is not moved over them for a while.
+    #[serde(skip)]
+    pub(crate) nothing: Range<u64>,
 }
 
 /// How a sink does.

@@ -213,6 +213,36 @@ async fn a_token_that_is_rotated_counts_once_it_stands_in_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_nothing_to_a_service_are_nothing_that_it_lacks() {
+    let mut world = World::new().await;
+    world.register(4).await;
+    let service = Service::start().await;
+    let running = start(&world, service.config("")).await;
+    world.many(4, 1, 20).await;
+    let written: Vec<u64> = level(&running).await.lanes.iter().map(|lane| lane.next).collect();
+    let began = Instant::now();
+    for _ in 0..20 {
+        world.register(4).await;
+    }
+    let status = level(&running).await;
+    // It is level although its cursor, which waits ten seconds for more to pass over, did not move.
+    if began.elapsed() < Duration::from_secs(5) {
+        let next: Vec<u64> = status.lanes.iter().map(|lane| lane.next).collect();
+        assert_eq!(next, written);
+    }
+    // One that is something counts at once.
+    service.usual(Behave::Hang);
+    world.many(4, 1, 20).await;
+    until("it is behind", || {
+        let status = running.status();
+        let behind = status.lanes.iter().any(|lane| lane.behind > 0);
+        if behind { Ok(()) } else { Err(status) }
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_event_arrives_under_one_id_whatever_the_service_does() {
     let mut world = World::new().await;
     world.register(5).await;
