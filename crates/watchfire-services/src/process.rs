@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::Failure;
 
 /// How long a server may take to answer: a cold Kafka on a machine that compiles meanwhile took half a minute.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Remembers the newest process group that it is told of; at the end of its input, which is the end of our process
 /// however it ends, it kills that group and removes the folder. Without it, servers held by statics, and those of a

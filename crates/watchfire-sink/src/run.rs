@@ -431,6 +431,8 @@ impl<L: Lane> Driver<L> {
             lane.since.get_or_insert(now);
         });
         if begins {
+            // One that says something else is on its way back, and is not waited for as long as one that stays away.
+            self.backoff = BACKOFF;
             tracing::warn!(sink = self.reading.name, lane = %self.id, code, reason, "the service takes nothing; it is tried again");
         }
         metrics()

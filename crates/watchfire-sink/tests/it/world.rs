@@ -269,13 +269,14 @@ pub async fn sink(world: &World, config: &TimescaleConfig) -> Running {
         .unwrap()
 }
 
-/// Waits until something is so; fails after two minutes with what there is instead.
+/// Waits until something is so; fails after five minutes with what there is instead. A broker
+/// that comes back on a machine that compiles meanwhile takes more than one.
 pub async fn until<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<(), T>) {
     let began = Instant::now();
     loop {
         match look() {
             Ok(()) => return,
-            Err(is) if began.elapsed() > Duration::from_secs(120) => panic!("{what}: {is:?}"),
+            Err(is) if began.elapsed() > Duration::from_secs(300) => panic!("{what}: {is:?}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
