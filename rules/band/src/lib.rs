@@ -72,7 +72,13 @@ impl Band {
             // On an end is inside; it is left once the metric is farther out than the deadband.
             let back = if before.inside { self.deadband } else { 0.0 };
             now.inside = deviation <= self.above + back && -deviation <= self.below + back;
-            self.say(device, row, (value, setpoint), (&self.inside_key, "inside"), (before.inside, now.inside));
+            self.say(
+                device,
+                row,
+                (value, setpoint),
+                (&self.inside_key, "inside"),
+                (before.inside, now.inside),
+            );
             return now;
         }
         let beyond = |distance: f64, width: f64, stood: bool| {

@@ -42,14 +42,19 @@ impl Judge {
             let deviations = if deviation > 0.0 { (value - median) / deviation } else { f64::NAN };
             let distance = deviations.abs();
             if distance > self.trigger || (before && distance > self.clear) {
-                Alert::new(device, &self.key, self.severity, &(self.names.metric.clone() + " is not as that of its peers"))
-                    .detail("value", value)
-                    .detail("median", median)
-                    .detail("deviation", deviation)
-                    .detail("deviations", deviations)
-                    .detail("peers", peers[row])
-                    .row(row)
-                    .trigger();
+                Alert::new(
+                    device,
+                    &self.key,
+                    self.severity,
+                    &(self.names.metric.clone() + " is not as that of its peers"),
+                )
+                .detail("value", value)
+                .detail("median", median)
+                .detail("deviation", deviation)
+                .detail("deviations", deviations)
+                .detail("peers", peers[row])
+                .row(row)
+                .trigger();
                 self.state.set(device, Differs { differs: true });
             } else if before {
                 clear(device, &self.key, Some(row));

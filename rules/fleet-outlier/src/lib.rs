@@ -1,11 +1,7 @@
 //! Fleet outlier: a device that differs from its peers, which are those of its type at its site.
 //!
 //! Devices of one site are in several partitions, and a rule sees those of one. So it is three rules, a [`Step`] each,
-//! in a chain of streams:
-//!
-//! ```text
-//! readings -> report -> (stream of sites) -> compare -> (stream of devices) -> judge
-//! ```
+//! in a chain of streams.
 //!
 //! [`report`] publishes what each device has, for the device that stands for its site; the log carries it to the
 //! partition of that one. [`compare`] sees all of a site there, and answers each value with what the peers have: published
@@ -105,8 +101,12 @@ impl Rule for Step {
                     return Err("clear_deviations must not be above trigger_deviations".into());
                 }
                 let Names { metric, median, deviation, peers } = &names;
-                let subscription = Subscription::metrics([metric, median, deviation, peers].map(String::as_str));
-                (Self::Judge(Judge::new(names, (trigger_deviations, clear_deviations), severity)), subscription)
+                let subscription =
+                    Subscription::metrics([metric, median, deviation, peers].map(String::as_str));
+                (
+                    Self::Judge(Judge::new(names, (trigger_deviations, clear_deviations), severity)),
+                    subscription,
+                )
             }
         })
     }

@@ -49,7 +49,8 @@ impl Judge {
         self.parts.load(sites);
         let mut waits = Vec::new();
         for (row, &site) in sites.iter().enumerate() {
-            let Some(name) = text(&names, row).filter(|_| !devices[row].is_nan() && !silent[row].is_nan()) else {
+            let Some(name) = text(&names, row).filter(|_| !devices[row].is_nan() && !silent[row].is_nan())
+            else {
                 continue;
             };
             let part = Part {

@@ -1,11 +1,7 @@
 //! Site silence: a large share of the devices of a site is silent.
 //!
 //! Devices of one site are in several partitions, and a rule sees those of one. So it is two rules in a chain, a [`Step`]
-//! each:
-//!
-//! ```text
-//! readings -> report -> (stream of sites) -> judge
-//! ```
+//! each.
 //!
 //! [`report`] counts, in each partition and by site, the devices and those of them that are silent, and publishes the
 //! counts for the device that stands for the site. [`judge`] adds up there what the partitions said.
@@ -90,7 +86,8 @@ impl Rule for Step {
                 if clear_share > share {
                     return Err("clear_share must not be above share".into());
                 }
-                let limits = judge::Limits { share, clear_share, least_devices: least_devices.into(), most_names };
+                let limits =
+                    judge::Limits { share, clear_share, least_devices: least_devices.into(), most_names };
                 let subscription = Subscription::metrics([PART, DEVICES, SILENT, NAMES]);
                 (Self::Judge(Judge::new(limits, settle, severity)), subscription)
             }

@@ -82,7 +82,8 @@ impl Report {
         for site in sites {
             let devices = known.devices(site);
             state.load(devices);
-            let silent: Vec<Device> = devices.iter().copied().filter(|device| state.get(*device).silent).collect();
+            let silent: Vec<Device> =
+                devices.iter().copied().filter(|device| state.get(*device).silent).collect();
             let mut names: Vec<_> = silent.iter().map(|device| DeviceRef::from(*device).name()).collect();
             names.sort_unstable();
             names.truncate(*most_names);

@@ -29,7 +29,9 @@ impl Sites {
             let Some(&last) = some.last() else { return };
             for (&device, site) in some.iter().zip(devices::attribute("site", &some)) {
                 // A device without a site is none of this rule's.
-                let Some(Value::Text(site)) = site.filter(|site| !matches!(site, Value::Text(text) if text.is_empty())) else {
+                let Some(Value::Text(site)) =
+                    site.filter(|site| !matches!(site, Value::Text(text) if text.is_empty()))
+                else {
                     continue;
                 };
                 self.by_site.entry(site.clone()).or_default().push(device);
