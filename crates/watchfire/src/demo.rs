@@ -125,6 +125,7 @@ async fn show(options: &Options) -> Result<Closing> {
 
     let data = folder.path().join("data");
     if recording.is_some() {
+        println!("modules    are being compiled; those of interpreted languages take a while");
         compile(components.clone(), data.join("cache")).await?;
     }
     // A recording has a clock of its own: it begins at the first reading and runs faster.

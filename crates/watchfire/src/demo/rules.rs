@@ -38,7 +38,11 @@ pub fn fleet() -> Result<Vec<Rule>> {
             json!({ "metrics": ["current"], "alpha": 0.02, "trigger_sigmas": 6, "warm_up": 4, "least_deviation": 0.3 }),
         ),
         rule("stuck-vibration", "stuck-sensor", json!({ "metric": "vibration", "after": 4 })),
-        rule("silent", "silence", json!({ "after": 4 })),
+        // Not the halls, which are devices too and never say anything.
+        (
+            "silent".into(),
+            json!({ "module": "silence", "select": { "type": "machine" }, "parameters": { "after": 4 } }),
+        ),
         rule(
             "pressure-band",
             "band",
@@ -47,7 +51,7 @@ pub fn fleet() -> Result<Vec<Rule>> {
         rule("no-humidity", "missing-metric", json!({ "metrics": ["humidity"], "readings": 3, "after": 2 })),
         // Half a minute is not long: what is usually a matter of minutes is one of seconds here.
         quicker("outlier-report", OUTLIER_REPORT, json!({ "every": 2 }))?,
-        quicker("outlier-compare", OUTLIER_COMPARE, json!({ "fresh": 6 }))?,
+        quicker("outlier-compare", OUTLIER_COMPARE, json!({ "fresh": 6, "least_deviation": 0.08 }))?,
         quicker("outlier", OUTLIER, json!({}))?,
         quicker("silent-report", SILENT_REPORT, json!({ "after": 4 }))?,
         quicker("site-silent", SITE_SILENT, json!({ "settle": 1 }))?,
