@@ -63,7 +63,8 @@ impl Language {
 /// Whether rules that are deployed with a recording have a module of another language than Rust.
 pub fn are_named_beside(workspace: &Workspace, recording: &Path) -> Result<bool> {
     let deployed = recording.parent().unwrap_or(Path::new("")).join("deploy");
-    let files = std::fs::read_dir(&deployed).map(|entries| entries.flatten().collect()).unwrap_or(Vec::new());
+    let files: Vec<_> =
+        std::fs::read_dir(&deployed).map(|entries| entries.flatten().collect()).unwrap_or_default();
     let texts: Vec<String> =
         files.into_iter().filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect();
     for language in LANGUAGES {
