@@ -84,29 +84,43 @@ pub fn are_named_beside(workspace: &Workspace, recording: &Path) -> Result<bool>
 pub fn build_shipped(workspace: &Workspace) -> Result<PathBuf> {
     for language in LANGUAGES {
         for rule in language.shipped(workspace)? {
+            let component = component_of(workspace, &rule)?;
+            if is_fresh(workspace, language, &rule, &component)? {
+                continue;
+            }
             if language.is_there() {
                 build_rule(workspace, language, &rule)?;
-            } else {
-                println!("rule {} is left out: there is no {}", name_of(&rule)?, language.needs);
+                continue;
             }
+            println!("rule {} is left out: there is no {}", name_of(&rule)?, language.needs);
+            // What was built of an older version would be another rule.
+            let _ = std::fs::remove_file(component);
         }
     }
     Ok(workspace.components_of_languages())
 }
 
-/// Builds a shipped rule; gives its component. One that is newer than all that it is made of is left as it is: two builds of
-/// Python differ, and what differs is compiled again.
+/// Builds a shipped rule where that has to be; gives its component.
 fn build_rule(workspace: &Workspace, language: &Language, rule: &Path) -> Result<PathBuf> {
-    let folder = workspace.components_of_languages();
-    let component = folder.join(name_of(rule)? + ".wasm");
+    let component = component_of(workspace, rule)?;
+    if !is_fresh(workspace, language, rule, &component)? {
+        let mut build = command(workspace);
+        build.args(["rule", "build"]).arg(rule).arg("--output").arg(workspace.components_of_languages());
+        run(&mut build)?;
+    }
+    Ok(component)
+}
+
+fn component_of(workspace: &Workspace, rule: &Path) -> Result<PathBuf> {
+    Ok(workspace.components_of_languages().join(name_of(rule)? + ".wasm"))
+}
+
+/// Whether a component is newer than all that it is made of. It is then left as it is: two builds of Python differ, and what
+/// differs is compiled again.
+fn is_fresh(workspace: &Workspace, language: &Language, rule: &Path, component: &Path) -> Result<bool> {
     let sdk = workspace.root.join("guest-sdk").join(language.name);
     let changed = newest(rule)?.max(newest(&sdk)?);
-    if std::fs::metadata(&component).and_then(|built| built.modified()).is_ok_and(|built| built > changed) {
-        return Ok(component);
-    }
-    let mut build = command(workspace);
-    run(build.args(["rule", "build"]).arg(rule).arg("--output").arg(&folder))?;
-    Ok(component)
+    Ok(std::fs::metadata(component).and_then(|built| built.modified()).is_ok_and(|built| built > changed))
 }
 
 /// When something in a folder changed last.
