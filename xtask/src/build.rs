@@ -73,7 +73,9 @@ pub fn example(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     const KNOWN: &str = "timescale-and-kafka";
     let rest = match arguments.split_first() {
         Some((name, rest)) if name == KNOWN => rest,
-        _ => bail!("there is one: cargo xtask example {KNOWN}; the wind farm is cargo xtask demo --replay"),
+        _ => bail!(
+            "there is one: cargo xtask example {KNOWN}; recordings are played by cargo xtask demo --replay"
+        ),
     };
     let rules = components(workspace)?;
     if let Some(why) = setup::services(workspace).first() {
