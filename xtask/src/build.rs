@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::run::{Workspace, run};
-use crate::setup;
+use crate::{languages, setup};
 
 /// Builds the binary and, with it, the shipped rules as components; gives the folder that they are in.
 pub fn components(workspace: &Workspace) -> Result<PathBuf> {
@@ -35,10 +35,37 @@ fn componentize(workspace: &Workspace, rules: &Path, into: &Path) -> Result<()> 
 
 /// `cargo xtask demo`: all arguments go to `watchfire demo`.
 pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    let rules = components(workspace)?;
+    let mut rules = components(workspace)?;
+    if let Some(recording) = value_of(arguments, "--replay")
+        && languages::are_named_beside(workspace, &workspace.root.join(recording))?
+    {
+        rules = with_languages(workspace, &rules)?;
+    }
     let mut demo = Command::new(workspace.binary("watchfire"));
     demo.current_dir(&workspace.root).env_remove("RUST_BACKTRACE");
     run(demo.arg("demo").arg("--rules").arg(rules).args(arguments))
+}
+
+/// The value of an argument, written `--name value` or `--name=value`.
+fn value_of<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    let behind =
+        arguments.iter().position(|argument| argument == name).and_then(|place| arguments.get(place + 1));
+    let within = || arguments.iter().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='));
+    behind.map(String::as_str).or_else(within)
+}
+
+/// A folder with the shipped rules of all languages; those in Rust are copied into a folder in it.
+fn with_languages(workspace: &Workspace, rules: &Path) -> Result<PathBuf> {
+    let folder = languages::build_shipped(workspace)?;
+    let copies = folder.join("rust");
+    std::fs::create_dir_all(&copies)?;
+    for entry in std::fs::read_dir(rules)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+            std::fs::copy(&path, copies.join(name))?;
+        }
+    }
+    Ok(folder)
 }
 
 /// `cargo xtask example NAME`: an example that needs servers of others; the arguments behind the name go to it.
@@ -46,7 +73,9 @@ pub fn example(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     const KNOWN: &str = "timescale-and-kafka";
     let rest = match arguments.split_first() {
         Some((name, rest)) if name == KNOWN => rest,
-        _ => bail!("there is one: cargo xtask example {KNOWN}; the wind farm is cargo xtask demo --replay"),
+        _ => bail!(
+            "there is one: cargo xtask example {KNOWN}; recordings are played by cargo xtask demo --replay"
+        ),
     };
     let rules = components(workspace)?;
     if let Some(why) = setup::services(workspace).first() {

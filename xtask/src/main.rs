@@ -21,8 +21,8 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   demo [--devices N] [--seconds S] [--replay FILE --speed N]
-                 the whole engine with a simulated fleet over MQTT; the wind farm is
-                 examples/wind-farm/readings.ndjson
+                 the whole engine with a simulated fleet over MQTT; recordings are
+                 examples/wind-farm/readings.ndjson and examples/bottling-plant/readings.ndjson
   example NAME [--devices N] [--seconds S]
                  one of examples/ against servers that it starts: timescale-and-kafka
   test [FILTER]  builds the WebAssembly components and runs all tests

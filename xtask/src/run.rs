@@ -63,6 +63,11 @@ impl Workspace {
         self.target.join("components")
     }
 
+    /// Where the shipped rules of other languages than Rust are put as components.
+    pub fn components_of_languages(&self) -> PathBuf {
+        self.target.join("components-of-languages")
+    }
+
     /// Where the servers that tests talk to are downloaded to.
     pub fn services(&self) -> PathBuf {
         self.target.join("services")

@@ -2,6 +2,7 @@
 //! rules as WebAssembly components, and a webhook receiver; prints alerts as they are raised, delivered and
 //! resolved, and a tally at the end.
 
+mod machines;
 mod print;
 mod receiver;
 mod rules;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use watchfire_host::{Host, HostOptions};
 use watchfire_log::{Clock, ScaledClock, SystemClock};
 
 use crate::config::{Config, TelemetryConfig};
@@ -121,6 +123,11 @@ async fn show(options: &Options) -> Result<Closing> {
     }
     let folder = tempfile::Builder::new().prefix("watchfire-demo-").tempdir().context("a folder for data")?;
 
+    let data = folder.path().join("data");
+    if recording.is_some() {
+        println!("modules    are being compiled; those of interpreted languages take a while");
+        compile(components.clone(), data.join("cache")).await?;
+    }
     // A recording has a clock of its own: it begins at the first reading and runs faster.
     let scaled =
         recording.as_ref().map(|recording| Arc::new(ScaledClock::new(recording.first(), options.speed)));
@@ -134,15 +141,15 @@ async fn show(options: &Options) -> Result<Closing> {
     }
     let speed = scaled.as_ref().map_or(1.0, |scaled| scaled.speed());
     let receiver = Receiver::start(clock.clone(), speed, printer.clone()).await?;
-    let config = configuration(folder.path(), &components, &receiver)?;
+    let config = configuration(&data, &components, &receiver)?;
     let server = Server::start(config, clock).await?;
     let (http, mqtt) = (server.addresses.http, server.addresses.mqtt.context("there is no MQTT listener")?);
-    println!("engine     http://{http}  mqtt://{mqtt}  data in {}", folder.path().display());
+    println!("engine     http://{http}  mqtt://{mqtt}  data in {}", data.display());
 
     let deployed = match (&options.deploy, &options.replay) {
         (Some(folder), _) => rules::folder(folder)?,
         (None, Some(file)) => rules::beside(file)?,
-        (None, None) => rules::fleet(),
+        (None, None) => rules::fleet()?,
     };
     rules::deploy(http, &deployed).await?;
 
@@ -180,7 +187,14 @@ async fn show(options: &Options) -> Result<Closing> {
                 limit.cancel();
             });
             let fleet = Fleet { mqtt, devices: options.devices, rate: options.rate, seed: options.seed };
+            let registration = tokio::spawn(machines::register(http, fleet));
             fleet.run(tally.clone(), stop.clone()).await?;
+            // A demonstration may be over before all machines have said something.
+            if registration.is_finished() {
+                registration.await??
+            } else {
+                registration.abort()
+            }
             options.devices as usize
         }
     };
@@ -199,12 +213,27 @@ async fn show(options: &Options) -> Result<Closing> {
     Ok(Closing { devices, acknowledged, seconds, raised, resolved, deliveries: delivered, repeated, latency })
 }
 
+/// Compiles the shipped rules into the cache that the engine will find: those of interpreted languages take seconds each,
+/// which would be days of a clock that runs fast.
+async fn compile(components: PathBuf, cache: PathBuf) -> Result<()> {
+    tokio::task::spawn_blocking(move || {
+        let host = Host::new(HostOptions { cache_folder: Some(cache), ..HostOptions::default() })?;
+        for file in shipped::components(&components)? {
+            let bytes = std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+            // One that is refused is passed over with a warning when the engine starts.
+            let _ = host.add(&bytes);
+        }
+        Ok(())
+    })
+    .await?
+}
+
 /// The embedded defaults, with free ports, a folder that goes away, and the receiver.
-fn configuration(folder: &Path, components: &Path, receiver: &Receiver) -> Result<Config> {
+fn configuration(data: &Path, components: &Path, receiver: &Receiver) -> Result<Config> {
     let text = format!(
         "data = {:?}\nrules = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\
          [[receiver]]\nname = \"demo\"\nwebhook = {{ url = {:?} }}\n",
-        folder.join("data"),
+        data,
         components,
         receiver.url()
     );

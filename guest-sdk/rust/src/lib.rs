@@ -114,6 +114,7 @@ pub mod bindings {
         export_macro_name: "export_module",
     });
 }
+mod bytes;
 mod device;
 mod device_rule;
 mod effects;
@@ -136,6 +137,7 @@ pub use bindings::watchfire::rule::readings::{Column, Kind, TextColumn};
 pub use bindings::watchfire::rule::timers::Timer;
 pub use bindings::watchfire::rule::types::{Detail, Device, Timestamp, Value};
 pub use bindings::watchfire::rule::{devices, output, timers};
+pub use bytes::DeviceBytes;
 pub use device::{DeviceRef, find, selected_devices};
 pub use device_rule::{DeviceRule, Migrated, PerDevice, migrate_each};
 pub use effects::emit;

@@ -11,9 +11,18 @@ fn shipped(rule: &str) -> Vec<u8> {
 #[test]
 fn shipped_rules_do_what_their_cases_say() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules");
-    for rule in
-        ["ewma-anomaly", "rate-of-change", "report-by-exception", "silence", "stuck-sensor", "threshold"]
-    {
+    for rule in [
+        "band",
+        "ewma-anomaly",
+        "fleet-outlier",
+        "missing-metric",
+        "rate-of-change",
+        "report-by-exception",
+        "silence",
+        "site-silence",
+        "stuck-sensor",
+        "threshold",
+    ] {
         let mut cases = Vec::new();
         for entry in std::fs::read_dir(rules.join(rule).join("cases")).unwrap() {
             let path = entry.unwrap().path();

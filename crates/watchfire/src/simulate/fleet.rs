@@ -46,6 +46,16 @@ impl Fleet {
         format!("machine-{number:05}")
     }
 
+    /// The site of a machine.
+    pub fn site(number: u32) -> String {
+        format!("hall-{:03}", number / HALL)
+    }
+
+    /// When the last machine has said something for the first time, since the fleet began.
+    pub fn complete_after(&self) -> Duration {
+        CONNECTING * self.devices + Duration::from_secs_f64(1.0 / self.rate)
+    }
+
     /// Sends until it is stopped; returns once everything that was sent is acknowledged or given up.
     pub async fn run(self, tally: Arc<Tally>, stop: CancellationToken) -> Result<()> {
         if self.devices == 0 || self.devices > CONNECTIONS {
@@ -110,12 +120,26 @@ pub enum Fault {
     Stuck,
     /// It says nothing.
     Silent,
+    /// It vibrates more than its peers, and not more than others may.
+    Worn,
+    /// It does not say its humidity.
+    Incomplete,
 }
 
-const FAULTS: [Fault; 5] = [Fault::Spike, Fault::Drift, Fault::Odd, Fault::Stuck, Fault::Silent];
+const FAULTS: [Fault; 7] =
+    [Fault::Spike, Fault::Drift, Fault::Odd, Fault::Stuck, Fault::Silent, Fault::Worn, Fault::Incomplete];
 
 /// Of so many machines one has faults.
 const FAULTY: u64 = 20;
+
+/// So many machines stand in one hall: one of them has faults.
+const HALL: u32 = 20;
+
+/// The hall that loses its network, which silences all of its machines at once ...
+const CUT_OFF: u32 = 7;
+
+/// ... so many seconds after the fleet began.
+const CUT_OFF_AT: f64 = 8.0;
 
 /// A fault lasts this long ...
 const LASTS: f64 = 8.0;
@@ -142,6 +166,10 @@ impl Machine {
 
     /// What is wrong with it at a time, in seconds since the fleet began, and for how long already.
     pub fn fault(&self, at: f64) -> Option<(Fault, f64)> {
+        if self.number / HALL == CUT_OFF {
+            let since = (at - CUT_OFF_AT).rem_euclid(PERIOD);
+            return (at >= CUT_OFF_AT && since < LASTS).then_some((Fault::Silent, since));
+        }
         let number = u64::from(self.number);
         if number % FAULTY != self.seed % FAULTY {
             return None;
@@ -166,16 +194,20 @@ impl Machine {
         let mut vibration = 2.0 + 0.2 * noise();
         let mut current = 12.0 + 0.3 * noise();
         let humidity = 45.0 + 5.0 * (TAU * (at / 900.0 + phase)).sin() + 0.2 * noise();
+        let mut incomplete = false;
         match self.fault(at) {
             Some((Fault::Spike, _)) => temperature += 35.0,
             Some((Fault::Drift, since)) => pressure += since * 0.6,
             Some((Fault::Odd, _)) => current += 6.0,
             Some((Fault::Stuck, _)) => vibration = 2.0,
             Some((Fault::Silent, _)) => return None,
+            Some((Fault::Worn, _)) => vibration += 1.5,
+            Some((Fault::Incomplete, _)) => incomplete = true,
             None => {}
         }
+        let humidity = if incomplete { String::new() } else { format!(r#","humidity":{humidity:.2}"#) };
         Some(format!(
-            r#"{{"temperature":{temperature:.3},"pressure":{pressure:.3},"vibration":{vibration:.3},"current":{current:.3},"humidity":{humidity:.2}}}"#
+            r#"{{"temperature":{temperature:.3},"pressure":{pressure:.3},"vibration":{vibration:.3},"current":{current:.3}{humidity}}}"#
         ))
     }
 }
@@ -222,5 +254,15 @@ mod tests {
             assert_eq!(at(PERIOD as u32), None);
         }
         assert_eq!(Machine::new(2, 1).fault(10.0), None);
+    }
+
+    #[test]
+    fn a_hall_is_cut_off_as_a_whole() {
+        let silent = |number, at| Machine::new(number, 1).reading(at).is_none();
+        let hall = CUT_OFF * HALL..(CUT_OFF + 1) * HALL;
+        assert!(hall.clone().all(|number| silent(number, 8.0) && silent(number, 15.9)));
+        assert!(hall.clone().all(|number| !silent(number, 7.9) && !silent(number, 16.0)));
+        assert!(hall.clone().all(|number| Fleet::site(number) == Fleet::site(hall.start)));
+        assert_ne!(Fleet::site(hall.start), Fleet::site(hall.end));
     }
 }

@@ -90,9 +90,18 @@ fn a_new_project_in_every_language_builds_and_passes_its_cases() {
 fn shipped_rules_pass_their_cases() {
     let components = rules();
     let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules");
-    for rule in
-        ["ewma-anomaly", "rate-of-change", "report-by-exception", "silence", "stuck-sensor", "threshold"]
-    {
+    for rule in [
+        "band",
+        "ewma-anomaly",
+        "fleet-outlier",
+        "missing-metric",
+        "rate-of-change",
+        "report-by-exception",
+        "silence",
+        "site-silence",
+        "stuck-sensor",
+        "threshold",
+    ] {
         let mut command = watchfire();
         command.args(["rule", "test"]).arg(project.join(rule));
         let tested = command.arg("--module").arg(components.join(format!("{rule}.wasm"))).output().unwrap();
@@ -103,11 +112,21 @@ fn shipped_rules_pass_their_cases() {
 #[test]
 fn the_demonstration_shows_every_kind_of_alert() {
     let mut demo = watchfire();
-    demo.args(["demo", "--devices", "100", "--seconds", "24", "--rules"]).arg(rules());
+    demo.args(["demo", "--devices", "160", "--seconds", "24", "--rules"]).arg(rules());
     let output = demo.output().unwrap();
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    for rule in ["limits", "temperature-jump", "odd-current", "stuck-vibration", "silent"] {
+    for rule in [
+        "limits",
+        "temperature-jump",
+        "odd-current",
+        "stuck-vibration",
+        "silent",
+        "pressure-band",
+        "no-humidity",
+        "outlier",
+        "site-silent",
+    ] {
         assert!(text.contains(&format!("{rule} firing")), "{rule} is not in\n{text}");
     }
     assert!(text.contains("resolved"), "{text}");
