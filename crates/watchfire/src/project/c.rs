@@ -19,8 +19,6 @@ pub fn build(folder: &Path) -> Result<Vec<u8>> {
         "-Wl,-z,stack-size=262144",
         "-O3",
         "-ffp-contract=off",
-        // With -O3 zig leaves assertions out; in a rule they are how a mistake is found.
-        "-UNDEBUG",
         "-s",
         "-std=c11",
         "-Wall",
