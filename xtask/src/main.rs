@@ -3,12 +3,15 @@
 
 mod build;
 mod checks;
+mod contract;
+mod documents;
 mod fuzz;
 mod languages;
 mod licences;
 mod run;
 mod setup;
 mod tests;
+mod tutorials;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -37,6 +40,11 @@ cargo xtask COMMAND
                  bytes guided by coverage against one decoder; without a target, says which there are
   wit-sync [--check]
                  copies the contract from wit/ to where SDKs carry it
+  contract-docs [--check]
+                 writes docs/contract.md from the comments of wit/
+  tutorials [LANGUAGE...]
+                 follows docs/tutorials to the letter, against a running engine
+  check-docs     that it is what they say, quotations of code, links
   check-deps     licences, crates against ARCHITECTURE.md, paths of machines
   rules          builds the shipped rules alone, and says where they are
   services       brings the servers that tests talk to: PostgreSQL, TimescaleDB, Kafka, Mosquitto
@@ -80,6 +88,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
             Some("formatted".into())
         }
         "lint" => {
+            documents::check(&workspace)?;
             build::components(&workspace)?;
             checks::lint(&workspace)?;
             Some("no warnings".into())
@@ -94,6 +103,9 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
         }
         "fuzz" => Some(fuzz::run(&workspace, rest)?),
         "wit-sync" => Some(checks::wit_sync(&workspace, flag(rest, "--check")?)?),
+        "contract-docs" => Some(contract::write(&workspace, flag(rest, "--check")?)?),
+        "tutorials" => Some(tutorials::follow(&workspace, rest)?),
+        "check-docs" => Some(documents::check(&workspace)?),
         "check-deps" => Some(checks::dependencies(&workspace)?),
         "rules" => Some(format!("the shipped rules are in {}", build::components(&workspace)?.display())),
         "services" => {
@@ -118,6 +130,7 @@ fn ci(workspace: &Workspace) -> Result<String> {
     step.run("set-up", || setup::prepare(workspace))?;
     step.run("formatting", || checks::format(workspace, true))?;
     step.run("copies of the contract", || checks::wit_sync(workspace, true))?;
+    step.run("documents", || documents::check(workspace))?;
     step.run("dependencies", || checks::dependencies(workspace))?;
     step.run("lint", || build::components(workspace).and_then(|_| checks::lint(workspace)))?;
     let tested = step.run("test", || tests::run(workspace, &[]))?;

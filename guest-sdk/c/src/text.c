@@ -107,12 +107,3 @@ _Noreturn void wf_panic_(const char *function, int line, const char *format, ...
     write_line(WATCHFIRE_RULE_LOG_LEVEL_ERROR, text);
     __builtin_trap();
 }
-
-#ifdef __wasm__
-// What assert() calls. That of the C library writes to a file, and a rule with files is refused.
-_Noreturn void __assert_fail(const char *expression, const char *file, int line, const char *function)
-{
-    (void)file;
-    wf_panic_(function, line, "assertion failed: %s", expression);
-}
-#endif

@@ -5,6 +5,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+// As zig does with -O3.
+#define NDEBUG
+#include "../assert.h"
 #include "fake.h"
 
 #define PARAMETERS(PARAMETER)                                                                                  \
@@ -84,6 +87,23 @@ static wf_metric on = {.name = "on"};
 static wf_metric doubled = {.name = "doubled"};
 
 // ---------------------------------------------------------------- parameters
+
+static void test_assertions_hold_without_debugging_too(void)
+{
+    int looked = 0;
+    assert(++looked);
+    check_number(1, looked);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        assert(looked == 2);
+        _exit(0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    // The sanitiser makes an exit code of the trap.
+    check_number(1, status != 0);
+}
 
 static void test_the_schema_of_parameters(void)
 {
@@ -736,6 +756,7 @@ static const struct {
     TEST(debounce),
     TEST(tumbling_window),
     TEST(sliding_window),
+    TEST(assertions_hold_without_debugging_too),
 };
 
 void fake_reset(void)

@@ -84,6 +84,7 @@ fn renamed(text: &str, name: &str) -> String {
     });
     let type_name: String = words.collect();
     text.replace("\"../..\"", &format!("\"{FOLDER}\""))
+        .replace("\"../../", &format!("\"./{FOLDER}/"))
         .replace("file:../..", &format!("file:{FOLDER}"))
         .replace("=> ../../", &format!("=> ./{FOLDER}/"))
         .replace("=> ../..", &format!("=> ./{FOLDER}"))
@@ -121,4 +122,38 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
     }
     std::fs::write(path, bytes).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_project_points_out_of_it() {
+        for language in Language::ALL {
+            let parent = tempfile::tempdir().unwrap();
+            let folder = parent.path().join("press-heat");
+            write_project(language, "press-heat", &folder).unwrap();
+            assert!(folder.join(rule_file(language)).is_file(), "{language:?}");
+            let mut folders = vec![folder.clone()];
+            let mut looked = 0;
+            while let Some(next) = folders.pop() {
+                for entry in std::fs::read_dir(next).unwrap().flatten() {
+                    let path = entry.path();
+                    // What an SDK says of its own place is not about projects.
+                    if path == folder.join(FOLDER) {
+                        continue;
+                    }
+                    if path.is_dir() {
+                        folders.push(path);
+                        continue;
+                    }
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    assert!(!text.contains("../.."), "{}:\n{text}", path.display());
+                    looked += 1;
+                }
+            }
+            assert!(looked >= 5, "{language:?}: {looked} files");
+        }
+    }
 }
