@@ -11,7 +11,7 @@ use wit_parser::{
 use crate::run::Workspace;
 
 /// What stands before the reference: how it is read.
-const HEAD: &str = include_str!("contract-head.md");
+const HEAD: &str = include_str!("contract-head.md.txt");
 
 /// The world whose exports are all that there are.
 const FULL: &str = "full-rule";
