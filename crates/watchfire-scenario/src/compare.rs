@@ -1,24 +1,27 @@
 //! Compares what came of a case with what was expected, and what came of it in one mode with another.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use watchfire_model::alert::ResolveReason;
 use watchfire_model::call::Module;
 use watchfire_model::{Timestamp, Value};
 
-use crate::case::{Case, Expected, Kind, Row};
-use crate::play::{Change, MODES, Played, play};
+use crate::blob::Field;
+use crate::case::{Case, Expected, ExpectedRow, Fails, Kept, Kind, Row};
+use crate::play::{Change, Failure, MODES, Played, play};
 use crate::report::{CaseReport, Difference, DifferenceKind, LogLine};
+use crate::words;
 
 /// How far ahead the other side of something that does not fit is looked for.
 const AHEAD: usize = 100;
 /// Differences that are told of one case: the first ones explain the others.
 const MOST_DIFFERENCES: usize = 20;
+/// Log messages that are told of one case: what explains a failure comes first.
+const MOST_LINES: usize = 100;
 
 /// Plays a case in every mode and says whether it is as it should be.
 pub(crate) fn judge(module: &Arc<dyn Module>, case: &Case) -> CaseReport {
+    let began = std::time::Instant::now();
     let mut differences = Vec::new();
     let mut log = Vec::new();
     let mut first: Option<Played> = None;
@@ -42,26 +45,16 @@ pub(crate) fn judge(module: &Arc<dyn Module>, case: &Case) -> CaseReport {
         // What happens at one time to one alert keeps its order; between alerts and rows there is none.
         played.changes.sort_by(|a, b| (a.at, &a.device, &a.key).cmp(&(b.at, &b.device, &b.key)));
         played.published.sort_by_cached_key(|row| (row.at, row.device.clone(), format!("{:?}", row.metrics)));
-        for (at, text) in &played.failures {
-            let text = format!("{}: {text}", case.offset(*at));
-            let told = |known: &Difference| known.happened.as_ref() == Some(&text);
-            if !differences.iter().any(told) {
-                let failed = Difference::new(DifferenceKind::Failed, None, None, Some(text));
-                differences.push(failed.in_mode(mode.name));
-            }
-        }
+        against_failures(case, &played.failures, mode.name, &mut differences);
         match &first {
             None => {
                 against_expected(case, &played, &mut differences);
-                log = played
-                    .messages
-                    .iter()
-                    .map(|(at, level, text)| LogLine {
-                        at: case.offset(*at),
-                        level: level.clone(),
-                        text: text.clone(),
-                    })
-                    .collect();
+                let line = |logged: &crate::case::Logged| LogLine {
+                    at: case.offset(logged.at),
+                    level: words::level(logged.level),
+                    text: logged.text.clone(),
+                };
+                log = played.messages.iter().take(MOST_LINES).map(line).collect();
                 first = Some(played);
             }
             Some(whole) => against_whole(case, whole, &played, mode.name, &mut differences),
@@ -72,7 +65,33 @@ pub(crate) fn judge(module: &Arc<dyn Module>, case: &Case) -> CaseReport {
     differences.truncate(MOST_DIFFERENCES);
     let simulated = case.actions.last().map_or_else(Default::default, |last| last.at.since(case.start));
     let (name, file) = (case.name.clone(), case.file.clone());
-    CaseReport { name, file, passed, simulated, differences, more, log }
+    CaseReport { name, file, passed, simulated, took: began.elapsed().into(), differences, more, log }
+}
+
+/// Each failure must be one that is expected, and each that is expected must be there. How many calls it takes for that
+/// depends on the mode: rows of one record that all fail, fail in one call.
+fn against_failures(case: &Case, failures: &[Failure], mode: &str, out: &mut Vec<Difference>) {
+    let fits = |fails: &Fails, failure: &Failure| {
+        fails.at == failure.at
+            && failure.text.contains(&fails.text)
+            && fails.device.as_ref().is_none_or(|device| failure.devices.contains(device))
+    };
+    let mut tell = |line, expected: Option<String>, happened: Option<String>| {
+        let same = |known: &Difference| known.expected == expected && known.happened == happened;
+        if !out.iter().any(|known| known.kind == DifferenceKind::Failed && same(known)) {
+            out.push(Difference::new(DifferenceKind::Failed, line, expected, happened).in_mode(mode));
+        }
+    };
+    for failure in failures {
+        if !case.fails.iter().any(|fails| fits(fails, failure)) {
+            tell(None, None, Some(words::failure(case, failure)));
+        }
+    }
+    for fails in &case.fails {
+        if !failures.iter().any(|failure| fits(fails, failure)) {
+            tell(Some(fails.line), Some(words::fails(case, fails)), None);
+        }
+    }
 }
 
 fn against_expected(case: &Case, played: &Played, out: &mut Vec<Difference>) {
@@ -87,10 +106,10 @@ fn against_expected(case: &Case, played: &Played, out: &mut Vec<Difference>) {
             align(&expected, &changes, fits, |expected, change| {
                 let at = expected.map_or_else(|| change.map_or(case.start, |c| c.at), |e| e.at);
                 let line = expected.map(|e| e.line);
-                let wanted = expected.map(|e| expected_text(case, e));
+                let wanted = expected.map(|e| words::expected(case, e));
                 // Only where it makes the difference is the small print told.
                 let full = expected.is_some_and(|e| e.summary.is_some() || !e.details.is_empty());
-                let happened = change.map(|c| change_text(case, c, full));
+                let happened = change.map(|c| words::change(case, c, full));
                 found.push((at, Difference::new(DifferenceKind::Expected, line, wanted, happened)));
             });
         }
@@ -105,32 +124,67 @@ fn against_expected(case: &Case, played: &Played, out: &mut Vec<Difference>) {
                 && is(&never.key, &change.key)
                 && severity
             {
-                let happened = Some(change_text(case, change, false));
+                let happened = Some(words::change(case, change, false));
                 let wanted = Some("never".to_string());
                 out.push(Difference::new(DifferenceKind::Never, Some(never.line), wanted, happened));
             }
         }
     }
     if let Some(publishes) = &case.publishes {
-        let mut wanted: Vec<&Row> = publishes.iter().collect();
-        wanted.sort_by_cached_key(|row| (row.at, row.device.clone(), format!("{:?}", row.metrics)));
+        let mut wanted: Vec<&ExpectedRow> = publishes.iter().collect();
+        wanted.sort_by_cached_key(|expected| {
+            (expected.row.at, expected.row.device.clone(), format!("{:?}", expected.row.metrics))
+        });
         let mut found = Vec::new();
         for (_, (wanted, rows)) in grouped(
-            wanted.into_iter().map(|row| (&*row.device, row)),
+            wanted.into_iter().map(|expected| (&*expected.row.device, expected)),
             played.published.iter().map(|row| (&*row.device, row)),
         ) {
-            align(&wanted, &rows, same_row, |wanted, row| {
-                let at = wanted.or(row).map_or(case.start, |row| row.at);
-                let texts = (wanted.map(|w| row_text(case, w)), row.map(|r| row_text(case, r)));
-                let line = wanted.map(|row| row.line);
+            align(&wanted, &rows, is_row, |wanted, row| {
+                let at = wanted.map(|wanted| &wanted.row).or(row).map_or(case.start, |row| row.at);
+                let texts = (wanted.map(|w| words::expected_row(case, w)), row.map(|r| words::row(case, r)));
+                let line = wanted.map(|wanted| wanted.row.line);
                 found.push((at, Difference::new(DifferenceKind::Published, line, texts.0, texts.1)));
             });
         }
         told_in_order(found, out);
     }
+    for sample in &case.samples {
+        let there = |row: &&Row| row.device == sample.row.device && in_time(sample, row);
+        let mut rows = played.published.iter().filter(there);
+        if rows.clone().any(|row| has_values(sample, row)) {
+            continue;
+        }
+        let wanted = Some(words::expected_row(case, sample));
+        let happened = rows.next().map(|row| words::row(case, row));
+        out.push(Difference::new(DifferenceKind::Published, Some(sample.row.line), wanted, happened));
+    }
+    if let Some(keeps) = &case.keeps {
+        against_kept(keeps, &played.kept, out);
+    }
+    if let Some(logs) = &case.logs {
+        let (logs, messages) = (logs.iter().collect::<Vec<_>>(), played.messages.iter().collect::<Vec<_>>());
+        align(&logs, &messages, same_message, |wanted, message| {
+            let texts = (wanted.map(|w| words::logged(case, w)), message.map(|m| words::logged(case, m)));
+            let line = wanted.map(|wanted| wanted.line);
+            out.push(Difference::new(DifferenceKind::Logged, line, texts.0, texts.1));
+        });
+    }
+}
+
+fn against_kept(keeps: &[Kept], kept: &[Kept], out: &mut Vec<Difference>) {
+    for (_, (wanted, kept)) in grouped(keeps.iter().map(at_place), kept.iter().map(at_place)) {
+        align(&wanted, &kept, same_blob, |wanted, kept| {
+            let layout: &[Field] = wanted.map_or(&[], |wanted| &wanted.layout);
+            let texts = (wanted.map(|w| words::kept(w, layout)), kept.map(|k| words::kept(k, layout)));
+            let line = wanted.map(|wanted| wanted.line);
+            out.push(Difference::new(DifferenceKind::Kept, line, texts.0, texts.1));
+        });
+    }
 }
 
 fn against_whole(case: &Case, whole: &Played, other: &Played, mode: &str, out: &mut Vec<Difference>) {
+    let differs = |a, b| Difference::new(DifferenceKind::Modes, None, a, b).in_mode(mode);
     let mut found = Vec::new();
     for (_, (whole, other)) in grouped(
         whole.changes.iter().map(|c| ((&*c.device, &*c.key), c)),
@@ -142,9 +196,8 @@ fn against_whole(case: &Case, whole: &Played, other: &Played, mode: &str, out: &
             |a, b| a == b,
             |a, b| {
                 let at = a.or(b).map_or(case.start, |change| change.at);
-                let text = |change: &Change| change_text(case, change, a.is_some() && b.is_some());
-                let difference = Difference::new(DifferenceKind::Modes, None, a.map(text), b.map(text));
-                found.push((at, difference.in_mode(mode)));
+                let text = |change: &Change| words::change(case, change, a.is_some() && b.is_some());
+                found.push((at, differs(a.map(text), b.map(text))));
             },
         );
     }
@@ -154,11 +207,29 @@ fn against_whole(case: &Case, whole: &Played, other: &Played, mode: &str, out: &
     ) {
         align(&whole, &other, same_row, |a, b| {
             let at = a.or(b).map_or(case.start, |row| row.at);
-            let texts = (a.map(|row| row_text(case, row)), b.map(|row| row_text(case, row)));
-            found.push((at, Difference::new(DifferenceKind::Modes, None, texts.0, texts.1).in_mode(mode)));
+            found.push((at, differs(a.map(|row| words::row(case, row)), b.map(|row| words::row(case, row)))));
         });
     }
     told_in_order(found, out);
+    // What is kept, and what is logged, are a rule's own affair, unless the case says what they are: a sum may be added
+    // up in another order, a message may be one of a batch.
+    if case.keeps.is_some() {
+        for (_, (whole, other)) in grouped(whole.kept.iter().map(at_place), other.kept.iter().map(at_place)) {
+            align(&whole, &other, same_blob, |a, b| {
+                let text = |kept: &Kept| words::kept(kept, &[]);
+                out.push(differs(a.map(text), b.map(text)));
+            });
+        }
+    }
+    // A call that fails says what it says once more without the rows that are left out.
+    if case.logs.is_some() && whole.failures.is_empty() {
+        let (whole, other): (Vec<_>, Vec<_>) =
+            (whole.messages.iter().collect(), other.messages.iter().collect());
+        align(&whole, &other, same_message, |a, b| {
+            let text = |logged: &crate::case::Logged| words::logged(case, logged);
+            out.push(differs(a.map(text), b.map(text)));
+        });
+    }
 }
 
 fn told_in_order(mut found: Vec<(Timestamp, Difference)>, out: &mut Vec<Difference>) {
@@ -218,6 +289,39 @@ fn fits(expected: &Expected, change: &Change) -> bool {
         && expected.details.iter().all(detail)
 }
 
+fn at_place(kept: &Kept) -> ((&str, u32), &Kept) {
+    ((&kept.device, kept.slot), kept)
+}
+
+fn same_blob(a: &Kept, b: &Kept) -> bool {
+    a.bytes == b.bytes
+}
+
+fn same_message(a: &crate::case::Logged, b: &crate::case::Logged) -> bool {
+    (a.at, a.level, &a.text) == (b.at, b.level, &b.text)
+}
+
+/// Whether a row is what is expected: at its time or within the span behind it, each number within the tolerance.
+fn is_row(expected: &ExpectedRow, row: &Row) -> bool {
+    in_time(expected, row)
+        && expected.row.device == row.device
+        && expected.row.metrics.len() == row.metrics.len()
+        && has_values(expected, row)
+}
+
+fn in_time(expected: &ExpectedRow, row: &Row) -> bool {
+    (expected.row.at..=expected.row.at + expected.within).contains(&row.at)
+}
+
+fn has_values(expected: &ExpectedRow, row: &Row) -> bool {
+    let fits = |wanted: &Value, value: &Value| match (wanted, value) {
+        (Value::Number(a), Value::Number(b)) if (a - b).abs() <= expected.tolerance => true,
+        _ => same_value(wanted, value),
+    };
+    let mut wanted = expected.row.metrics.iter();
+    wanted.all(|(name, wanted)| row.metrics.get(name).is_some_and(|value| fits(wanted, value)))
+}
+
 fn same_row(a: &Row, b: &Row) -> bool {
     a.at == b.at
         && a.device == b.device
@@ -230,58 +334,5 @@ fn same_value(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-3),
         _ => a == b,
-    }
-}
-
-fn expected_text(case: &Case, expected: &Expected) -> String {
-    let mut text = case.offset(expected.at);
-    if expected.within.0 > 0 {
-        let _ = write!(text, " to {}", case.offset(expected.at + expected.within));
-    }
-    let _ = write!(text, "  {} {} {}", expected.kind, expected.device, expected.key);
-    if let Some(severity) = expected.severity {
-        let _ = write!(text, " {severity}");
-    }
-    if let Some(summary) = &expected.summary {
-        let _ = write!(text, " {summary:?}");
-    }
-    values_text(&mut text, expected.details.iter());
-    text
-}
-
-fn change_text(case: &Case, change: &Change, full: bool) -> String {
-    let mut text = format!("{}  {} {} {}", case.offset(change.at), change.kind, change.device, change.key);
-    match change.kind {
-        Kind::Trigger | Kind::Realarm => {
-            let _ = write!(text, " {}", change.severity);
-        }
-        Kind::Clear | Kind::Latched => {}
-    }
-    if let Some(reason) = change.reason.filter(|reason| *reason != ResolveReason::Cleared) {
-        let _ = write!(text, " ({reason:?})");
-    }
-    if full {
-        let _ = write!(text, " {:?}", change.summary);
-        values_text(&mut text, change.details.iter().map(|detail| (&detail.name, &detail.value)));
-    }
-    text
-}
-
-fn row_text(case: &Case, row: &Row) -> String {
-    let mut text = format!("{}  {}", case.offset(row.at), row.device);
-    values_text(&mut text, row.metrics.iter());
-    text
-}
-
-fn values_text<'a>(text: &mut String, values: impl Iterator<Item = (&'a String, &'a Value)>) {
-    let values: Vec<String> = values
-        .map(|(name, value)| match value {
-            Value::Number(number) => format!("{name}: {number}"),
-            Value::Boolean(flag) => format!("{name}: {flag}"),
-            Value::Text(value) => format!("{name}: {value:?}"),
-        })
-        .collect();
-    if !values.is_empty() {
-        let _ = write!(text, " {{ {} }}", values.join(", "));
     }
 }

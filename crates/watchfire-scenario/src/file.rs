@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use watchfire_model::alert::Chatter;
+use watchfire_model::call::Level;
 use watchfire_model::rule::ConditionSet;
 use watchfire_model::{ConditionOptions, DeviceSpec, Duration, Limits, Selector, Severity, Timestamp, Value};
 
+use crate::blob::{BlobFile, SlotFile};
 use crate::case::Case;
+use crate::series::SeriesFile;
 
 /// What is wrong with the file of a case, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +30,18 @@ pub struct CaseError {
 }
 
 impl Case {
-    /// Reads a case. `file_name` is what errors and reports call it.
+    /// Reads a file.
+    pub fn read(file: &Path) -> Result<Self, CaseError> {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|error| CaseError {
+            file: name.clone(),
+            line: 1,
+            message: format!("it cannot be read: {error}"),
+        })?;
+        Self::from_yaml(&text, &name)
+    }
+
+    /// Reads a case. `file_name` is what errors and reports call it; recordings that it names lie beside it.
     pub fn from_yaml(text: &str, file_name: &str) -> Result<Self, CaseError> {
         let file: CaseFile = serde_saphyr::from_str(text).map_err(|error| CaseError {
             file: file_name.into(),
@@ -66,12 +82,19 @@ pub(crate) struct CaseFile {
     pub start: Option<Timestamp>,
     #[serde(default)]
     pub devices: Vec<Spanned<DeviceFile>>,
+    pub state: Option<StateFile>,
     #[serde(default)]
     pub timeline: Vec<Spanned<Step>>,
     pub expect: Option<Vec<Spanned<ExpectedFile>>>,
     #[serde(default)]
     pub never: Vec<Spanned<NeverFile>>,
     pub publishes: Option<Vec<Spanned<Published>>>,
+    #[serde(default)]
+    pub samples: Vec<Spanned<Published>>,
+    pub keeps: Option<Vec<Spanned<KeptFile>>>,
+    pub logs: Option<Vec<Spanned<LoggedFile>>>,
+    #[serde(default)]
+    pub fails: Vec<Spanned<FailsFile>>,
     pub refused: Option<String>,
 }
 
@@ -142,6 +165,8 @@ pub(crate) struct Step {
     pub measured: Option<When>,
     #[serde(default)]
     pub readings: Pairs<Pairs<Metric>>,
+    /// Recorded readings, beside the case.
+    pub file: Option<PathBuf>,
     pub every: Option<Duration>,
     pub until: Option<When>,
     #[serde(default)]
@@ -149,6 +174,9 @@ pub(crate) struct Step {
     #[serde(default)]
     pub delete: Vec<String>,
     pub reset: Option<Reset>,
+    pub deploy: Option<Deploy>,
+    #[serde(default)]
+    pub replace: bool,
 }
 
 #[derive(Deserialize)]
@@ -158,19 +186,83 @@ pub(crate) struct Reset {
     pub key: String,
 }
 
-/// A value of a metric, or how it goes over a series.
-#[derive(Clone, Deserialize)]
-#[serde(untagged, expecting = "a metric is a number, a flag, a text, or { from: NUMBER, to: NUMBER }")]
-pub(crate) enum Metric {
-    Value(Value),
-    Ramp(Ramp),
+/// Another version of the rule: the same module with other parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Deploy {
+    pub parameters: serde_json::Value,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+/// What an earlier version of the rule had kept.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Ramp {
-    pub from: f64,
-    pub to: f64,
+pub(crate) struct StateFile {
+    pub version: u32,
+    pub blobs: Vec<Spanned<KeptFile>>,
+}
+
+/// A blob of a device: `bytes` or `fields`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeptFile {
+    pub device: String,
+    pub slot: SlotFile,
+    pub bytes: Option<String>,
+    pub fields: Option<BlobFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LoggedFile {
+    pub at: When,
+    pub level: Level,
+    pub text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FailsFile {
+    pub at: When,
+    pub device: Option<String>,
+    pub text: String,
+}
+
+/// A value of a metric, or how it goes over a series.
+pub(crate) enum Metric {
+    Value(Value),
+    Series(SeriesFile),
+}
+
+impl<'de> Deserialize<'de> for Metric {
+    // Not derived: an untagged enum does not say what is wrong within a series.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MetricVisitor;
+        impl<'de> Visitor<'de> for MetricVisitor {
+            type Value = Metric;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a metric: a number, a flag, a text, or a series such as { from: 70, to: 90 }")
+            }
+            fn visit_bool<E: serde::de::Error>(self, flag: bool) -> Result<Metric, E> {
+                Ok(Metric::Value(Value::Boolean(flag)))
+            }
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Metric, E> {
+                self.visit_f64(number as f64)
+            }
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Metric, E> {
+                self.visit_f64(number as f64)
+            }
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Metric, E> {
+                Ok(Metric::Value(Value::Number(number)))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Metric, E> {
+                Ok(Metric::Value(Value::Text(text.into())))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Metric, A::Error> {
+                SeriesFile::deserialize(MapAccessDeserializer::new(map)).map(Metric::Series)
+            }
+        }
+        deserializer.deserialize_any(MetricVisitor)
+    }
 }
 
 #[derive(Deserialize)]
@@ -208,8 +300,12 @@ pub(crate) struct NeverFile {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Published {
     pub at: When,
+    #[serde(default)]
+    pub within: Duration,
     pub device: String,
     pub metrics: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub tolerance: f64,
 }
 
 /// A time of the case.
@@ -256,6 +352,7 @@ impl<'de> Deserialize<'de> for When {
 }
 
 /// A map in the order of the file: the order of rows is that in which they are received.
+#[derive(Clone, Debug)]
 pub(crate) struct Pairs<T>(pub Vec<(String, T)>);
 
 impl<T> Default for Pairs<T> {

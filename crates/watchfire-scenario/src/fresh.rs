@@ -9,21 +9,20 @@ use watchfire_model::call::{
 use watchfire_model::state::Blobs;
 use watchfire_model::{Digest, Limits};
 
-/// The one module that there is.
-pub(crate) struct OneModule(pub Arc<dyn Module>);
+/// The modules of a case: the rule, and what left the state that was there before it.
+pub(crate) struct CaseModules(Vec<Arc<dyn Module>>);
 
-impl OneModule {
-    pub fn new(module: &Arc<dyn Module>, fresh: bool) -> Self {
-        Self(if fresh { Arc::new(Fresh(module.clone())) } else { module.clone() })
+impl CaseModules {
+    pub fn new(module: &Arc<dyn Module>, fresh: bool, before: Option<Arc<dyn Module>>) -> Self {
+        let rule = if fresh { Arc::new(Fresh(module.clone())) } else { module.clone() };
+        Self(std::iter::once(rule).chain(before).collect())
     }
 }
 
-impl Modules for OneModule {
+impl Modules for CaseModules {
     fn get(&self, digest: Digest) -> Result<Arc<dyn Module>, CallFailure> {
-        if digest == self.0.digest() {
-            return Ok(self.0.clone());
-        }
-        Err(CallFailure::new(FailureKind::Load, format!("there is no module {digest}")))
+        let module = self.0.iter().find(|module| module.digest() == digest).cloned();
+        module.ok_or_else(|| CallFailure::new(FailureKind::Load, format!("there is no module {digest}")))
     }
 }
 

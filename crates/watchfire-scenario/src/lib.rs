@@ -11,22 +11,33 @@
 //!
 //! All four must do the same, and it must be what the case expects. The [`Report`] says where they do not.
 
+mod before;
+mod blob;
 mod case;
 mod compare;
 mod file;
 mod fresh;
+mod measure;
 mod play;
+mod recording;
 mod report;
+mod series;
 mod spread;
+mod timeline;
+mod told;
+mod words;
 
 use std::sync::Arc;
 
-use watchfire_host::{Host, HostError, HostOptions, RefusalError};
+use watchfire_host::{Host, HostError, HostOptions, ModuleReport, RefusalError};
 use watchfire_model::call::{CallFailure, Module, Modules};
 
 pub use case::Case;
 pub use file::CaseError;
+pub use measure::Cost;
+pub use recording::{Recorded, Recording, RecordingError};
 pub use report::{CaseReport, Difference, DifferenceKind, LogLine, Report};
+pub use told::{Deployed, Told, ToldChange};
 
 /// Nothing was run.
 #[derive(Debug, thiserror::Error)]
@@ -42,11 +53,45 @@ pub enum RunError {
     Load(#[from] CallFailure),
 }
 
+/// A component that is loaded.
+pub struct Rule {
+    /// What is known of it.
+    pub report: ModuleReport,
+    module: Arc<dyn Module>,
+    // Code that counts fuel is compiled when it is asked for.
+    _host: Host,
+}
+
+impl Rule {
+    /// Loads a component. Compiles it: seconds where it comes from an interpreted language.
+    pub fn load(component: &[u8]) -> Result<Self, RunError> {
+        let host = Host::new(HostOptions::default())?;
+        let report = host.add(component)?;
+        let module = host.get(report.digest)?;
+        Ok(Self { report, module, _host: host })
+    }
+
+    /// Runs cases.
+    pub fn run(&self, cases: &[Case]) -> Report {
+        run_module(&self.module, cases)
+    }
+
+    /// Plays a case that expects nothing, and tells what the rule says.
+    pub fn tell(&self, case: &Case) -> Told {
+        told::tell(&self.module, case)
+    }
+
+    /// Measures what a call costs with these parameters; takes seconds. An error is what the rule, or the schema of its
+    /// parameters, objects to.
+    pub fn measure(&self, parameters: &serde_json::Value) -> Result<Cost, String> {
+        let parameters = play::validated(&*self.module, parameters)?;
+        measure::measure(&*self.module, parameters).map_err(|failure| failure.message)
+    }
+}
+
 /// Runs cases against a component. Compiles it: seconds where it comes from an interpreted language.
 pub fn run(component: &[u8], cases: &[Case]) -> Result<Report, RunError> {
-    let host = Host::new(HostOptions::default())?;
-    let digest = host.add(component)?.digest;
-    Ok(run_module(&host.get(digest)?, cases))
+    Ok(Rule::load(component)?.run(cases))
 }
 
 /// As [`run`], for a module that is loaded already.

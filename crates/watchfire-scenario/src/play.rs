@@ -10,22 +10,25 @@ use watchfire_model::alert::{Detail, ResolveReason};
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::Module;
 use watchfire_model::{
-    Actor, Batch, BatchBuilder, Control, Epoch, PartitionId, Position, READINGS, RuleSpec, Severity,
-    Timestamp, Transition, TransitionKind, Value, Values,
+    Actor, Batch, BatchBuilder, Control, Epoch, PartitionId, Position, READINGS, RuleSpec, RuleVersion,
+    Severity, Timestamp, Transition, TransitionKind, Value, Values,
 };
 
-use crate::case::{Case, Kind, Row, What};
-use crate::fresh::OneModule;
+use crate::before::BeforeModule;
+use crate::case::{Case, Kept, Kind, Logged, Row, What};
+use crate::fresh::CaseModules;
 
 /// The output stream, whatever a deployment would call it.
 const OUTPUT: &str = "output";
 /// Times at which something is due in one case: a year of a schedule every minute. A rule that sets a timer in
 /// each timer could go on for ever.
 const MOST_TICKS: u32 = 600_000;
-/// Log messages that are kept: what explains a failure comes first.
-const MOST_MESSAGES: usize = 100;
-/// Events that one record can make before the later ones are lost to the log of the report.
-const EVENTS: usize = 1024;
+/// A stream of its own for the one reading that brings state from before.
+const BEFORE: &str = "before";
+/// Log messages that are kept: a rule that logs each of many readings must not fill the memory.
+const MOST_MESSAGES: usize = 20_000;
+/// Events that one record can make before the later ones are lost.
+const EVENTS: usize = 16_384;
 
 /// How the time line becomes records and calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,32 +63,45 @@ pub(crate) struct Change {
 pub(crate) struct Played {
     pub changes: Vec<Change>,
     pub published: Vec<Row>,
-    /// Calls that failed: when, and what was said.
-    pub failures: Vec<(Timestamp, String)>,
-    pub messages: Vec<(Timestamp, String, String)>,
+    pub failures: Vec<Failure>,
+    pub messages: Vec<Logged>,
+    /// At the end, by device and slot.
+    pub kept: Vec<Kept>,
+}
+
+/// Something that went wrong, such as a call that failed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Failure {
+    pub at: Timestamp,
+    /// Whose rows were left out.
+    pub devices: Vec<String>,
+    pub text: String,
 }
 
 /// The rule does not start: what it says.
 pub(crate) struct Refused(pub String);
 
-pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<Played, Refused> {
-    let parameters = validate_parameters(module.manifest(), &case.parameters).map_err(|problems| {
+/// The parameters as a rule gets them; else everything that the schema has against them.
+pub(crate) fn validated(module: &dyn Module, parameters: &serde_json::Value) -> Result<serde_json::Value, String> {
+    validate_parameters(module.manifest(), parameters).map_err(|problems| {
         let texts: Vec<_> = problems.iter().map(|p| format!("{} {}", p.path, p.message)).collect();
-        Refused(format!("parameters: {}", texts.join("; ").trim()))
-    })?;
+        format!("parameters: {}", texts.join("; ").trim())
+    })
+}
+
+pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<Played, Refused> {
+    let parameters = validated(&**module, &case.parameters).map_err(Refused)?;
+    let before = case.before.as_ref().map(|before| Arc::new(BeforeModule::new(before)));
     let (sender, events) = broadcast::channel(EVENTS);
+    let other = before.clone().map(|before| before as Arc<dyn Module>);
     let partition = Partition::new(PartitionSetup {
         id: PartitionId(0),
         partitions: 1,
         epoch: Epoch(1),
-        modules: Arc::new(OneModule::new(module, mode.fresh)),
+        modules: Arc::new(CaseModules::new(module, mode.fresh, other)),
         events: Some(sender),
     });
-    let mut player =
-        Player { partition, events, now: case.start, refused: None, played: Played::default(), ticks: 0 };
     let by = Actor { name: "scenario".into(), ..Actor::default() };
-    let devices = case.devices.clone();
-    player.control(Control::DevicesPut { devices, by: by.clone() });
     let spec = RuleSpec {
         name: module.manifest().name.clone(),
         module: module.digest(),
@@ -97,8 +113,22 @@ pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<
         condition: case.condition.clone(),
         limits: case.limits.clone(),
     };
-    let spec = Box::new(spec);
-    player.control(Control::RuleDeployed { spec, version: 1, discard_state: false, by: by.clone() });
+    let mut player = Player {
+        partition,
+        events,
+        now: case.start,
+        by: by.clone(),
+        version: 0,
+        refused: None,
+        played: Played::default(),
+        ticks: 0,
+    };
+    let devices = case.devices.clone();
+    player.control(Control::DevicesPut { devices, by: by.clone() });
+    if let Some(before) = before {
+        player.bring(&*before, &spec);
+    }
+    player.deploy(spec.clone());
     if let Some(reason) = player.refused.take() {
         return Err(Refused(reason));
     }
@@ -122,16 +152,18 @@ pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<
             }
             What::Delete(id) => player.control(Control::DeviceDeleted { id: id.clone(), by: by.clone() }),
             What::Reset { device, key } => player.control(Control::ConditionCleared {
-                rule: module.manifest().name.clone(),
+                rule: spec.name.clone(),
                 device: device.clone(),
                 key: key.clone(),
                 force: false,
                 by: by.clone(),
             }),
+            What::Deploy(parameters) => player.deploy_again(&**module, &spec, parameters),
+            What::Replace => player.append(Record::CheckpointMark),
             What::Nothing => player.append(Record::Tick),
         }
     }
-    Ok(player.played)
+    Ok(player.end(&spec.name))
 }
 
 struct Player {
@@ -139,6 +171,9 @@ struct Player {
     events: broadcast::Receiver<RuleEvent>,
     /// The clock of the log.
     now: Timestamp,
+    by: Actor,
+    /// The version of the rule that was deployed last.
+    version: RuleVersion,
     refused: Option<String>,
     played: Played,
     ticks: u32,
@@ -150,7 +185,7 @@ impl Player {
         while let Some(due) = self.partition.next_due().filter(|due| *due < to) {
             if self.ticks == MOST_TICKS {
                 let text = format!("more than {MOST_TICKS} timers, silences, schedules and delays were due");
-                self.played.failures.push((self.now, text));
+                self.fail(self.now, Vec::new(), text);
             }
             self.ticks = self.ticks.saturating_add(1);
             if self.ticks > MOST_TICKS {
@@ -167,6 +202,54 @@ impl Player {
         self.append(Record::Control(Box::new(control)));
     }
 
+    fn fail(&mut self, at: Timestamp, devices: Vec<String>, text: String) {
+        self.played.failures.push(Failure { at, devices, text });
+    }
+
+    fn deploy(&mut self, spec: RuleSpec) {
+        self.version += 1;
+        let (spec, version, by) = (Box::new(spec), self.version, self.by.clone());
+        self.control(Control::RuleDeployed { spec, version, discard_state: false, by });
+    }
+
+    /// A further version; one that is refused is a failure, and the one before it goes on.
+    fn deploy_again(&mut self, module: &dyn Module, spec: &RuleSpec, parameters: &serde_json::Value) {
+        let refused = match validated(module, parameters) {
+            Ok(parameters) => {
+                self.deploy(RuleSpec { parameters, ..spec.clone() });
+                self.refused.take()
+            }
+            Err(refused) => Some(refused),
+        };
+        if let Some(reason) = refused {
+            self.fail(self.now, Vec::new(), format!("the deployment is refused: {reason}"));
+        }
+    }
+
+    /// Has an earlier version of the rule store what it had kept.
+    fn bring(&mut self, before: &BeforeModule, spec: &RuleSpec) {
+        let Some(device) = before.first().and_then(|id| self.partition.registry().find(id)) else { return };
+        let module = before.digest();
+        self.deploy(RuleSpec {
+            name: spec.name.clone(),
+            module,
+            input: BEFORE.into(),
+            output: None,
+            pass: Vec::new(),
+            select: Default::default(),
+            parameters: serde_json::Value::Null,
+            condition: Default::default(),
+            limits: spec.limits.clone(),
+        });
+        let mut batch = BatchBuilder::new();
+        batch.begin(device, self.now);
+        // The one metric of an empty reading.
+        let _ = batch.boolean(BEFORE, true);
+        batch.commit();
+        let batch = Arc::new(batch.finish());
+        self.append(Record::Readings { stream: BEFORE.into(), origin: None, batch });
+    }
+
     /// Appends a record and has it evaluated, and what the loop appends because of it.
     fn append(&mut self, record: Record) {
         let mut records = std::collections::VecDeque::from([record]);
@@ -174,7 +257,8 @@ impl Player {
             let position =
                 Position { epoch: Epoch(1), partition: PartitionId(0), offset: self.partition.next_offset() };
             let mut out = Vec::new();
-            self.partition.apply(&Entry { position, appended_at: self.now, record }, &mut out);
+            let entry = Entry { position, appended_at: self.now, record };
+            self.partition.apply(&entry, &mut out);
             for output in out {
                 match output {
                     Output::Transition(transition) => self.played.changes.push(change(*transition)),
@@ -183,7 +267,8 @@ impl Player {
                             Record::Refused { reason, .. } => self.refused = Some(reason.clone()),
                             Record::Skipped(skipped) => {
                                 let text = format!("{} failed: {}", skipped.callback_name, skipped.reason);
-                                self.played.failures.push((self.now, text));
+                                let devices = self.devices(&entry.record, &skipped.rows);
+                                self.fail(self.now, devices, text);
                             }
                             _ => {}
                         }
@@ -201,6 +286,33 @@ impl Player {
             }
             self.note_messages();
         }
+    }
+
+    /// The devices of some rows of a record.
+    fn devices(&self, record: &Record, rows: &[u32]) -> Vec<String> {
+        let Record::Readings { batch, .. } = record else { return Vec::new() };
+        let mut devices = Vec::new();
+        for row in rows {
+            let device = batch.devices.get(*row as usize);
+            let device = device.and_then(|&device| self.partition.registry().get(device));
+            let id = device.map(|device| device.spec.id.clone()).unwrap_or_default();
+            if !devices.contains(&id) {
+                devices.push(id);
+            }
+        }
+        devices
+    }
+
+    /// What came of it, with what the rule keeps.
+    fn end(mut self, rule: &str) -> Played {
+        for (slot, device, bytes) in self.partition.kept(rule).into_iter().flat_map(|state| state.iter()) {
+            let device = self.partition.registry().get(device);
+            let device = device.map(|device| device.spec.id.clone()).unwrap_or_default();
+            let kept = Kept { device, slot, bytes: bytes.into(), ..Kept::default() };
+            self.played.kept.push(kept);
+        }
+        self.played.kept.sort_by(|a, b| (&a.device, a.slot).cmp(&(&b.device, b.slot)));
+        self.played
     }
 
     fn add(&mut self, batch: &mut BatchBuilder, row: &Row) {
@@ -253,13 +365,12 @@ impl Player {
             match self.events.try_recv() {
                 Ok(RuleEvent { now, kind: RuleEventKind::Message { level, text }, .. }) => {
                     if self.played.messages.len() < MOST_MESSAGES {
-                        let level = format!("{level:?}").to_lowercase();
-                        self.played.messages.push((now, level, text));
+                        self.played.messages.push(Logged { line: 0, at: now, level, text });
                     }
                 }
                 Ok(RuleEvent { now, kind: RuleEventKind::UnknownDevice { device }, .. }) => {
                     let text = format!("emitted a reading for {device:?}, which is not registered");
-                    self.played.failures.push((now, text));
+                    self.fail(now, Vec::new(), text);
                 }
                 Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_)) => {}
                 Err(_) => return,

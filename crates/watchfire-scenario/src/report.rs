@@ -41,6 +41,8 @@ pub struct CaseReport {
     pub passed: bool,
     /// How long it took on the simulated clock.
     pub simulated: Duration,
+    /// How long it took to play it, in all modes.
+    pub took: Duration,
     /// Where it was not.
     pub differences: Vec<Difference>,
     /// How many further differences there are.
@@ -92,7 +94,11 @@ pub enum DifferenceKind {
     Never,
     /// A row of the output stream is not as in `publishes`.
     Published,
-    /// A call failed.
+    /// The state is not as in `keeps`.
+    Kept,
+    /// A message is not as in `logs`.
+    Logged,
+    /// A call failed, or one did not that should have.
     Failed,
     /// The rule does not start, or it starts and should not.
     Refused,
@@ -153,6 +159,10 @@ impl fmt::Display for Difference {
         let expected = self.expected.as_ref().unwrap_or(&nothing);
         let happened = self.happened.as_ref().unwrap_or(&nothing);
         match self.kind {
+            DifferenceKind::Failed if self.expected.is_some() => {
+                let mode = self.mode.as_deref().unwrap_or("whole");
+                write!(f, "  expected   {expected}{line}\n  happened   {happened}, played {mode}")
+            }
             DifferenceKind::Failed => {
                 let mode = self.mode.as_deref().unwrap_or("whole");
                 write!(f, "  a call failed, played {mode}, at {happened}")
@@ -166,9 +176,18 @@ impl fmt::Display for Difference {
                 write!(f, "    {:width$}  {expected}\n    {mode:width$}  {happened}", "whole")
             }
             DifferenceKind::Refused if self.expected.is_none() => write!(f, "  {happened}"),
-            DifferenceKind::Expected | DifferenceKind::Published | DifferenceKind::Refused => {
-                let what = if self.kind == DifferenceKind::Published { "published" } else { "happened " };
-                write!(f, "  expected   {expected}{line}\n  {what}  {happened}")
+            DifferenceKind::Expected
+            | DifferenceKind::Published
+            | DifferenceKind::Kept
+            | DifferenceKind::Logged
+            | DifferenceKind::Refused => {
+                let what = match self.kind {
+                    DifferenceKind::Published => "published",
+                    DifferenceKind::Kept => "kept",
+                    DifferenceKind::Logged => "logged",
+                    _ => "happened",
+                };
+                write!(f, "  expected   {expected}{line}\n  {what:9}  {happened}")
             }
         }
     }

@@ -1,26 +1,27 @@
-//! From the file of a case to what is run: checks what the shape alone does not say, and spreads series out.
+//! From the file of a case to what is run: checks what the shape alone does not say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde_saphyr::Spanned;
-use watchfire_model::{DeviceSpec, Duration, Timestamp, Value};
+use watchfire_model::{DeviceSpec, Timestamp};
 
-use crate::case::{Action, Case, Expected, Kind, Never, Row, What};
-use crate::file::{CaseError, CaseFile, DeviceFile, ExpectedFile, Identity, Metric, Step};
+use crate::before::Before;
+use crate::blob::from_hex;
+use crate::case::{Case, Expected, ExpectedRow, Fails, Kept, Kind, Logged, Never, Row};
+use crate::file::{CaseError, CaseFile, ExpectedFile, Identity, KeptFile, Published, StateFile};
+use crate::timeline;
 
 /// Where 0s is, if the file does not say: 2026-01-01T00:00:00Z.
 const START: Timestamp = Timestamp(1_767_225_600_000_000);
-/// Readings of one case: a year of one device every minute, and a mistyped `every` still ends.
-const MOST_READINGS: usize = 600_000;
 
-struct Fault {
+pub(crate) struct Fault {
     line: u64,
     message: String,
 }
 
-type Result<T> = std::result::Result<T, Fault>;
+pub(crate) type Result<T> = std::result::Result<T, Fault>;
 
-fn fault<T>(line: u64, message: impl Into<String>) -> Result<T> {
+pub(crate) fn fault<T>(line: u64, message: impl Into<String>) -> Result<T> {
     Err(Fault { line, message: message.into() })
 }
 
@@ -34,11 +35,17 @@ pub(crate) fn case(file: CaseFile, name: &str) -> std::result::Result<Case, Case
 
 fn convert(file: CaseFile, name: &str) -> Result<Case> {
     let start = file.start.unwrap_or(START);
-    let expects = file.expect.is_some() || file.publishes.is_some() || !file.never.is_empty();
+    let expects = file.expect.is_some()
+        || file.publishes.is_some()
+        || !file.samples.is_empty()
+        || file.keeps.is_some()
+        || file.logs.is_some()
+        || !(file.never.is_empty() && file.fails.is_empty());
     match (&file.refused, expects) {
         (Some(_), true) => return fault(1, "a rule that is `refused` does nothing that could be expected"),
         (None, false) => {
-            return fault(1, "nothing is expected: give `expect` (`[]` for nothing), `never` or `publishes`");
+            let members = "`never`, `publishes`, `samples`, `keeps`, `logs` or `fails`";
+            return fault(1, format!("nothing is expected: give `expect` (`[]` for nothing), {members}"));
         }
         _ => {}
     }
@@ -51,9 +58,11 @@ fn convert(file: CaseFile, name: &str) -> Result<Case> {
         }
         devices.push(spec);
     }
-    let (actions, lines) = actions(file.timeline, start)?;
-    register_named(&mut devices, &actions, &lines)?;
-    follow(&devices, &actions, &lines)?;
+    let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+    let (actions, lines) = timeline::actions(file.timeline, start, folder)?;
+    timeline::register_named(&mut devices, &actions, &lines)?;
+    timeline::follow(&devices, &actions, &lines)?;
+    let before = file.state.map(|state| before(state, &devices)).transpose()?;
     let expect =
         file.expect.map(|expected| expected.into_iter().map(|one| expectation(one, start)).collect());
     let never = file.never.into_iter().map(|never| Never {
@@ -63,13 +72,22 @@ fn convert(file: CaseFile, name: &str) -> Result<Case> {
         severity: never.value.severity,
     });
     let publishes = file.publishes.map(|rows| {
-        let row = |row: Spanned<crate::file::Published>| Row {
-            line: line_of(&row),
-            at: row.value.at.after(start),
-            device: row.value.device,
-            metrics: row.value.metrics,
+        rows.into_iter().map(|row| published(row, start)).collect::<Result<Vec<_>>>()
+    });
+    let logs = file.logs.map(|all| {
+        let one = |logged: Spanned<crate::file::LoggedFile>| Logged {
+            line: line_of(&logged),
+            at: logged.value.at.after(start),
+            level: logged.value.level,
+            text: logged.value.text,
         };
-        rows.into_iter().map(row).collect()
+        all.into_iter().map(one).collect()
+    });
+    let fails = file.fails.into_iter().map(|fails| Fails {
+        line: line_of(&fails),
+        at: fails.value.at.after(start),
+        device: fails.value.device,
+        text: fails.value.text,
     });
     Ok(Case {
         name: file.name,
@@ -81,155 +99,61 @@ fn convert(file: CaseFile, name: &str) -> Result<Case> {
         limits: file.limits,
         pass: file.pass,
         devices,
+        before,
         actions,
+        keeps: file.keeps.map(|all| all.into_iter().map(kept).collect()).transpose()?,
+        logs,
+        fails: fails.collect(),
         expect: expect.transpose()?,
         never: never.collect(),
-        publishes,
+        publishes: publishes.transpose()?,
+        samples: file.samples.into_iter().map(|row| published(row, start)).collect::<Result<_>>()?,
         refused: file.refused,
     })
 }
 
-fn line_of<T>(spanned: &Spanned<T>) -> u64 {
+pub(crate) fn line_of<T>(spanned: &Spanned<T>) -> u64 {
     spanned.referenced.line()
 }
 
-fn check_device(line: u64, spec: &DeviceSpec) -> Result<()> {
+pub(crate) fn check_device(line: u64, spec: &DeviceSpec) -> Result<()> {
     DeviceSpec::check_id(&spec.id).or_else(|reason| fault(line, format!("{:?}: {reason}", spec.id)))
 }
 
-/// Everything that happens, in order of time, and the line of each.
-fn actions(timeline: Vec<Spanned<Step>>, start: Timestamp) -> Result<(Vec<Action>, Vec<u64>)> {
-    let mut all: Vec<(Action, u64)> = Vec::new();
-    let mut before = start;
-    let mut readings = 0_usize;
-    for step in timeline {
-        let line = line_of(&step);
-        let step = step.value;
-        let at = step.at.after(start);
-        if at < start {
-            return fault(line, format!("{at} is before the start, {start}"));
-        }
-        if at < before {
-            let (at, before) = (at.since(start), before.since(start));
-            return fault(line, format!("the time line goes back from {before} to {at}"));
-        }
-        before = at;
-        let mut push = |at, what| all.push((Action { at, what }, line));
-        if !step.register.is_empty() {
-            let specs: Vec<DeviceSpec> = step.register.into_iter().map(DeviceFile::into).collect();
-            specs.iter().try_for_each(|spec| check_device(line, spec))?;
-            push(at, What::Register(specs));
-        }
-        for id in step.delete {
-            push(at, What::Delete(id));
-        }
-        if let Some(reset) = step.reset {
-            push(at, What::Reset { device: reset.device, key: reset.key });
-        }
-        let (times, spacing) = match (step.every, step.until) {
-            (None, None) => (1, Duration::ZERO),
-            (Some(every), Some(until)) => {
-                let until = until.after(start);
-                if every == Duration::ZERO || until < at {
-                    return fault(line, "a series has an `every` above zero, and an `until` not before `at`");
-                }
-                (1 + until.since(at).0 / every.0, every)
-            }
-            _ => return fault(line, "`every` and `until` go together"),
-        };
-        if step.readings.0.is_empty() {
-            if times > 1 || step.measured.is_some() {
-                return fault(line, "`every`, `until` and `measured` are of readings, and there are none");
-            }
-            push(at, What::Nothing);
-            continue;
-        }
-        readings = readings.saturating_add((times as usize).saturating_mul(step.readings.0.len()));
-        if readings > MOST_READINGS {
-            return fault(line, format!("a case has at most {MOST_READINGS} readings"));
-        }
-        let measured = step.measured.map_or(at, |measured| measured.after(start));
-        for n in 0..times {
-            let later = Duration(spacing.0 * n);
-            for (device, metrics) in &step.readings.0 {
-                let part = if times > 1 { n as f64 / (times - 1) as f64 } else { 0.0 };
-                let metrics = values(line, metrics.0.as_slice(), part, times > 1)?;
-                let row = Row { line, at: measured + later, device: device.clone(), metrics };
-                push(at + later, What::Reading(row));
-            }
-        }
+fn published(file: Spanned<Published>, start: Timestamp) -> Result<ExpectedRow> {
+    let line = line_of(&file);
+    let Published { at, within, device, metrics, tolerance } = file.value;
+    if !(tolerance.is_finite() && tolerance >= 0.0) {
+        return fault(line, "a tolerance is a number from 0 on");
     }
-    // A series runs on beside the steps behind it.
-    all.sort_by_key(|(action, _)| action.at);
-    Ok(all.into_iter().unzip())
+    Ok(ExpectedRow { row: Row { line, at: at.after(start), device, metrics }, within, tolerance })
 }
 
-fn values(
-    line: u64,
-    metrics: &[(String, Metric)],
-    part: f64,
-    series: bool,
-) -> Result<BTreeMap<String, Value>> {
-    if metrics.is_empty() {
-        return fault(line, "a reading has at least one metric");
-    }
-    let mut values = BTreeMap::new();
-    for (metric, value) in metrics {
-        let value = match value {
-            Metric::Ramp(_) if !series => {
-                return fault(line, format!("{metric}: from and to need a series: give `every` and `until`"));
-            }
-            Metric::Ramp(ramp) => Value::Number(ramp.from + (ramp.to - ramp.from) * part),
-            Metric::Value(value) => value.clone(),
-        };
-        if matches!(value, Value::Number(x) if !x.is_finite()) {
-            return fault(line, format!("{metric}: what devices send is finite"));
+/// State that is there before the rule is.
+fn before(state: StateFile, devices: &[DeviceSpec]) -> Result<Before> {
+    let mut blobs = Vec::new();
+    for blob in state.blobs {
+        let blob = kept(blob)?;
+        if !devices.iter().any(|spec| spec.id == blob.device) {
+            return fault(blob.line, format!("device {:?} is not registered at the start", blob.device));
         }
-        values.insert(metric.clone(), value);
+        blobs.push(blob);
     }
-    Ok(values)
+    Ok(Before { version: state.version, blobs })
 }
 
-/// Devices of the time line that nobody registers are registered from the start.
-fn register_named(devices: &mut Vec<DeviceSpec>, actions: &[Action], lines: &[u64]) -> Result<()> {
-    let mut known: BTreeSet<&str> = BTreeSet::new();
-    for action in actions {
-        if let What::Register(specs) = &action.what {
-            known.extend(specs.iter().map(|spec| spec.id.as_str()));
-        }
+fn kept(file: Spanned<KeptFile>) -> Result<Kept> {
+    let line = line_of(&file);
+    let KeptFile { device, slot, bytes, fields } = file.value;
+    let (bytes, layout) = match (bytes, fields) {
+        (Some(digits), None) => (from_hex(&digits).or_else(|what| fault(line, what))?, Vec::new()),
+        (None, Some(fields)) => (fields.bytes, fields.layout),
+        _ => return fault(line, "a blob has either `bytes` or `fields`"),
+    };
+    if bytes.is_empty() {
+        return fault(line, "a blob without bytes is none: leave it out");
     }
-    let listed: BTreeSet<String> = devices.iter().map(|spec| spec.id.clone()).collect();
-    for (action, &line) in actions.iter().zip(lines) {
-        let What::Reading(row) = &action.what else { continue };
-        if !listed.contains(&row.device) && known.insert(&row.device) {
-            let spec = DeviceSpec { id: row.device.clone(), ..DeviceSpec::default() };
-            check_device(line, &spec)?;
-            devices.push(spec);
-        }
-    }
-    Ok(())
-}
-
-/// Refuses what could not reach the log: readings of devices that are not registered then.
-fn follow(devices: &[DeviceSpec], actions: &[Action], lines: &[u64]) -> Result<()> {
-    let mut present: BTreeSet<&str> = devices.iter().map(|spec| spec.id.as_str()).collect();
-    for (action, &line) in actions.iter().zip(lines) {
-        match &action.what {
-            What::Register(specs) => present.extend(specs.iter().map(|spec| spec.id.as_str())),
-            What::Delete(id) => {
-                if !present.remove(id.as_str()) {
-                    return fault(line, format!("device {id:?} is deleted and not registered then"));
-                }
-            }
-            What::Reading(Row { device, .. }) | What::Reset { device, .. } => {
-                if !present.contains(device.as_str()) {
-                    return fault(line, format!("device {device:?} is not registered then"));
-                }
-            }
-            What::Nothing => {}
-        }
-    }
-    Ok(())
+    Ok(Kept { line, device, slot: slot.0, bytes, layout })
 }
 
 fn expectation(file: Spanned<ExpectedFile>, start: Timestamp) -> Result<Expected> {

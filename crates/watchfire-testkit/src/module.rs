@@ -92,6 +92,12 @@ impl NativeModule {
         self
     }
 
+    /// Takes parameters of this JSON Schema.
+    pub fn with_schema(mut self, schema: serde_json::Value) -> Self {
+        self.manifest.parameters = schema;
+        self
+    }
+
     /// Migrates state by this: (old version, slot, blobs).
     pub fn migrating(
         mut self,

@@ -191,7 +191,8 @@ impl ModuleWorks for HostAdapter {
     }
 }
 
-fn info(report: ModuleReport) -> ModuleInfo {
+/// What is known of a module, as the API has it.
+pub(crate) fn info(report: ModuleReport) -> ModuleInfo {
     ModuleInfo {
         digest: report.digest,
         name: report.name,
@@ -209,7 +210,8 @@ fn info(report: ModuleReport) -> ModuleInfo {
     }
 }
 
-fn code(error: &RefusalError) -> &'static str {
+/// What a refusal is called over the API.
+pub(crate) fn code(error: &RefusalError) -> &'static str {
     match error {
         RefusalError::TooLarge { .. } => "too-large",
         RefusalError::NotWasm => "not-wasm",

@@ -17,10 +17,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use watchfire_host::{Host, HostOptions};
 use watchfire_log::{Clock, ScaledClock, SystemClock};
+use watchfire_scenario::Recording;
 
 use crate::config::{Config, TelemetryConfig};
 use crate::serve::Server;
-use crate::simulate::{Fleet, Recording, Tally};
+use crate::simulate::{Fleet, Tally, play};
 use crate::{shipped, telemetry};
 use print::Printer;
 use receiver::Receiver;
@@ -162,13 +163,13 @@ async fn show(options: &Options) -> Result<Closing> {
         (Some(recording), Some(clock)) => {
             println!(
                 "recording  {} readings of {} devices, {} to {}, {} times as fast",
-                recording.readings(),
+                recording.all().len(),
                 recording.devices().len(),
                 recording.first(),
                 recording.last(),
                 options.speed
             );
-            recording.play(mqtt, clock, |time, _| time, tally.clone(), stop.clone()).await;
+            play(&recording, mqtt, clock, |time, _| time, tally.clone(), stop.clone()).await;
             recording.devices().len()
         }
         _ => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use watchfire::commands::{self, ClientError, GlobalOptions};
 use watchfire::config::Config;
-use watchfire::{demo, limits, logs, project, restore, scenario, serve, simulate, telemetry};
+use watchfire::{check, demo, limits, logs, project, restore, scenario, serve, simulate, telemetry};
 use watchfire_log::SystemClock;
 
 /// Rules and alerts for device fleets.
@@ -82,6 +82,8 @@ enum Rule {
     },
     /// Run the scenarios of a rule project
     Test(scenario::Options),
+    /// Say what a server would say of a component, and what it costs
+    Check(check::Options),
     #[command(flatten)]
     Remote(commands::RuleCommand),
 }
@@ -113,7 +115,8 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::CheckConfig { config } => check_config(config, global.json),
         Command::Rule(Rule::New { name, language }) => new_rule(&name, &language, global.json),
         Command::Rule(Rule::Build { folder, output }) => build_rules(folder, output, global.json),
-        Command::Rule(Rule::Test(options)) => scenario::run(options, global.json),
+        Command::Rule(Rule::Test(options)) => scenario::run(options, &global).await,
+        Command::Rule(Rule::Check(options)) => check::run(options, global.json),
         Command::Rule(Rule::Remote(command)) => return commands::run_rule(command, &global).await,
         Command::Log(command) => logs::run(command, global.json),
         Command::Restore(options) => restore::run(options, global.json),

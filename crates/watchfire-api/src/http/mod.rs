@@ -13,6 +13,7 @@ mod health;
 mod modules;
 mod page;
 mod receivers;
+mod recorded;
 mod rules;
 mod sinks;
 mod streams;
@@ -111,6 +112,8 @@ pub(crate) struct State {
     replaying: Mutex<BTreeSet<String>>,
     /// One backup at a time: each is a copy of everything.
     backup: Arc<Semaphore>,
+    /// Who reads the log from the disk.
+    reading_log: Arc<Semaphore>,
     openapi: std::sync::OnceLock<OpenApiDocument>,
 }
 
@@ -168,6 +171,7 @@ pub fn router(services: Services) -> Router {
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         replaying: Mutex::default(),
         backup: Arc::new(Semaphore::new(1)),
+        reading_log: Arc::new(Semaphore::new(recorded::AT_ONCE)),
         openapi: std::sync::OnceLock::new(),
     });
     let (router, document) = describe().split_for_parts();
@@ -210,6 +214,7 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(devices::get_device, devices::put_device, devices::delete_device))
         .routes(routes!(devices::device_state))
         .routes(routes!(devices::device_why))
+        .routes(routes!(recorded::device_readings))
         .routes(routes!(devices::list_credentials, devices::add_credential))
         .routes(routes!(devices::delete_credential))
         .routes(routes!(alerts::list_alerts))

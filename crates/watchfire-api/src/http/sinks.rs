@@ -64,7 +64,7 @@ pub(crate) async fn device_history(
 }
 
 /// A time of a query: RFC 3339, or milliseconds since the epoch.
-fn time(parameter: &'static str, text: &str) -> Result<Timestamp, Problem> {
+pub(super) fn time(parameter: &'static str, text: &str) -> Result<Timestamp, Problem> {
     let milliseconds = text.parse().ok().and_then(Timestamp::from_millis);
     milliseconds
         .map_or_else(|| text.parse::<Timestamp>(), Ok)

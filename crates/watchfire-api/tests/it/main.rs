@@ -6,4 +6,5 @@
 mod answers;
 mod calls;
 mod letters;
+mod recorded;
 mod server;

@@ -20,7 +20,7 @@ use watchfire_log::{Entry, Record};
 use watchfire_model::alert::AlertUpdate;
 use watchfire_model::call::{Callback, DeviceSet, Modules, Rows};
 use watchfire_model::{
-    Batch, DeviceHandle, Epoch, Offset, PartitionId, Position, READINGS, Registry, Timestamp, Transition,
+    Batch, DeviceHandle, Epoch, KeyedState, Offset, PartitionId, Position, READINGS, Registry, Timestamp, Transition,
 };
 
 use crate::deaths::CallWatch;
@@ -321,6 +321,12 @@ impl Partition {
     /// The registry as of the record that was evaluated last.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// What a rule keeps of the devices of this partition; `None`: there is no such rule here.
+    pub fn kept(&self, rule: &str) -> Option<&KeyedState> {
+        let id = self.rule_ids.get(rule)?;
+        self.rules.get(id.0 as usize)?.as_ref().map(|rule| &rule.state)
     }
 
     /// The latest of each repeated trigger since the last call.

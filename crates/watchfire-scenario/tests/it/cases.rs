@@ -59,7 +59,7 @@ name: absurd
 timeline: [ { at: 0s, readings: { a: { x: 2000 } } } ]
 expect: []
 ";
-    fails(threshold(), text, &["a call failed, played whole, at 0s: batch failed: x is absurd"]);
+    fails(threshold(), text, &["a call failed, played whole, at 0s on a: batch failed: x is absurd"]);
 }
 
 #[test]

@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod cases;
+mod failing;
 mod file;
+mod kept;
+mod made;
 mod modes;
 mod native;
 mod shipped;
+mod told;

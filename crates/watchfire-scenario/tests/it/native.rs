@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use watchfire_model::alert::Detail;
+use watchfire_model::state::Blobs;
 use watchfire_model::call::{
-    AlertEffect, CallFailure, Callback, Effects, EmittedReading, FailureKind, Module, Schedule, Subscription,
-    Timer, TimerEffect,
+    AlertEffect, CallFailure, Callback, Effects, EmittedReading, FailureKind, Level, Message, Module,
+    Schedule, Subscription, Timer, TimerEffect,
 };
 use watchfire_model::{DeviceHandle, Duration, Severity, Value};
 use watchfire_scenario::{Case, Report, run_module};
@@ -149,5 +150,51 @@ pub fn publishes() -> NativeModule {
             _ => {}
         }
         Ok(effects)
+    })
+}
+
+/// Counts the readings of each device in slot 0, and derives `count`; fails on an `x` above 1000. Its state is of version
+/// 2: of version 1 it takes over what lies in slot 0. An instance keeps what it has loaded, and logs what it did not have.
+pub fn counts() -> NativeModule {
+    let module = NativeModule::with_instances(
+        "counts",
+        |_| Ok(Subscription::default()),
+        |parameters| {
+            let by = parameters["by"].as_i64().unwrap_or(1);
+            if by < 0 {
+                return Err(CallFailure::new(FailureKind::Refused, "it does not count down"));
+            }
+            let mut loaded = std::collections::HashMap::new();
+            Ok(Box::new(move |guest: &mut Guest<'_>| {
+                let mut effects = Effects::default();
+                let Callback::Batch(rows) = guest.callback else { return Ok(effects) };
+                let (mut counts, mut stores) = (Vec::new(), std::collections::BTreeMap::new());
+                for (&device, &x) in rows.devices().iter().zip(rows.numbers("x").iter()) {
+                    if x > 1000.0 {
+                        return Err(CallFailure::new(FailureKind::Refused, format!("{x} is absurd")));
+                    }
+                    let state = guest.state().get(0, device);
+                    let count = loaded.entry(device).or_insert_with(|| {
+                        i64::from_le_bytes(state.try_into().unwrap_or_default())
+                    });
+                    *count += by;
+                    counts.push(*count as f64);
+                    stores.insert(device, *count);
+                    let text = format!("{x} of {}", device.0);
+                    guest.messages.push(Message { level: Level::Info, text });
+                }
+                for (device, count) in stores {
+                    let mut blobs = Blobs::default();
+                    blobs.push(&count.to_le_bytes());
+                    effects.stores.push((0, vec![device], blobs));
+                }
+                effects.derived.push(("count".into(), counts));
+                Ok(effects)
+            }))
+        },
+    );
+    module.state_version(2).migrating(|version, slot, blobs| match (version, slot) {
+        (1, 0) => Ok(blobs),
+        _ => Err(CallFailure::new(FailureKind::Refused, format!("nothing is known of slot {slot}"))),
     })
 }

@@ -90,7 +90,7 @@ pub(super) fn read_file(path: &std::path::Path) -> Result<Vec<u8>, ClientError> 
 }
 
 /// A text as one part of a path.
-pub(super) fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b':' | b'@') {
             out.push(char::from(byte));
@@ -101,14 +101,14 @@ pub(super) fn segment(text: &str) -> String {
     })
 }
 
-pub(super) struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<String>,
 }
 
 impl Client {
-    pub(super) fn new(global: &GlobalOptions) -> Result<Self, ClientError> {
+    pub(crate) fn new(global: &GlobalOptions) -> Result<Self, ClientError> {
         let server = global.server.trim_end_matches('/').to_string();
         if !server.starts_with("http://") && !server.starts_with("https://") {
             return Err(ClientError::Usage(format!(
@@ -157,8 +157,15 @@ impl Client {
         Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
         self.json(self.request(Method::GET, &with_query(path, query)).timeout(Duration::from_secs(60))).await
+    }
+
+    /// As [`Client::get`], for what is no single document; it may be long.
+    pub(crate) async fn text(&self, path: &str, query: &[(&str, String)]) -> Result<String, ClientError> {
+        let request = self.request(Method::GET, &with_query(path, query));
+        let response = self.send(request.timeout(Duration::from_secs(600))).await?;
+        response.text().await.map_err(self.transport())
     }
 
     /// As [`Client::get`]; `None`: there is no such thing.

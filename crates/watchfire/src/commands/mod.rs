@@ -1,7 +1,7 @@
 //! Commands that talk to a server over its API. Each exits 0 when done, 1 when refused or failed, 2 when
 //! used wrongly.
 //!
-//! [`RuleCommand`] stands apart from [`Command`], so that the local commands `rule new|build|test` can be
+//! [`RuleCommand`] stands apart from [`Command`], so that the local commands `rule new|build|test|check` can be
 //! flattened beside it.
 
 mod alert;
@@ -18,9 +18,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use client::Client;
 pub use client::ClientError;
+pub(crate) use client::{Client, segment};
 pub use rule::RuleCommand;
+pub(crate) use rule::{pair, with_values};
 use table::Output;
 
 /// What every command that talks to a server takes.

@@ -120,7 +120,7 @@ pub struct Deploy {
     wait: bool,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err(format!("{text:?} is not KEY=VALUE")),
@@ -389,7 +389,7 @@ fn selector(pairs: &[(String, String)]) -> Result<Value, ClientError> {
 }
 
 /// A document with values set in it; `a.b=1` sets a member of a member.
-fn with_values(from: Value, flag: &str, pairs: &[(String, String)]) -> Result<Value, ClientError> {
+pub(crate) fn with_values(from: Value, flag: &str, pairs: &[(String, String)]) -> Result<Value, ClientError> {
     let mut all = if from.is_object() { from } else { json!({}) };
     for (key, text) in pairs {
         let mut place = &mut all;

@@ -2,7 +2,6 @@
 //! recording with its times moved to now.
 
 mod client;
-mod csv;
 mod fleet;
 mod replay;
 
@@ -15,11 +14,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio_util::sync::CancellationToken;
 use watchfire_log::{Clock, ScaledClock, SystemClock};
+use watchfire_scenario::Recording;
 
 use crate::commands::ClientError;
 
 pub use fleet::{Fleet, Machine};
-pub use replay::Recording;
+pub use replay::play;
 
 /// `watchfire simulate`.
 #[derive(Debug, clap::Args)]
@@ -102,7 +102,7 @@ pub async fn run(options: Options) -> Result<()> {
                 let passed = time.since(first).as_secs_f64() / options.speed;
                 now + watchfire_model::Duration::from(Duration::from_secs_f64(passed))
             };
-            recording.play(options.mqtt, clock, moved, tally.clone(), stop.clone()).await;
+            play(&recording, options.mqtt, clock, moved, tally.clone(), stop.clone()).await;
         }
         None => {
             let fleet = Fleet {

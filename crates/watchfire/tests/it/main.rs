@@ -16,7 +16,9 @@ mod letters;
 mod mqtt;
 mod readme;
 mod receiver;
+mod recorded;
 mod reload;
+mod rule_test;
 mod server;
 mod sinks;
 
