@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::run::{Workspace, run};
-use crate::setup;
+use crate::{languages, setup};
 
 /// Builds the binary and, with it, the shipped rules as components; gives the folder that they are in.
 pub fn components(workspace: &Workspace) -> Result<PathBuf> {
@@ -85,6 +85,13 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         bail!("there is no tests/bench");
     }
     let rules = components(workspace)?;
+    // All that are not options are benches; without one, all of them run.
+    let named: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let guests = if named.is_empty() || named.iter().any(|name| *name == "guests") {
+        Some(languages::guests(workspace)?)
+    } else {
+        None
+    };
     run(workspace.cargo().args([
         "build",
         "--release",
@@ -97,5 +104,6 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut bench = Command::new(release.join("watchfire-bench"));
     bench.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
     bench.env("WATCHFIRE_SERVICES", workspace.services());
+    bench.envs(guests.map(|guests| ("WATCHFIRE_GUESTS", guests)));
     run(bench.arg("--binary").arg(release.join("watchfire")).args(arguments))
 }

@@ -1,6 +1,6 @@
 //! The SDKs of all languages: their own tests, their samples, and the conformance suite.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -23,6 +23,32 @@ const LANGUAGES: &[Language] = &[
     Language { name: "c", needs: "python3", tests: &["make", "-s", "-C", "tests"] },
 ];
 
+impl Language {
+    /// Whether its tools are on the path.
+    fn is_there(&self) -> bool {
+        let mut tool = Command::new(self.needs);
+        tool.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    }
+}
+
+/// Builds the guests of the bench, a component for each language; gives the folder that they are in. A language whose tools
+/// are not there is left out, and said so.
+pub fn guests(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.languages().join("guests");
+    for language in LANGUAGES {
+        if !language.is_there() {
+            println!("NOT THERE: {}: the guests in {} are left out", language.needs, language.name);
+            // One of an earlier run is not what is to be measured.
+            let _ = std::fs::remove_file(folder.join(format!("{}.wasm", language.name)));
+            continue;
+        }
+        let project = workspace.root.join("tests/bench/guests").join(language.name);
+        let mut build = command(workspace);
+        run(build.args(["rule", "build"]).arg(project).arg("--output").arg(&folder))?;
+    }
+    Ok(folder)
+}
+
 /// Tests all of them. A language whose tools are not there is skipped, and `skips` gets a file that says so. Gives how many
 /// components passed their cases.
 pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
@@ -32,9 +58,7 @@ pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
         if !sdk.is_dir() {
             continue;
         }
-        let mut tool = Command::new(language.needs);
-        let there = tool.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-        if !there {
+        if !language.is_there() {
             let why = format!("there is no {}: the SDK of {} is not tested\n", language.needs, language.name);
             std::fs::write(skips.join(format!("language-{}", language.name)), why)?;
             continue;
@@ -54,8 +78,6 @@ pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
         for (project, cases) in projects {
             let output = workspace.languages().join("built").join(language.name);
             let mut build = command(workspace);
-            // The SDK is compiled once for all of them.
-            build.env("CARGO_TARGET_DIR", workspace.languages().join("target"));
             run(build.args(["rule", "build"]).arg(&project).arg("--output").arg(&output))?;
             let name = match language.name {
                 // The name of its package; of the others that of the folder.
@@ -71,9 +93,10 @@ pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
     Ok(passed)
 }
 
-/// The binary, with what it fetches in the target folder.
+/// The binary, with what it fetches in the target folder, where the SDK in Rust is compiled once for all.
 fn command(workspace: &Workspace) -> Command {
     let mut command = Command::new(workspace.binary("watchfire"));
     command.env("WATCHFIRE_CACHE", workspace.languages());
+    command.env("CARGO_TARGET_DIR", workspace.languages().join("target"));
     command
 }
