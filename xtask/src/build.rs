@@ -114,6 +114,13 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         bail!("there is no tests/bench");
     }
     let rules = components(workspace)?;
+    // All that are not options are benches; without one, all of them run.
+    let named: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let guests = if named.is_empty() || named.iter().any(|name| *name == "guests") {
+        Some(languages::guests(workspace)?)
+    } else {
+        None
+    };
     run(workspace.cargo().args([
         "build",
         "--release",
@@ -126,5 +133,6 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut bench = Command::new(release.join("watchfire-bench"));
     bench.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
     bench.env("WATCHFIRE_SERVICES", workspace.services());
+    bench.envs(guests.map(|guests| ("WATCHFIRE_GUESTS", guests)));
     run(bench.arg("--binary").arg(release.join("watchfire")).args(arguments))
 }

@@ -139,6 +139,24 @@ fn name_of(project: &Path) -> Result<String> {
     Ok(project.file_name().context("a project has a name")?.to_string_lossy().into_owned())
 }
 
+/// Builds the guests of the bench, a component for each language; gives the folder that they are in. A language whose tools
+/// are not there is left out, and said so.
+pub fn guests(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.languages().join("guests");
+    for language in LANGUAGES {
+        if !language.is_there() {
+            println!("NOT THERE: {}: the guests in {} are left out", language.needs, language.name);
+            // One of an earlier run is not what is to be measured.
+            let _ = std::fs::remove_file(folder.join(format!("{}.wasm", language.name)));
+            continue;
+        }
+        let project = workspace.root.join("tests/bench/guests").join(language.name);
+        let mut build = command(workspace);
+        run(build.args(["rule", "build"]).arg(project).arg("--output").arg(&folder))?;
+    }
+    Ok(folder)
+}
+
 /// Tests all of them. A language whose tools are not there is skipped, and `skips` gets a file that says so. Gives how many
 /// components passed their cases.
 pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
@@ -171,8 +189,6 @@ pub fn run_all(workspace: &Workspace, skips: &Path) -> Result<usize> {
         for (project, cases) in projects {
             let output = workspace.languages().join("built").join(language.name);
             let mut build = command(workspace);
-            // The SDK is compiled once for all of them.
-            build.env("CARGO_TARGET_DIR", workspace.languages().join("target"));
             run(build.args(["rule", "build"]).arg(&project).arg("--output").arg(&output))?;
             let name = match language.name {
                 // The name of its package; of the others that of the folder.
@@ -196,9 +212,10 @@ fn test_rule(workspace: &Workspace, cases: &Path, component: &Path) -> Result<()
     run(test.args(["rule", "test"]).arg(cases).arg("--module").arg(component))
 }
 
-/// The binary, with what it fetches in the target folder.
+/// The binary, with what it fetches in the target folder, where the SDK in Rust is compiled once for all.
 fn command(workspace: &Workspace) -> Command {
     let mut command = Command::new(workspace.binary("watchfire"));
     command.env("WATCHFIRE_CACHE", workspace.languages());
+    command.env("CARGO_TARGET_DIR", workspace.languages().join("target"));
     command
 }

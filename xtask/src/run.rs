@@ -85,6 +85,7 @@ impl Workspace {
             "guest-sdk/rust/samples/boiler-pressure",
             "guest-sdk/rust/samples/limits-by-column",
             "rules",
+            "tests/bench/guests/rust",
             "tests/conformance/rust",
             "tests/guests",
             "examples/wind-farm/rules",

@@ -1,5 +1,6 @@
 //! The event that everything is measured with: 151 bytes, five metrics, 15 000 devices.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -71,18 +72,39 @@ pub fn batches(count: usize, rows: usize, seed: u64) -> Vec<Arc<Batch>> {
     let mut random = Random(seed);
     (0..count)
         .map(|i| {
-            let mut builder = BatchBuilder::new();
-            for row in 0..rows {
-                let time = Timestamp(BEGIN.0 + (i * rows + row) as i64 * 1000);
-                builder.begin(DeviceHandle((random.bits() % u64::from(DEVICES)) as u32), time);
-                for (metric, value) in METRICS.iter().zip(values(&mut random, SPIKES)) {
-                    let _ = builder.number(metric, value);
-                }
-                builder.commit();
-            }
-            Arc::new(builder.finish())
+            let from = i * rows;
+            let any = |random: &mut Random, _| (random.bits() % u64::from(DEVICES)) as u32;
+            batch(&mut random, from..from + rows, any)
         })
         .collect()
+}
+
+/// A reading of every device, in batches of `rows`.
+pub fn sweep(rows: usize, seed: u64) -> Vec<Arc<Batch>> {
+    let mut random = Random(seed);
+    let all = DEVICES as usize;
+    (0..all)
+        .step_by(rows)
+        .map(|from| batch(&mut random, from..(from + rows).min(all), |_, number| number as u32))
+        .collect()
+}
+
+/// A batch of these readings, counted from the first of all, a millisecond apart.
+fn batch(
+    random: &mut Random,
+    readings: Range<usize>,
+    device: impl Fn(&mut Random, usize) -> u32,
+) -> Arc<Batch> {
+    let mut builder = BatchBuilder::new();
+    for number in readings {
+        let time = Timestamp(BEGIN.0 + number as i64 * 1000);
+        builder.begin(DeviceHandle(device(random, number)), time);
+        for (metric, value) in METRICS.iter().zip(values(random, SPIKES)) {
+            let _ = builder.number(metric, value);
+        }
+        builder.commit();
+    }
+    Arc::new(builder.finish())
 }
 
 /// Payloads of one reading each.

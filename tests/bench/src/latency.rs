@@ -2,6 +2,7 @@
 //! of the rate that they can send at most. The reference is an echo over loopback that answers after an fdatasync,
 //! under the same load: no durable answer is quicker.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -39,7 +40,7 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// What was measured at one rate.
 pub struct Measured {
-    /// The most that the connections send, where that was looked for.
+    /// The most that the connections send.
     most: f64,
     /// Readings a second that were acknowledged.
     pub rate: f64,
@@ -79,10 +80,27 @@ pub fn measure(
     rate: Option<f64>,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<Measured> {
-    let folder = disk::folder()?;
-    let receiver = Receiver::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (most, rate, echoes) = runtime.block_on(async {
+    runtime.block_on(async {
+        let (_server, mut rig) = Rig::start(options, configuration).await?;
+        before()?;
+        let rate = rate.unwrap_or(rig.most / 2.0);
+        Ok(rig.steady(rate, async { Ok(()) }).await?.0)
+    })
+}
+
+/// A fleet that is connected to an engine with limits, and a receiver of its alerts.
+pub struct Rig {
+    fleet: Fleet,
+    receiver: Receiver,
+    /// The most that the connections send, in readings a second.
+    pub most: f64,
+}
+
+impl Rig {
+    /// Starts an engine with this configuration besides, and looks for the most that its fleet can send.
+    pub async fn start(options: &Options, configuration: &str) -> Result<(Server, Self)> {
+        let receiver = Receiver::start()?;
         let server = Server::start_with(options, Some(receiver.address), configuration)?;
         server.register().await?;
         // One limit for each probe to be over: the anomaly would tell of it as well.
@@ -92,15 +110,29 @@ pub fn measure(
         let (most, (), ()) =
             load::saturate(&mut connections, WINDOW, Duration::from_secs(4), || Ok(())).await?;
         server.level().await?;
-        before()?;
+        Ok((server, Self { fleet: Fleet::new(connections), receiver, most }))
+    }
+
+    /// Sends at this rate for [`STEADY`], and on until `beside` is done; gives what was measured, and its answer.
+    pub async fn steady<T>(
+        &mut self,
+        rate: f64,
+        beside: impl Future<Output = Result<T>>,
+    ) -> Result<(Measured, T)> {
+        let folder = disk::folder()?;
         let echo = Echo::start(&folder.path().join("echo"))?;
-        let rate = pace(connections, rate.unwrap_or(most / 2.0), &receiver).await?;
-        receiver.wait().await?;
-        anyhow::Ok((most, rate, echo.stop()?))
-    })?;
-    let latencies = receiver.latencies();
-    ensure!(latencies.len() > 100 && echoes.len() > 100, "too little was measured");
-    Ok(Measured { most, rate, latencies, echoes })
+        let done = Cell::new(false);
+        let beside = async {
+            let answer = beside.await?;
+            done.set(true);
+            anyhow::Ok(answer)
+        };
+        let (rate, answer) = tokio::try_join!(self.fleet.pace(rate, &self.receiver, &done), beside)?;
+        self.receiver.wait().await?;
+        let (latencies, echoes) = (self.receiver.latencies(), echo.stop()?);
+        ensure!(latencies.len() > 100 && echoes.len() > 100, "too little was measured");
+        Ok((Measured { most: self.most, rate, latencies, echoes }, answer))
+    }
 }
 
 /// A quantile, in milliseconds.
@@ -110,47 +142,71 @@ pub fn at(all: &mut [Duration], quantile: f64) -> f64 {
     all[place].as_secs_f64() * 1000.0
 }
 
-/// Sends at this rate, device after device, and now and then a reading beyond its limit; gives the rate at which
-/// readings were acknowledged.
-async fn pace(connections: Vec<Connection>, rate: f64, receiver: &Receiver) -> Result<f64> {
-    let acknowledged = Arc::new(AtomicU64::new(0));
-    let mut fleet: Vec<(OwnedWriteHalf, Vec<Reading>)> = Vec::with_capacity(connections.len());
-    for connection in connections {
-        let (read, write) = connection.stream.into_split();
-        tokio::spawn(count(read, acknowledged.clone()));
-        fleet.push((write, connection.readings));
-    }
-    let (mut stamp, mut id) = (Stamp::new(), 1_u16);
-    let began = Instant::now();
-    let mut probe_at = began + SETTLE;
-    let (mut sent, mut probes) = (0_u64, 0_usize);
-    let mut tick = tokio::time::interval(TICK);
-    while began.elapsed() < STEADY {
-        tick.tick().await;
-        let due = (began.elapsed().as_secs_f64() * rate) as u64;
-        while sent < due {
-            let (write, readings) = &mut fleet[(sent % u64::from(DEVICES)) as usize];
-            id = id.checked_add(1).unwrap_or(1);
-            send(write, readings[0].at(id, stamp.now())).await?;
-            sent += 1;
+/// The connections, one for each device.
+struct Fleet {
+    sending: Vec<(OwnedWriteHalf, Vec<Reading>)>,
+    acknowledged: Arc<AtomicU64>,
+    sent: u64,
+    probes: usize,
+    id: u16,
+    stamp: Stamp,
+}
+
+impl Fleet {
+    fn new(connections: Vec<Connection>) -> Self {
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let mut sending = Vec::with_capacity(connections.len());
+        for connection in connections {
+            let (read, write) = connection.stream.into_split();
+            tokio::spawn(count(read, acknowledged.clone()));
+            sending.push((write, connection.readings));
         }
-        if Instant::now() >= probe_at {
-            probe_at += BETWEEN;
-            // Far from each other, and each once.
-            let number = (probes * 7919 % DEVICES as usize) as u32;
-            probes += 1;
-            let device = event::device(number);
-            let mut reading = Reading::new(&device, [95.0, 30.0, 40.0, 50.0, 60.0]);
-            id = id.checked_add(1).unwrap_or(1);
-            let packet = reading.at(id, stamp.now());
-            receiver.expect(device);
-            send(&fleet[number as usize].0, packet).await?;
-            sent += 1;
-        }
+        Self { sending, acknowledged, sent: 0, probes: 0, id: 1, stamp: Stamp::new() }
     }
-    let count = acknowledged.load(Ordering::Relaxed);
-    ensure!(count as f64 > 0.95 * sent as f64, "{sent} readings were sent, {count} acknowledged in time");
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Sends at this rate, device after device, and now and then a reading beyond its limit, for [`STEADY`] and until
+    /// `done`; gives the rate at which readings were acknowledged.
+    async fn pace(&mut self, rate: f64, receiver: &Receiver, done: &Cell<bool>) -> Result<f64> {
+        let (sent, acknowledged) = (self.sent, self.acknowledged());
+        let began = Instant::now();
+        let mut probe_at = began + SETTLE;
+        let mut tick = tokio::time::interval(TICK);
+        while began.elapsed() < STEADY || !done.get() {
+            tick.tick().await;
+            let due = sent + (began.elapsed().as_secs_f64() * rate) as u64;
+            while self.sent < due {
+                let number = (self.sent % u64::from(DEVICES)) as usize;
+                self.send(number, None).await?;
+            }
+            if Instant::now() >= probe_at {
+                probe_at += BETWEEN;
+                // Far from each other, and each once.
+                ensure!(self.probes < DEVICES as usize, "every device has an alert already");
+                let number = self.probes * 7919 % DEVICES as usize;
+                self.probes += 1;
+                let device = event::device(number as u32);
+                let mut reading = Reading::new(&device, [95.0, 30.0, 40.0, 50.0, 60.0]);
+                receiver.expect(device);
+                self.send(number, Some(&mut reading)).await?;
+            }
+        }
+        let (sent, count) = (self.sent - sent, self.acknowledged() - acknowledged);
+        ensure!(count as f64 > 0.95 * sent as f64, "{sent} readings were sent, {count} acknowledged in time");
+        Ok(count as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Sends a reading over the connection of a device: the usual one, or another.
+    async fn send(&mut self, number: usize, other: Option<&mut Reading>) -> Result<()> {
+        self.id = self.id.checked_add(1).unwrap_or(1);
+        self.sent += 1;
+        let (write, readings) = &mut self.sending[number];
+        let reading = other.unwrap_or(&mut readings[0]);
+        send(write, reading.at(self.id, self.stamp.now())).await
+    }
 }
 
 async fn send(stream: &OwnedWriteHalf, packet: &[u8]) -> Result<()> {

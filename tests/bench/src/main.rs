@@ -1,13 +1,18 @@
 //! Measures Watchfire. Each figure stands beside a reference that is measured in the same run, in rounds that
 //! alternate with it: machines are shared and noisy, ratios are what lasts. Nothing here is a test.
 
+mod call;
 mod consume;
 mod decode;
+mod deploying;
 mod disk;
 mod event;
+mod failing;
 mod figure;
 mod footprint;
+mod guests;
 mod idle;
+mod instances;
 mod kafka;
 mod latency;
 mod load;
@@ -46,6 +51,9 @@ struct Options {
     /// The folder of shipped rules as components.
     #[arg(long, env = "WATCHFIRE_RULES")]
     rules: Option<PathBuf>,
+    /// The folder of the components of tests/bench/guests.
+    #[arg(long, env = "WATCHFIRE_GUESTS")]
+    guests: Option<PathBuf>,
 }
 
 impl Options {
@@ -67,6 +75,8 @@ impl Options {
 enum Bench {
     /// Calls of shipped rules.
     Rules,
+    /// The same rules in every language.
+    Guests,
     /// JSON to columns.
     Decode,
     /// Durable appends.
@@ -100,6 +110,7 @@ fn main() -> Result<()> {
                 rules::run(options, &mut figures)?;
                 idle::run(options, &mut figures)?;
             }
+            Bench::Guests => guests::run(options, &mut figures)?,
             Bench::Decode => decode::run(&mut figures)?,
             Bench::Log => log::run(&mut figures)?,
             Bench::Pipeline => pipeline::run(options, &mut figures)?,

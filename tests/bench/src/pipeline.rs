@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -193,7 +194,7 @@ impl Plant {
         }
         let mut controls = vec![Control::DevicesPut { devices, by: Actor::default() }];
         for (i, (name, parameters)) in rules.iter().enumerate() {
-            controls.push(deployment(options, &host, &format!("{name}-{i}"), name, parameters)?);
+            controls.push(deployment(&host, &format!("{name}-{i}"), &options.component(name)?, parameters)?);
         }
         for control in controls {
             let record = Record::Control(Box::new(control));
@@ -301,16 +302,10 @@ async fn durable(submitted: Submitted) -> Result<()> {
     Ok(())
 }
 
-/// A shipped rule, as the control plane puts it into the log.
-pub fn deployment(
-    options: &Options,
-    host: &Host,
-    rule: &str,
-    module: &str,
-    parameters: &Value,
-) -> Result<Control> {
-    let bytes = std::fs::read(options.component(module)?)?;
-    host.add(&bytes).with_context(|| format!("add {module}"))?;
+/// A rule of a component, as the control plane puts it into the log.
+pub fn deployment(host: &Host, rule: &str, component: &Path, parameters: &Value) -> Result<Control> {
+    let bytes = std::fs::read(component).with_context(|| format!("read {}", component.display()))?;
+    host.add(&bytes).with_context(|| format!("add {}", component.display()))?;
     let digest = Digest::of(&bytes);
     let loaded = host.get(digest).map_err(|failure| anyhow!("{failure}"))?;
     let filled = validate_parameters(loaded.manifest(), parameters);

@@ -4,75 +4,20 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::json;
-use watchfire_host::{Host, HostOptions, validate_parameters};
-use watchfire_model::call::{Callback, Context, DeviceSet, Instance, Module, Modules, Rows, Setup};
+use watchfire_host::{Host, HostOptions};
+use watchfire_model::call::{Module, Modules, Rows};
 use watchfire_model::state::Blobs;
-use watchfire_model::{Batch, DeviceHandle, Digest, KeyedState, Limits, READINGS, Registry};
+use watchfire_model::{Digest, KeyedState};
 
 use crate::Options;
-use crate::event::{self, BEGIN, DEVICES, METRICS};
+use crate::call::{Fleet, rows, rule};
+use crate::event::{self, DEVICES, METRICS};
 use crate::figure::{Figure, alternate, cpu};
-
-/// A rule as the loop has it: an instance and the state that outlives it.
-struct Rule {
-    instance: Box<dyn Instance>,
-    state: KeyedState,
-}
-
-struct Fleet {
-    devices: Arc<Registry>,
-    selected: Arc<DeviceSet>,
-}
-
-impl Fleet {
-    fn new() -> Self {
-        let devices = Arc::new(event::registries().0.remove(0));
-        let mut selected = DeviceSet::default();
-        for handle in 0..DEVICES {
-            selected.set(DeviceHandle(handle), true);
-        }
-        Self { devices, selected: Arc::new(selected) }
-    }
-
-    fn call(&self, rule: &mut Rule, rows: &Arc<Rows>) -> Result<usize> {
-        let context = Context {
-            now: BEGIN,
-            devices: self.devices.clone(),
-            selected: self.selected.clone(),
-            state: std::mem::take(&mut rule.state),
-        };
-        let outcome = rule.instance.call(Callback::Batch(rows.clone()), context);
-        rule.state = outcome.state;
-        let effects = outcome.result.map_err(|failure| anyhow!("{failure}"))?;
-        for (slot, devices, blobs) in &effects.stores {
-            rule.state.set_many(*slot, devices, blobs);
-        }
-        Ok(effects.alerts.len())
-    }
-}
 
 fn load(options: &Options, host: &Host, name: &str) -> Result<Arc<dyn Module>> {
     let bytes = std::fs::read(options.component(name)?)?;
     host.add(&bytes).with_context(|| format!("add {name}"))?;
     host.get(Digest::of(&bytes)).map_err(|failure| anyhow!("{failure}"))
-}
-
-fn rule(module: &Arc<dyn Module>, parameters: serde_json::Value) -> Result<Rule> {
-    let parameters =
-        validate_parameters(module.manifest(), &parameters).map_err(|problems| anyhow!("{problems:?}"))?;
-    let setup = Setup {
-        rule: "bench".into(),
-        parameters: Arc::new(parameters),
-        limits: Limits::default(),
-        replay: false,
-    };
-    let (instance, _) = module.start(&setup).map_err(|failure| anyhow!("{failure}"))?;
-    Ok(Rule { instance, state: KeyedState::new() })
-}
-
-fn rows(batch: &Arc<Batch>, metrics: &[&str]) -> Arc<Rows> {
-    let metrics: Arc<[String]> = metrics.iter().map(|metric| metric.to_string()).collect();
-    Arc::new(Rows::new(READINGS.into(), batch.clone(), None, metrics))
 }
 
 pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {

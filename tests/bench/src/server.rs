@@ -92,6 +92,15 @@ impl Server {
         call(&self.client, self.http, method, path, body.map(|body| body.to_string())).await
     }
 
+    /// Uploads a component; gives its digest once it is compiled.
+    pub async fn upload(&self, component: Vec<u8>) -> Result<String> {
+        // Compiling yields to everything else that the machine does.
+        let request = self.client.post(format!("http://{}/api/v1/modules", self.http)).timeout(10 * PATIENCE);
+        let answer = request.header("content-type", "application/wasm").body(component).send().await?;
+        let known = read(answer).await.context("POST /modules")?;
+        Ok(known["digest"].as_str().context("a module has no digest")?.to_owned())
+    }
+
     /// Registers the whole fleet.
     pub async fn register(&self) -> Result<()> {
         let lines: String =
@@ -200,10 +209,14 @@ async fn call(
     if let Some(body) = body {
         request = request.header("content-type", "application/json").body(body);
     }
-    let answer = request.send().await?;
+    read(request.send().await?).await.with_context(|| format!("{method} {path}"))
+}
+
+/// The JSON of an answer; one that is no success is an error with its text.
+async fn read(answer: reqwest::Response) -> Result<Value> {
     let (status, text) = (answer.status(), answer.text().await?);
     if !status.is_success() {
-        bail!("{method} {path}: {status}: {text}");
+        bail!("{status}: {text}");
     }
     Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
 }
