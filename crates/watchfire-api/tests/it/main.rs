@@ -7,3 +7,4 @@ mod answers;
 mod calls;
 mod letters;
 mod server;
+mod versions;

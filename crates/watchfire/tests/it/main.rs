@@ -14,11 +14,13 @@ mod gateways;
 mod kafka;
 mod letters;
 mod mqtt;
+mod operations;
 mod readme;
 mod receiver;
 mod reload;
 mod server;
 mod sinks;
+mod versions;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
