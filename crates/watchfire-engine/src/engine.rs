@@ -190,7 +190,17 @@ impl Engine {
             let thread = Mutex::new(Some(spawn(format!("shard-{i}"), work)?));
             shards.push(ShardHandle { questions, thread });
         }
-        Ok(Self { shards, writers: Mutex::new(writers), progress, shard_of, log, modules, stop, events, failed })
+        Ok(Self {
+            shards,
+            writers: Mutex::new(writers),
+            progress,
+            shard_of,
+            log,
+            modules,
+            stop,
+            events,
+            failed,
+        })
     }
 
     /// Evaluates what is in the log, takes a checkpoint of every partition, and ends the threads. Blocks.

@@ -89,7 +89,8 @@ impl Engine {
             Err(failure) => {
                 let partition = PartitionId(0);
                 let reason = failure.message;
-                trial.failure = Some(TrialFailure { partition, slot: None, device: None, devices: 0, reason });
+                trial.failure =
+                    Some(TrialFailure { partition, slot: None, device: None, devices: 0, reason });
                 return Ok(trial);
             }
         };
@@ -151,7 +152,8 @@ impl Engine {
         trial.bytes += sum.bytes;
         trial.new_bytes += sum.new_bytes;
         trial.took = trial.took.max(sum.took);
-        let told = |(slot, device, devices, reason)| TrialFailure { partition, slot, device, devices, reason };
+        let told =
+            |(slot, device, devices, reason)| TrialFailure { partition, slot, device, devices, reason };
         Ok(failure.map(told))
     }
 }

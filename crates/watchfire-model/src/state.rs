@@ -175,9 +175,7 @@ impl Places {
     /// In order of device, from the first one that is not below `from`.
     fn iter_from(&self, from: u32) -> Box<dyn Iterator<Item = (u32, &Place)> + '_> {
         match self {
-            Self::Dense(places) => {
-                Box::new((from..).zip(places.get(from as usize..).unwrap_or_default()))
-            }
+            Self::Dense(places) => Box::new((from..).zip(places.get(from as usize..).unwrap_or_default())),
             Self::Sparse(places) => Box::new(places.range(from..).map(|(&device, place)| (device, place))),
         }
     }

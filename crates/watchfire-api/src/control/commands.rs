@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use watchfire_log::{Append, Record, Redo};
 use watchfire_model::call::{Setup, Subscription};
-use watchfire_model::{Actor, Control, DeviceHandle, Digest, Limits, Position, RollbackState, RuleSpec, Selector};
+use watchfire_model::{
+    Actor, Control, DeviceHandle, Digest, Limits, Position, RollbackState, RuleSpec, Selector,
+};
 
 use super::{ControlError, ControlPlane, Rule};
 use crate::contract::{ModuleInfo, ModuleWorks};
@@ -194,9 +196,8 @@ impl ControlPlane {
         RuleSpec::check_name(name).map_err(|fault| ControlError::invalid("rule-name", "/name", fault))?;
         let module = self.find_module(&request.module);
         let candidate = || plan.then(|| self.candidate(request.module.parse().ok()?)).flatten();
-        let module = module
-            .or_else(candidate)
-            .ok_or_else(|| ControlError::not_found("module", &request.module))?;
+        let module =
+            module.or_else(candidate).ok_or_else(|| ControlError::not_found("module", &request.module))?;
         Ok((draft(name, request, &module, &*self.works)?, module))
     }
 

@@ -226,7 +226,10 @@ impl ControlPlane {
             Ok(trial) => trial,
             Err(busy) => {
                 let text = format!("migrate could not be tried: {busy}");
-                return (plan(StateFate::Refused, from, module, text.clone()), Some(ControlError::Busy(text)));
+                return (
+                    plan(StateFate::Refused, from, module, text.clone()),
+                    Some(ControlError::Busy(text)),
+                );
             }
         };
         let to = module.state_version;
@@ -335,7 +338,8 @@ impl ControlPlane {
         loop {
             let kept = engine.kept_state(rule.name.clone(), Some(back_to)).await;
             let kept = kept.map_err(|busy| busy.to_string())?;
-            let runs = |id| kept.iter().any(|kept| kept.partition == id && Some(kept.version) == rule.current);
+            let runs =
+                |id| kept.iter().any(|kept| kept.partition == id && Some(kept.version) == rule.current);
             match (0..self.partitions()).map(PartitionId).find(|id| !runs(id.0)) {
                 None => return Ok(kept),
                 Some(id) if begun.elapsed() > LEVEL => {

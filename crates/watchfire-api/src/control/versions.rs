@@ -83,8 +83,7 @@ impl ControlPlane {
         let limits = self.trial_limits(&spec, &module);
         let called = self.try_start(&RuleSpec { limits: limits.clone(), ..spec.clone() }).await?;
         let rule = self.rule(name);
-        let (state, refusal) =
-            self.plan_state(&engine, rule.as_ref(), &module, &limits, discard, true).await;
+        let (state, refusal) = self.plan_state(&engine, rule.as_ref(), &module, &limits, discard, true).await;
         let from = rule.as_ref().and_then(Rule::active).cloned();
         let (module_before, called_before) = self.runs(from.as_ref()).await;
         let to = Arc::new(spec);
@@ -221,7 +220,8 @@ impl ControlPlane {
                 this.way_back(&present, Some(to))?;
                 let (from, version) = (present.current.unwrap_or_default(), present.next_version());
                 let name = rule.name;
-                let control = Control::RuleRolledBack { name, from, to, version, spec: Some(spec), state, by };
+                let control =
+                    Control::RuleRolledBack { name, from, to, version, spec: Some(spec), state, by };
                 let activated_at = this.commit(control).await?.to_vec();
                 Ok(Some(Activation { version, created: false, activated_at, state: plan }))
             });

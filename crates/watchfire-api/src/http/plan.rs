@@ -229,7 +229,8 @@ fn parameters(before: Option<&RuleSpec>, to: &RuleSpec) -> Vec<Parameter> {
     let (from, to) = (before.map(members).unwrap_or_default(), members(to));
     let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
     let value = |of: &serde_json::Map<String, Value>, name: &str| of.get(name).cloned().unwrap_or_default();
-    let one = |name: &String| Parameter { name: name.clone(), from: value(&from, name), to: value(&to, name) };
+    let one =
+        |name: &String| Parameter { name: name.clone(), from: value(&from, name), to: value(&to, name) };
     names.into_iter().map(one).collect()
 }
 
@@ -244,7 +245,8 @@ fn streams(state: &AppState, before: Option<&RuleSpec>, to: &RuleSpec) -> Stream
         Some(output) => rules(&|rule| rule.input == *output),
         None => Vec::new(),
     };
-    let lost = before.and_then(|before| before.output.as_ref()).filter(|was| to.output.as_ref() != Some(*was));
+    let lost =
+        before.and_then(|before| before.output.as_ref()).filter(|was| to.output.as_ref() != Some(*was));
     Streams {
         input: Change { from: json!(before.map(|before| &before.input)), to: json!(to.input) },
         published_by: rules(&|rule| rule.output.as_ref() == Some(&to.input)),

@@ -64,11 +64,7 @@ impl EngineView for Fake {
         })
     }
     /// Every partition follows the log at once.
-    fn kept_state(
-        &self,
-        rule: String,
-        back_to: Option<u32>,
-    ) -> BoxFuture<'_, Result<Vec<KeptState>, Busy>> {
+    fn kept_state(&self, rule: String, back_to: Option<u32>) -> BoxFuture<'_, Result<Vec<KeptState>, Busy>> {
         let fault = self.fault.lock().unwrap().clone();
         let versions: Vec<u32> = self
             .log
@@ -87,8 +83,9 @@ impl EngineView for Fake {
         let kept = self.kept.lock().unwrap().clone();
         let (version, left) = versions.split_last().map_or((0, &[][..]), |(last, left)| (*last, left));
         let left = left.iter().filter(|version| kept.as_ref().is_none_or(|kept| kept.contains(version)));
-        let left: Vec<_> =
-            left.map(|&version| LeftState { version, at: Timestamp(version.into()), blobs: 2, bytes: 16 }).collect();
+        let left: Vec<_> = left
+            .map(|&version| LeftState { version, at: Timestamp(version.into()), blobs: 2, bytes: 16 })
+            .collect();
         let one = |partition| KeptState {
             partition,
             version,

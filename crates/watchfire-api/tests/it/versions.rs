@@ -60,7 +60,8 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
     let bytes = "layout 2 migrates";
     let looked = server.call("POST", "/api/v1/modules?dry_run=true", json!(bytes)).await;
     let digest = ok(&looked, 200)["digest"].clone();
-    *server.fake.trial.lock().unwrap() = Trial { devices: 2, blobs: 3, bytes: 24, new_bytes: 48, ..Trial::default() };
+    *server.fake.trial.lock().unwrap() =
+        Trial { devices: 2, blobs: 3, bytes: 24, new_bytes: 48, ..Trial::default() };
     let records = server.log.records().len();
     let second = json!({
         "module": digest, "select": {"type": ["pump"]}, "parameters": {"above": 90}, "limits": {"time": "1s"},
@@ -73,13 +74,19 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
     assert_eq!(plan["devices"]["gained"], json!({"count": 1, "names": ["pump-1"]}));
     assert_eq!(plan["devices"]["lost"], json!({"count": 2, "names": ["press-1", "press-2"]}));
     assert_eq!(plan["resolved"], json!({"count": 0, "first": []}));
-    assert_eq!((&plan["limits"]["from"]["time"], &plan["limits"]["to"]["time"]), (&json!("500ms"), &json!("1s")));
+    assert_eq!(
+        (&plan["limits"]["from"]["time"], &plan["limits"]["to"]["time"]),
+        (&json!("500ms"), &json!("1s"))
+    );
     assert_eq!(plan["streams"]["output"], json!({"from": "hot-readings", "to": null}));
     assert_eq!(plan["streams"]["lost_by"], json!(["reader"]));
     assert_eq!(plan["imports"]["to"], json!(["watchfire:rule/readings"]));
     assert_eq!((&plan["module"]["to"]["digest"], &plan["metrics"]["to"]), (&digest, &json!([])));
     let state = &plan["state"];
-    assert_eq!((&state["fate"], &state["from_layout"], &state["to_layout"]), (&json!("migrated"), &json!(1), &json!(2)));
+    assert_eq!(
+        (&state["fate"], &state["from_layout"], &state["to_layout"]),
+        (&json!("migrated"), &json!(1), &json!(2))
+    );
     assert_eq!((&state["trial"]["blobs"], &state["trial"]["new_bytes"]), (&json!(3), &json!(48)));
     // Nothing of it is there afterwards, and a deployment does not know the module.
     assert_eq!(server.log.records().len(), records);
@@ -107,7 +114,8 @@ async fn state_that_cannot_be_migrated_refuses_a_version_or_is_dropped_where_tha
         devices: 40,
         reason: "13 is no count".into(),
     };
-    *server.fake.trial.lock().unwrap() = Trial { blobs: 40, failure: Some(failure.clone()), ..Trial::default() };
+    *server.fake.trial.lock().unwrap() =
+        Trial { blobs: 40, failure: Some(failure.clone()), ..Trial::default() };
     let body = json!({"module": digest});
     let refused = put(&server, body.clone(), "").await;
     problem(&refused, 409, "state-migration");
@@ -121,7 +129,11 @@ async fn state_that_cannot_be_migrated_refuses_a_version_or_is_dropped_where_tha
     let together = TrialFailure { device: None, slot: Some(1), ..failure.clone() };
     server.fake.trial.lock().unwrap().failure = Some(together);
     let refused = put(&server, body.clone(), "").await;
-    assert!(refused.json["detail"].as_str().unwrap().contains("40 devices together in slot 1"), "{}", refused.json);
+    assert!(
+        refused.json["detail"].as_str().unwrap().contains("40 devices together in slot 1"),
+        "{}",
+        refused.json
+    );
     assert_eq!(refused.json["device"], Value::Null);
     let strange = TrialFailure { device: Some(DeviceHandle(99)), slot: None, ..failure };
     server.fake.trial.lock().unwrap().failure = Some(strange);
@@ -162,7 +174,10 @@ async fn a_rollback_says_what_it_goes_on_with() {
     assert_eq!((&ok(&dry, 200)["change"], &dry.json["restores"]), (&json!("rollback"), &json!(1)));
     assert_eq!(dry.json["parameters"], json!([{"name": "above", "from": 90, "to": 80}]));
     let state = &dry.json["state"];
-    assert_eq!((&state["fate"], &state["of_version"], &state["raises"]), (&json!("restored"), &json!(1), &json!(2)));
+    assert_eq!(
+        (&state["fate"], &state["of_version"], &state["raises"]),
+        (&json!("restored"), &json!(1), &json!(2))
+    );
     assert_eq!(state["as_of"], "1970-01-01T00:00:00.000001Z");
     assert_eq!(server.log.records().len(), records);
     let versions = server.call("GET", "/api/v1/rules/hot/versions", Value::Null).await;
@@ -214,7 +229,10 @@ async fn versions_are_compared() {
     for query in ["", "?from=1&to=2", "?to=2"] {
         let answer = server.call("GET", &format!("/api/v1/rules/hot/difference{query}"), Value::Null).await;
         assert_eq!(ok(&answer, 200)["differences"], differences);
-        assert_eq!((&answer.json["from"]["reason"], &answer.json["to"]["reason"]), (&json!("first"), &json!("summer")));
+        assert_eq!(
+            (&answer.json["from"]["reason"], &answer.json["to"]["reason"]),
+            (&json!("first"), &json!("summer"))
+        );
     }
     let back = server.call("GET", "/api/v1/rules/hot/difference?from=2&to=1", Value::Null).await;
     assert_eq!(ok(&back, 200)["differences"][0]["to"], 80);

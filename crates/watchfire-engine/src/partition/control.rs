@@ -213,12 +213,7 @@ impl Partition {
     }
 
     /// Starts a version and migrates the state to it, and changes nothing yet.
-    pub(super) fn prepare(
-        &self,
-        here: Here,
-        spec: &RuleSpec,
-        begin: Begin,
-    ) -> Result<Prepared, CallFailure> {
+    pub(super) fn prepare(&self, here: Here, spec: &RuleSpec, begin: Begin) -> Result<Prepared, CallFailure> {
         let module = self.setup.modules.get(spec.module)?;
         let setup = Setup {
             rule: spec.name.clone(),

@@ -127,9 +127,10 @@ impl Partition {
                     changed.push((key(SNAPSHOT, &[id, snapshot.version]), snapshot_bytes(snapshot)));
                 }
                 let (version, blobs) = (snapshot.version, snapshot.state.take_dirty().into_iter());
-                changed.extend(blobs.map(|(slot, device, blob)| {
-                    (key(KEPT, &[id, version, slot, device.0]), blob.into())
-                }));
+                changed
+                    .extend(blobs.map(|(slot, device, blob)| {
+                        (key(KEPT, &[id, version, slot, device.0]), blob.into())
+                    }));
             }
             if dirty.state_replaced {
                 capture.removed.push(key(STATE, &[id]));

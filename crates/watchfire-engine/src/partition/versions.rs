@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use watchfire_model::call::{CallFailure, DeviceSet, FailureKind, Module};
 use watchfire_model::state::{Blobs, Piece};
-use watchfire_model::{
-    DeviceHandle, KeyedState, Limits, RollbackState, RuleSpec, RuleVersion, Timestamp,
-};
+use watchfire_model::{DeviceHandle, KeyedState, Limits, RollbackState, RuleSpec, RuleVersion, Timestamp};
 
 use super::call::load_failure;
 use super::{Here, Output, Partition};
@@ -116,7 +114,9 @@ impl Partition {
                 };
                 let whose = match &devices[..] {
                     [one] => format!("device {}", name(Some(one))),
-                    many => format!("{} devices from {} to {}", many.len(), name(many.first()), name(many.last())),
+                    many => {
+                        format!("{} devices from {} to {}", many.len(), name(many.first()), name(many.last()))
+                    }
                 };
                 CallFailure::new(failure.kind, format!("migrate, slot {slot}, {whose}: {}", failure.message))
             })?;
@@ -204,13 +204,7 @@ impl Partition {
     }
 
     /// Timers, silence and conditions as they were, as far as their devices are selected by the version that comes back.
-    pub(super) fn restore(
-        &mut self,
-        here: Here,
-        rule: &mut Rule,
-        restored: Restored,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn restore(&mut self, here: Here, rule: &mut Rule, restored: Restored, out: &mut Vec<Output>) {
         let (stream, group) = (rule.stream, rule.group);
         rule.timers = restored.timers;
         rule.timers.retain(|(device, _), _| self.streams[stream].selections.contains(group, *device));

@@ -54,7 +54,9 @@ fn migrating(name: &str, together: usize) -> NativeModule {
 fn kept(dump: &Pairs, version: Option<u8>) -> Vec<Vec<u8>> {
     let (kind, place) = version.map_or((8, 5), |_| (10, 9));
     let of = dump.iter().filter(|(key, _)| key[0] == kind && key[place..place + 4] == [0; 4]);
-    of.filter(|(key, _)| version.is_none_or(|version| key[8] == version)).map(|(_, blob)| blob.clone()).collect()
+    of.filter(|(key, _)| version.is_none_or(|version| key[8] == version))
+        .map(|(_, blob)| blob.clone())
+        .collect()
 }
 
 fn back_with(spec: &RuleSpec, versions: [RuleVersion; 3], how: RollbackState) -> Control {
@@ -211,7 +213,10 @@ fn silence_that_was_told_to_a_later_version_is_told_to_the_one_that_comes_back()
     check_replay(&world);
 }
 
-async fn kept_of(engine: &watchfire_engine::Engine, site: &Site) -> Vec<(RuleVersion, u64, Vec<RuleVersion>)> {
+async fn kept_of(
+    engine: &watchfire_engine::Engine,
+    site: &Site,
+) -> Vec<(RuleVersion, u64, Vec<RuleVersion>)> {
     engine.wait_level().await.unwrap();
     let kept = engine.kept_state("r", None).await.unwrap();
     assert_eq!(kept.len(), usize::from(watchfire_log::Log::partitions(&*site.log)));
@@ -249,7 +254,10 @@ async fn migrate_is_tried_on_copies_and_says_whose_state_it_does_not_take() {
     let limits = Limits::default();
     let trial = engine.try_migration("r", two, &limits).await.unwrap();
     let failure = trial.failure.clone().unwrap();
-    assert_eq!((failure.partition, failure.slot, failure.device), (PartitionId(1), Some(0), Some(DeviceHandle(3))));
+    assert_eq!(
+        (failure.partition, failure.slot, failure.device),
+        (PartitionId(1), Some(0), Some(DeviceHandle(3)))
+    );
     assert_eq!((failure.devices, failure.reason.as_str()), (3, "13 is no count"));
     assert_eq!((trial.from, trial.to, trial.devices, trial.blobs), (1, 2, 6, 6));
     // Two fail together and none alone.
@@ -302,7 +310,11 @@ async fn a_rollback_is_the_same_after_every_crash() {
     let kept = kept_of(&engine, &site).await;
     assert_eq!(kept, [(3, 3, vec![1, 2]), (3, 3, vec![1, 2])]);
     let dump = engine.dump().await;
-    assert_eq!(self::kept(&dump[&PartitionId(0)], None), [[1], [2], [1]], "but for the row after it, as before");
+    assert_eq!(
+        self::kept(&dump[&PartitionId(0)], None),
+        [[1], [2], [1]],
+        "but for the row after it, as before"
+    );
     assert_eq!(self::kept(&dump[&PartitionId(1)], None), [[1], [1], [14]]);
     let count = site.keeper.transitions().len();
     drop(engine);

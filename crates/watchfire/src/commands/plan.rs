@@ -83,7 +83,10 @@ fn lines(name: &str, answer: &Value) -> Vec<String> {
         say("condition", changed(answer, &["/condition"]).join("\n"));
         say("limits", changed(answer, &["/limits"]).join("\n"));
         say("select", changed(answer, &["/select"]).join("\n"));
-        say("reads", streams(&answer["streams"]["input"], "published by", &answer["streams"]["published_by"]));
+        say(
+            "reads",
+            streams(&answer["streams"]["input"], "published by", &answer["streams"]["published_by"]),
+        );
         let output = streams(&answer["streams"]["output"], "read by", &answer["streams"]["read_by"]);
         say("publishes", output);
         if !is_empty(&answer["streams"]["lost_by"]) {
@@ -171,13 +174,16 @@ fn changed(answer: &Value, paths: &[&str]) -> Vec<String> {
         return Vec::new();
     }
     let below = |path: &str| {
-        paths.iter().any(|of| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        paths
+            .iter()
+            .any(|of| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     };
     let differences = answer["differences"].as_array().into_iter().flatten();
     let of = differences.filter_map(|difference| {
         let path = difference["path"].as_str()?;
         let name = path.trim_start_matches('/').replace('/', ".");
-        (paths.is_empty() || below(path)).then(|| format!("{name}: {} -> {}", difference["from"], difference["to"]))
+        (paths.is_empty() || below(path))
+            .then(|| format!("{name}: {} -> {}", difference["from"], difference["to"]))
     });
     of.filter(|line| !paths.is_empty() || !line.starts_with("module: ")).collect()
 }

@@ -164,7 +164,17 @@ pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -
             let items = client.list(&format!("{}/versions", path(&name)), Vec::new(), usize::MAX).await?;
             output.list(
                 &items,
-                &["version", "state", "module", "restores", "by", "at", "state_kept_as_of", "reason", "refusal"],
+                &[
+                    "version",
+                    "state",
+                    "module",
+                    "restores",
+                    "by",
+                    "at",
+                    "state_kept_as_of",
+                    "reason",
+                    "refusal",
+                ],
             );
         }
         RuleCommand::Versions { name, diff } => {

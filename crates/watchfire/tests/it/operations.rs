@@ -35,7 +35,14 @@ const EXPECTED: [(i32, &[&str]); 8] = [
             "version 2 (active); the module migrates the state",
         ],
     ),
-    (0, &["version 3 (active); the state stays as it is (layout 2)", "parameters.most: 1000 -> 5", "five thousand"]),
+    (
+        0,
+        &[
+            "version 3 (active); the state stays as it is (layout 2)",
+            "parameters.most: 1000 -> 5",
+            "five thousand",
+        ],
+    ),
     (
         0,
         &[
@@ -90,7 +97,12 @@ fn what_operations_says_of_deploying_and_undoing_is_so() {
         let ended = parts[i + 1].lines().next().unwrap_or_default();
         assert_eq!(ended, code.to_string(), "{}\n{said}", blocks[i]);
         for text in *expected {
-            assert!(parts[i].contains(text), "{text:?} is not in what this prints:\n{}\n{}", blocks[i], parts[i]);
+            assert!(
+                parts[i].contains(text),
+                "{text:?} is not in what this prints:\n{}\n{}",
+                blocks[i],
+                parts[i]
+            );
         }
     }
 }

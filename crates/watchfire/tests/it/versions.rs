@@ -67,7 +67,11 @@ async fn a_version_is_tried_deployed_and_undone_and_its_state_is_as_before() {
     let (said, why) = (String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
     assert_eq!(refused.status.code(), Some(1), "{why}");
     assert!(why.contains("for device press-2 in slot 0"), "{why}");
-    assert!(said.contains("migrate was tried on copies of 2 blobs of 2 devices") && said.contains("13 is no count"), "{said}");
+    assert!(
+        said.contains("migrate was tried on copies of 2 blobs of 2 devices")
+            && said.contains("13 is no count"),
+        "{said}"
+    );
     assert_eq!(setup.json(&["module", "ls"]).as_array().unwrap().len(), 1, "it was only looked at");
     setup.fails(&next, 1, "for device press-2 in slot 0");
     assert_eq!(setup.json(&["rule", "show", "tally"])["version"], 1);
@@ -98,7 +102,10 @@ async fn a_version_is_tried_deployed_and_undone_and_its_state_is_as_before() {
 
     // Undone: first only asked for.
     let said = setup.says(&["rule", "rollback", "tally", "--dry-run"]);
-    assert!(said.contains("rollback from version 2 to 1") && said.contains("the state of version 1 as of"), "{said}");
+    assert!(
+        said.contains("rollback from version 2 to 1") && said.contains("the state of version 1 as of"),
+        "{said}"
+    );
     assert!(said.contains("1 would be resolved, as they were then"), "{said}");
     assert_eq!(state(&setup).await, sums);
     let said = setup.says(&["rule", "rollback", "tally", "--wait", "--reason", "the totals are wrong"]);
@@ -110,11 +117,18 @@ async fn a_version_is_tried_deployed_and_undone_and_its_state_is_as_before() {
 
     // What happened is listed, and what differs is said.
     let versions = setup.json(&["rule", "versions", "tally"]);
-    let reasons: Vec<&Value> = versions.as_array().unwrap().iter().map(|version| &version["reason"]).collect();
-    assert_eq!(reasons, [&json!("the totals are wrong"), &json!("add up what comes"), &json!("count what comes")]);
+    let reasons: Vec<&Value> =
+        versions.as_array().unwrap().iter().map(|version| &version["reason"]).collect();
+    assert_eq!(
+        reasons,
+        [&json!("the totals are wrong"), &json!("add up what comes"), &json!("count what comes")]
+    );
     assert!(versions[1]["state_kept_as_of"].is_string(), "{versions}");
     let said = setup.says(&["rule", "versions", "tally", "--diff", "1", "2"]);
-    assert!(said.contains("module: tally@1.0.0 -> tally@2.0.0") && said.contains(": add up what comes"), "{said}");
+    assert!(
+        said.contains("module: tally@1.0.0 -> tally@2.0.0") && said.contains(": add up what comes"),
+        "{said}"
+    );
     assert!(setup.says(&["rule", "versions", "tally", "--diff", "1", "3"]).contains("nothing differs"));
 
     // Forward again with the state that the second version had, or without any.
@@ -126,9 +140,14 @@ async fn a_version_is_tried_deployed_and_undone_and_its_state_is_as_before() {
     assert!(state(&setup).await.is_empty());
 
     // A selector that loses a device ends its alert.
-    let narrow = ["rule", "deploy", "tally@1.0.0", "--name", "tally", "--select", "device=press-1", "--dry-run"];
+    let narrow =
+        ["rule", "deploy", "tally@1.0.0", "--name", "tally", "--select", "device=press-1", "--dry-run"];
     let said = setup.says(&narrow);
-    assert!(said.contains("1 lost: press-2") && said.contains("1 would be resolved with their devices: press-2 many (info)"), "{said}");
+    assert!(
+        said.contains("1 lost: press-2")
+            && said.contains("1 would be resolved with their devices: press-2 many (info)"),
+        "{said}"
+    );
     setup.server.stop().await.unwrap();
 }
 

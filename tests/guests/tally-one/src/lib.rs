@@ -33,12 +33,7 @@ impl DeviceRule for Tally {
         Ok((Self { most: parameters.most }, Subscription::metrics(["n"])))
     }
 
-    fn on_reading(
-        &mut self,
-        device: &DeviceRef,
-        _: &Reading<'_>,
-        state: &mut Count,
-    ) -> Result<(), String> {
+    fn on_reading(&mut self, device: &DeviceRef, _: &Reading<'_>, state: &mut Count) -> Result<(), String> {
         state.count += 1;
         if state.count >= self.most {
             device.alert("many", Severity::Info, "many readings").detail("count", state.count).trigger();
