@@ -260,7 +260,7 @@ impl ControlPlane {
 
 /// What a request comes to with this module: names resolved, defaults filled in, everything checked that can be
 /// without starting it.
-pub fn draft(
+fn draft(
     name: &str,
     request: RuleRequest,
     module: &ModuleInfo,

@@ -25,7 +25,7 @@ use watchfire_model::call::Modules;
 use watchfire_model::device::Registries;
 use watchfire_model::{Control, Digest, PartitionId, Position, RuleVersion, Timestamp};
 
-pub use commands::{RuleRequest, draft};
+pub use commands::RuleRequest;
 pub(crate) use devices::check_device;
 pub use error::ControlError;
 pub use rules::{Progress, Rule, Rules, Swap, Version};

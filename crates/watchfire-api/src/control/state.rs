@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use watchfire_model::{Digest, Limits, PartitionId, RollbackState, RuleVersion, Timestamp};
 
-use super::{ControlError, ControlPlane, Rule};
+use super::{ControlError, ControlPlane, Rule, Version};
 use crate::contract::{EngineView, KeptState, ModuleInfo, Trial, TrialFailure};
 
 /// How long is waited for partitions that do not run the present version yet.
@@ -273,12 +273,12 @@ impl ControlPlane {
         &self,
         engine: &Arc<dyn EngineView>,
         rule: &Rule,
-        to: RuleVersion,
+        target: &Version,
         module: &ModuleInfo,
-        limits: &Limits,
         choice: StateChoice,
         look: bool,
     ) -> (Planned, RollbackState) {
+        let (to, limits) = (target.version, &target.spec.limits);
         let from = rule.active().map_or(0, |active| self.layout(active.spec.module));
         match choice {
             StateChoice::Empty => return ((dropped(from, module), None), RollbackState::Empty),

@@ -29,7 +29,7 @@ pub struct Activation {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// It was logged.
-    Deployed(Activation),
+    Deployed(Box<Activation>),
     /// It is what runs already: nothing was logged.
     Unchanged {
         /// The version that runs.
@@ -99,14 +99,13 @@ impl ControlPlane {
         engine: Arc<dyn EngineView>,
     ) -> Result<Plan, ControlError> {
         let rule = self.running(name)?;
-        let (version, target, module) = self.way_back(&rule, to)?;
+        let (target, module) = self.way_back(&rule, to)?;
         let spec = target.spec.clone();
         let called = self.try_start(&spec).await?;
-        let ((state, refusal), _) =
-            self.plan_rollback(&engine, &rule, version, &module, &spec.limits, choice, true).await;
+        let ((state, refusal), _) = self.plan_rollback(&engine, &rule, &target, &module, choice, true).await;
         let from = rule.active().cloned();
         let (module_before, called_before) = self.runs(from.as_ref()).await;
-        let restores = Some(version);
+        let restores = Some(target.version);
         Ok(Plan { from, to: spec, restores, module_before, module, called_before, called, state, refusal })
     }
 
@@ -188,7 +187,7 @@ impl ControlPlane {
         let discard_state = state.fate == StateFate::Dropped;
         let control = Control::RuleDeployed { spec: Box::new(spec), version, discard_state, by };
         let activated_at = self.commit(control).await?.to_vec();
-        Ok(Some(Outcome::Deployed(Activation { version, created, activated_at, state })))
+        Ok(Some(Outcome::Deployed(Box::new(Activation { version, created, activated_at, state }))))
     }
 
     /// Brings an earlier version back as a new one; without a target, the one before the current.
@@ -202,14 +201,13 @@ impl ControlPlane {
     ) -> Result<Activation, ControlError> {
         for _ in 0..TRIES {
             let rule = self.running(name)?;
-            let (to, target, module) = self.way_back(&rule, to)?;
-            let limits = &target.spec.limits;
+            let (target, module) = self.way_back(&rule, to)?;
             let ((plan, refusal), state) =
-                self.plan_rollback(&engine, &rule, to, &module, limits, choice, false).await;
+                self.plan_rollback(&engine, &rule, &target, &module, choice, false).await;
             if let Some(refusal) = refusal {
                 return Err(refusal);
             }
-            let (spec, by) = (Box::new((*target.spec).clone()), by.clone());
+            let (to, spec, by) = (target.version, Box::new((*target.spec).clone()), by.clone());
             let done = self.uninterrupted(move |this| async move {
                 let _order = this.order.lock().await;
                 let present = this.running(&rule.name)?;
@@ -237,7 +235,7 @@ impl ControlPlane {
         &self,
         rule: &Rule,
         to: Option<RuleVersion>,
-    ) -> Result<(RuleVersion, Version, Arc<ModuleInfo>), ControlError> {
+    ) -> Result<(Version, Arc<ModuleInfo>), ControlError> {
         let (name, from) = (&rule.name, rule.current.unwrap_or_default());
         let to = match to {
             Some(to) => to,
@@ -259,7 +257,7 @@ impl ControlPlane {
         let module =
             module.ok_or_else(|| ControlError::not_found("module", &target.spec.module.to_string()))?;
         self.check_cycle(&target.spec)?;
-        Ok((to, target.clone(), module))
+        Ok((target.clone(), module))
     }
 }
 

@@ -346,7 +346,7 @@ pub(crate) async fn put_rule(
     match outcome? {
         Outcome::Deployed(activation) => {
             let status = if activation.created { StatusCode::CREATED } else { StatusCode::OK };
-            let answer = activation_answer(&state, &name, activation, query.wait).await?;
+            let answer = activation_answer(&state, &name, *activation, query.wait).await?;
             Ok((status, axum::Json(VersionAnswer::Done(answer))))
         }
         Outcome::Unchanged { version, activated_at } => {

@@ -218,22 +218,31 @@ fn alerts(answer: &Value) -> String {
         let more = if count > named.len() as u64 { ", ..." } else { "" };
         lines.push(format!("{count} would be resolved with their devices: {}{more}", named.join(", ")));
     }
-    for (member, word) in [("raises", "raised"), ("resolves", "resolved")] {
-        if let Some(count) = answer["state"][member].as_u64().filter(|count| *count > 0) {
-            lines.push(format!("{count} would be {word}, as they were then"));
-        }
+    let then = |member: &str| answer["state"][member].as_u64().filter(|count| *count > 0);
+    if let Some(count) = then("raises") {
+        lines.push(format!("{count} would be raised again, which stood then"));
+    }
+    if let Some(count) = then("resolves") {
+        lines.push(format!("{count} would be resolved, which did not stand then"));
     }
     if lines.is_empty() { "none would be resolved".into() } else { lines.join("\n") }
 }
 
 fn state(state: &Value) -> String {
-    let mut text = plain(&state["text"]);
+    // Why it is refused stands by itself.
+    let mut text = match state["fate"].as_str() {
+        Some("refused") => {
+            format!("of layout {}, which does not become {}", state["from_layout"], state["to_layout"])
+        }
+        _ => plain(&state["text"]),
+    };
     if let (Some(blobs), Some(bytes)) = (state["blobs"].as_u64(), state["bytes"].as_u64()) {
         text += &format!("\n{blobs} blobs of {bytes} bytes");
     }
     let trial = &state["trial"];
     if trial.is_object() {
         let outcome = match trial["failure"].as_str() {
+            Some(_) if state["fate"] == "refused" => "it failed".into(),
             Some(failure) => format!("it said: {failure}"),
             None => format!("{} bytes came of it", trial["new_bytes"]),
         };
@@ -275,6 +284,7 @@ mod tests {
             },
             "resolved": {"count": 1, "first": [{"device": "p-1", "key": "hot", "severity": "major"}]},
             "state": {
+                "fate": "migrated", "from_layout": 1, "to_layout": 2,
                 "text": "the module migrates the state from layout 1 to 2", "blobs": 4, "bytes": 32,
                 "trial": {"devices": 2, "blobs": 4, "bytes": 32, "new_bytes": 64, "milliseconds": 1.5},
             },
@@ -312,5 +322,32 @@ rule r: update of version 3
         plan["refusal"] = json!({"code": "state-migration", "detail": "no way"});
         assert_eq!(refusal("r", &plan).unwrap_err().to_string(), "rule r would be refused: no way");
         assert!(lines("r", &plan).last().unwrap().ends_with("refused     no way"));
+        plan["state"]["fate"] = json!("refused");
+        plan["state"]["trial"]["failure"] = json!("no way");
+        let text = lines("r", &plan).join("\n");
+        assert!(
+            text.contains("state       of layout 1, which does not become 2")
+                && text.contains("1.5 ms: it failed")
+        );
+        assert_eq!(text.matches("no way").count(), 1, "once is enough");
+        // What cannot be migrated and may go says why it goes.
+        plan["state"]["fate"] = json!("dropped");
+        assert!(lines("r", &plan).join("\n").contains("1.5 ms: it said: no way"));
+    }
+
+    #[test]
+    fn a_rollback_says_which_alerts_change() {
+        let mut plan = plan();
+        (plan["change"], plan["restores"]) = (json!("rollback"), json!(1));
+        (plan["state"]["raises"], plan["state"]["resolves"]) = (json!(2), json!(7));
+        let text = lines("r", &plan).join("\n");
+        for expected in [
+            "rule r: rollback from version 3 to 1",
+            "1 would be resolved with their devices: p-1 hot (major)",
+            "2 would be raised again, which stood then",
+            "7 would be resolved, which did not stand then",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
     }
 }

@@ -48,7 +48,7 @@ const EXPECTED: [(i32, &[&str]); 8] = [
         &[
             "rollback from version 3 to 2",
             "most: 5 -> 1000",
-            "would be resolved, as they were then",
+            "would be resolved, which did not stand then",
             "version 4 (active); the state of version 2 as of",
         ],
     ),

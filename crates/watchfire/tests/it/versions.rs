@@ -69,7 +69,7 @@ async fn a_version_is_tried_deployed_and_undone_and_its_state_is_as_before() {
     assert!(why.contains("for device press-2 in slot 0"), "{why}");
     assert!(
         said.contains("migrate was tried on copies of 2 blobs of 2 devices")
-            && said.contains("13 is no count"),
+            && said.matches("13 is no count").count() == 1,
         "{said}"
     );
     assert_eq!(setup.json(&["module", "ls"]).as_array().unwrap().len(), 1, "it was only looked at");
@@ -106,7 +106,7 @@ async fn a_version_is_tried_deployed_and_undone_and_its_state_is_as_before() {
         said.contains("rollback from version 2 to 1") && said.contains("the state of version 1 as of"),
         "{said}"
     );
-    assert!(said.contains("1 would be resolved, as they were then"), "{said}");
+    assert!(said.contains("1 would be resolved, which did not stand then"), "{said}");
     assert_eq!(state(&setup).await, sums);
     let said = setup.says(&["rule", "rollback", "tally", "--wait", "--reason", "the totals are wrong"]);
     assert!(said.contains("version 3 (active); the state of version 1 as of"), "{said}");
