@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use watchfire_model::call::Manifest;
-use watchfire_model::{Digest, Timestamp, Value};
+use watchfire_model::{DeviceHandle, Digest, Limits, RuleVersion, Timestamp, Value};
 
 /// A boxed future: these traits are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -23,6 +23,20 @@ pub trait EngineView: Send + Sync {
     fn rules(&self) -> BoxFuture<'_, BTreeMap<String, RuleHealth>>;
     /// The last values of these devices; `None`: nothing came from it yet.
     fn device_states(&self, ids: Vec<String>) -> BoxFuture<'_, Result<Vec<Option<DeviceState>>, Busy>>;
+    /// What a rule keeps in each partition that runs it; `back_to`: what going back to that version would do to its
+    /// alerts is counted.
+    fn kept_state(
+        &self,
+        rule: String,
+        back_to: Option<RuleVersion>,
+    ) -> BoxFuture<'_, Result<Vec<KeptState>, Busy>>;
+    /// Tries `migrate` of a module on copies of all that a rule keeps. Changes nothing.
+    fn try_migration(
+        &self,
+        rule: String,
+        module: Digest,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Trial, Busy>>;
     /// What rules do, as it happens. A receiver that is too slow misses some, and is told how many.
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent>;
 }
@@ -31,6 +45,70 @@ pub trait EngineView: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Busy(pub String);
+
+/// What a rule keeps in one partition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptState {
+    /// The partition.
+    pub partition: u16,
+    /// The version that it runs.
+    pub version: RuleVersion,
+    /// Blobs: one for each slot and device.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is kept of versions that were left.
+    pub left: Vec<LeftState>,
+    /// Alerts that going back to the version that was asked for would raise, ...
+    pub raises: u64,
+    /// ... and resolve, where the devices stay selected.
+    pub resolves: u64,
+}
+
+/// What is kept of a version of a rule that was left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftState {
+    /// The version.
+    pub version: RuleVersion,
+    /// When it was left, by the time of the log.
+    pub at: Timestamp,
+    /// Blobs: one for each slot and device.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What came of `migrate`, tried on copies.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trial {
+    /// Devices with state.
+    pub devices: u64,
+    /// Blobs: one for each slot and device.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bytes that came of them.
+    pub new_bytes: u64,
+    /// Time in `migrate`, of the partition that takes longest: about as long it stands still at the swap.
+    pub took: std::time::Duration,
+    /// What stands against it.
+    pub failure: Option<TrialFailure>,
+}
+
+/// Why state cannot be migrated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrialFailure {
+    /// Where.
+    pub partition: u16,
+    /// The slot; `None`: it is the state as a whole.
+    pub slot: Option<u32>,
+    /// The device whose state is at fault; `None`: it was not found, or is none in particular.
+    pub device: Option<DeviceHandle>,
+    /// Devices whose states were migrated together, that one among them.
+    pub devices: usize,
+    /// What the module or the host said.
+    pub reason: String,
+}
 
 /// How far a partition is.
 #[derive(Clone, Debug, Serialize, ToSchema)]

@@ -14,16 +14,16 @@ use tokio::sync::{broadcast, oneshot, watch};
 use watchfire_log::Log;
 use watchfire_model::alert::AlertKeeper;
 use watchfire_model::call::Modules;
-use watchfire_model::{Offset, PartitionId, Position};
+use watchfire_model::{Offset, PartitionId, Position, RuleVersion};
 
 use crate::checkpoint::Checkpoint;
 use crate::deaths::Deaths;
 use crate::error::EngineError;
 use crate::lookahead::Lookahead;
-use crate::partition::PartitionSetup;
+use crate::partition::{PartitionSetup, Pieces};
 use crate::release::Releaser;
-use crate::shard::{Lane, Question, Shard, ShardStatus, Writer};
-use crate::status::{DeviceState, EngineStatus, RuleEvent};
+use crate::shard::{Lane, PiecesOf, Question, Shard, ShardStatus, Writer};
+use crate::status::{DeviceState, EngineStatus, KeptState, RuleEvent};
 
 /// When checkpoints are taken.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +72,7 @@ pub struct Engine {
     progress: BTreeMap<PartitionId, watch::Receiver<Offset>>,
     shard_of: BTreeMap<PartitionId, usize>,
     log: Arc<dyn Log>,
+    pub(crate) modules: Arc<dyn Modules>,
     stop: Arc<AtomicU64>,
     events: broadcast::Sender<RuleEvent>,
     failed: watch::Receiver<Option<String>>,
@@ -189,7 +190,17 @@ impl Engine {
             let thread = Mutex::new(Some(spawn(format!("shard-{i}"), work)?));
             shards.push(ShardHandle { questions, thread });
         }
-        Ok(Self { shards, writers: Mutex::new(writers), progress, shard_of, log, stop, events, failed })
+        Ok(Self {
+            shards,
+            writers: Mutex::new(writers),
+            progress,
+            shard_of,
+            log,
+            modules,
+            stop,
+            events,
+            failed,
+        })
     }
 
     /// Evaluates what is in the log, takes a checkpoint of every partition, and ends the threads. Blocks.
@@ -307,6 +318,35 @@ impl Engine {
             }
         }
         status
+    }
+
+    /// What a rule keeps in each partition that has it, by partition; `back_to`: what going back to that version would
+    /// do to its alerts is counted.
+    pub async fn kept_state(
+        &self,
+        rule: &str,
+        back_to: Option<RuleVersion>,
+    ) -> Result<Vec<KeptState>, EngineError> {
+        let rule: Arc<str> = rule.into();
+        let ask = |shard: &ShardHandle| shard.ask(|answer| Question::Kept(rule.clone(), back_to, answer));
+        let asked: Vec<_> = self.shards.iter().map(ask).collect();
+        let mut kept = Vec::new();
+        for answer in asked {
+            kept.extend(answer.await?);
+        }
+        kept.sort_by_key(|kept| kept.partition);
+        Ok(kept)
+    }
+
+    /// Some of what a rule keeps in a partition, as it is between two records.
+    pub(crate) async fn pieces(&self, of: PiecesOf) -> Result<Option<Pieces>, EngineError> {
+        let shard = self.shard_of.get(&of.partition).and_then(|shard| self.shards.get(*shard));
+        shard.ok_or(EngineError::Stopped)?.ask(|answer| Question::Pieces(of, answer)).await
+    }
+
+    /// The partitions.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        self.shard_of.keys().copied()
     }
 
     /// Takes a checkpoint of every partition soon.

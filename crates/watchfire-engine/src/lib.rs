@@ -18,8 +18,10 @@ mod release;
 mod rule;
 mod selection;
 mod shard;
+mod snapshot;
 mod status;
 mod stream;
+mod trial;
 
 pub use checkpoint::Checkpoint;
 pub use cron::{Cron, CronError};
@@ -29,5 +31,7 @@ pub use error::EngineError;
 pub use lookahead::Lookahead;
 pub use partition::{Capture, Image, Output, Partition, PartitionSetup};
 pub use status::{
-    DeviceState, EngineStatus, PartitionStatus, RuleEvent, RuleEventKind, RuleStats, RuleStatus,
+    DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent, RuleEventKind, RuleStats,
+    RuleStatus,
 };
+pub use trial::{Trial, TrialFailure};

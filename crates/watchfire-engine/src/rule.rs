@@ -9,6 +9,7 @@ use watchfire_model::call::{DeviceSet, Instance, Module, Silence, Subscription};
 use watchfire_model::{DeviceHandle, Duration, KeyedState, Offset, RuleSpec, RuleVersion, Timestamp};
 
 use crate::cron::Cron;
+use crate::snapshot::Snapshots;
 use crate::status::RuleStats;
 
 /// A rule in a partition: given in the order of first deployments, never reused.
@@ -39,16 +40,6 @@ pub(crate) struct RunningSchedule {
     pub next: Option<Timestamp>,
 }
 
-/// A rule as it was before a swap.
-#[derive(Clone)]
-pub(crate) struct Snapshot {
-    pub version: RuleVersion,
-    pub state: KeyedState,
-    pub state_version: u32,
-    pub timers: Timers,
-    pub conditions: Conditions,
-}
-
 pub(crate) struct Rule {
     pub id: RuleId,
     pub name: Arc<str>,
@@ -71,7 +62,8 @@ pub(crate) struct Rule {
     /// Devices that fell silent and were not heard of since.
     pub silent: DeviceSet,
     pub schedules: Vec<RunningSchedule>,
-    pub snapshot: Option<Box<Snapshot>>,
+    /// As it was when its last versions were left.
+    pub snapshots: Snapshots,
     /// Callbacks at the record that is being evaluated.
     pub callbacks: (Offset, u32),
     /// What has changed since the last checkpoint beside keyed state.
@@ -87,14 +79,12 @@ pub(crate) struct Dirty {
     pub head: bool,
     pub conditions: bool,
     pub timers: bool,
-    /// The snapshot, and whether the state is another one altogether.
-    pub snapshot: bool,
+    /// The state is another one altogether.
     pub state_replaced: bool,
 }
 
 impl Dirty {
-    pub const ALL: Self =
-        Self { head: true, conditions: true, timers: true, snapshot: true, state_replaced: true };
+    pub const ALL: Self = Self { head: true, conditions: true, timers: true, state_replaced: true };
 }
 
 /// Where the condition of a key stands, or would stand.

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use watchfire_log::{Append, AppendError, Log, LogError, LogReader, Record, Ticket};
 use watchfire_model::alert::{AlertChanges, AlertKeeper};
-use watchfire_model::{Offset, PartitionId};
+use watchfire_model::{DeviceHandle, Offset, PartitionId, RuleVersion};
 use watchfire_telemetry::metrics;
 
 use crate::checkpoint::Checkpoint;
 use crate::engine::CheckpointPolicy;
 use crate::error::EngineError;
-use crate::partition::{Capture, Partition};
+use crate::partition::{Capture, Partition, Pieces};
 use crate::release::Releaser;
-use crate::status::{DeviceState, PartitionStatus, RuleStats, RuleStatus};
+use crate::status::{DeviceState, KeptState, PartitionStatus, RuleStats, RuleStatus};
 
 /// Records of one partition evaluated before the next one has its turn.
 const TURN: usize = 64;
@@ -39,8 +39,20 @@ const LAST_CHECKPOINT: Duration = Duration::from_secs(30);
 pub(crate) enum Question {
     Devices(Arc<[String]>, oneshot::Sender<Vec<Option<DeviceState>>>),
     Status(oneshot::Sender<ShardStatus>),
+    Kept(Arc<str>, Option<RuleVersion>, oneshot::Sender<Vec<KeptState>>),
+    Pieces(PiecesOf, oneshot::Sender<Option<Pieces>>),
     Dump(oneshot::Sender<BTreeMap<PartitionId, BTreeMap<Vec<u8>, Vec<u8>>>>),
     Checkpoint,
+}
+
+/// Which pieces of what a rule keeps are asked for.
+pub(crate) struct PiecesOf {
+    pub partition: PartitionId,
+    pub rule: Arc<str>,
+    /// Those behind it.
+    pub after: Option<(u32, DeviceHandle)>,
+    /// About so many of them.
+    pub bytes: usize,
 }
 
 #[derive(Default)]
@@ -246,6 +258,15 @@ impl Shard {
                         lane.partition.add_rule_status(&mut status.rules);
                     }
                     let _ = answer.send(status);
+                }
+                Question::Kept(rule, back_to, answer) => {
+                    let kept = self.lanes.iter().filter_map(|lane| lane.partition.kept_state(&rule, back_to));
+                    let _ = answer.send(kept.collect());
+                }
+                Question::Pieces(of, answer) => {
+                    let lane = self.lanes.iter().find(|lane| lane.partition.id() == of.partition);
+                    let pieces = lane.and_then(|lane| lane.partition.pieces(&of.rule, of.after, of.bytes));
+                    let _ = answer.send(pieces);
                 }
                 Question::Dump(answer) => {
                     let dump = self.lanes.iter().map(|lane| (lane.partition.id(), lane.partition.dump()));

@@ -138,6 +138,42 @@ pub struct EngineStatus {
     pub events_lost: u64,
 }
 
+/// What a rule keeps in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptState {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The version that it runs.
+    pub version: RuleVersion,
+    /// The layout of its state.
+    pub state_version: u32,
+    /// Blobs: one for each slot and device.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is kept of versions that were left, in that order.
+    pub left: Vec<LeftState>,
+    /// Alerts that going back to the version that was asked for would raise, ...
+    pub raises: u64,
+    /// ... and resolve, where the devices stay selected.
+    pub resolves: u64,
+}
+
+/// What is kept of a version of a rule that was left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftState {
+    /// The version.
+    pub version: RuleVersion,
+    /// When it was left, by the time of the log.
+    pub at: Timestamp,
+    /// The layout of its state.
+    pub state_version: u32,
+    /// Blobs: one for each slot and device.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What is known of a device from its readings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeviceState {

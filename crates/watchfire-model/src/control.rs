@@ -20,6 +20,21 @@ pub struct Actor {
     pub request: Option<String>,
 }
 
+/// The state that a rule goes on with when it goes back to an earlier version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RollbackState {
+    /// That from when the version was left, where it is kept; the present one otherwise.
+    #[default]
+    KeptOrPresent,
+    /// That from when the version was left. A partition that does not keep it refuses.
+    Kept,
+    /// The present one, migrated where the version reads another layout.
+    Present,
+    /// None.
+    Empty,
+}
+
 /// A change that every partition makes at the same place in its log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -44,14 +59,13 @@ pub enum Control {
         spec: Box<RuleSpec>,
         /// From 1, one up each time.
         version: RuleVersion,
-        /// A state version without a path from the old one starts empty instead of being refused.
+        /// What the rule keeps is dropped: it begins without state.
         #[serde(default)]
         discard_state: bool,
         /// Who.
         by: Actor,
     },
-    /// A rule goes back to an earlier version and to the state from before the swap away from it, where a
-    /// snapshot of that is kept; to the present state otherwise.
+    /// A rule goes back to an earlier version, and to the state that was kept when that was left, or another.
     RuleRolledBack {
         /// The rule.
         name: String,
@@ -63,6 +77,9 @@ pub enum Control {
         version: RuleVersion,
         /// The specification of `to`; `None`: there is none, the rule did not exist before.
         spec: Option<Box<RuleSpec>>,
+        /// What the rule goes on with.
+        #[serde(default)]
+        state: RollbackState,
         /// Who.
         by: Actor,
     },

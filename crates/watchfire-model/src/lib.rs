@@ -24,7 +24,7 @@ pub mod value;
 
 pub use alert::{AlertId, ConditionOptions, Evidence, Severity, Transition, TransitionKind};
 pub use batch::{Batch, BatchBuilder, Column, Values};
-pub use control::{Actor, Control};
+pub use control::{Actor, Control, RollbackState};
 pub use device::{Device, DeviceSpec, Registry};
 pub use error::chain;
 pub use id::{DeviceHandle, Digest, Epoch, Offset, PartitionId, Position, RuleVersion};

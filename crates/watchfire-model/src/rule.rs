@@ -113,7 +113,8 @@ pub struct Limits {
     pub log: u32,
     /// Bytes of state that the rule keeps, of all devices and slots; each blob counts
     /// [`BLOB_OVERHEAD`](crate::state::BLOB_OVERHEAD) bytes beyond its own. Default 256 MiB: a window of a
-    /// thousand values for each of 30 000 devices. All of it is in memory, up to some three times over.
+    /// thousand values for each of 30 000 devices. All of it is in memory, up to some three times over, and what is
+    /// kept of versions that were left once or twice more.
     pub state: u64,
     /// Slots of state in use. Default 4096: a slot for each of some hundred metrics, or a long window in
     /// pieces; more of them are keys made of data, which never end.

@@ -36,6 +36,17 @@ impl Blobs {
     }
 }
 
+/// Some blobs of one slot, in order of device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// The slot.
+    pub slot: u32,
+    /// Whose they are.
+    pub devices: Vec<DeviceHandle>,
+    /// An entry for each of them.
+    pub blobs: Blobs,
+}
+
 /// What each stored blob counts for in [`KeyedState::size`] beyond its bytes: its place in memory, and its key
 /// in a checkpoint.
 pub const BLOB_OVERHEAD: u64 = 64;
@@ -161,6 +172,14 @@ impl Places {
         }
     }
 
+    /// In order of device, from the first one that is not below `from`.
+    fn iter_from(&self, from: u32) -> Box<dyn Iterator<Item = (u32, &Place)> + '_> {
+        match self {
+            Self::Dense(places) => Box::new((from..).zip(places.get(from as usize..).unwrap_or_default())),
+            Self::Sparse(places) => Box::new(places.range(from..).map(|(&device, place)| (device, place))),
+        }
+    }
+
     /// In order of device.
     fn iter_mut(&mut self) -> Box<dyn Iterator<Item = (u32, &mut Place)> + '_> {
         match self {
@@ -266,6 +285,38 @@ impl KeyedState {
         })
     }
 
+    /// What comes next in the order of (slot, device), behind `after` (`None`: the first): blobs of one slot, at most
+    /// `most` of them, and together not more than `bytes` but where a single one is. `None`: there is nothing more.
+    pub fn piece_after(
+        &self,
+        after: Option<(u32, DeviceHandle)>,
+        most: usize,
+        bytes: usize,
+    ) -> Option<Piece> {
+        for (&number, slot) in self.slots.range(after.map_or(0, |(slot, _)| slot)..) {
+            let from = match after {
+                Some((same, device)) if same == number => match device.0.checked_add(1) {
+                    Some(next) => next,
+                    None => continue,
+                },
+                _ => 0,
+            };
+            let mut piece = Piece { slot: number, ..Piece::default() };
+            for (device, place) in slot.places.iter_from(from).filter(|(_, place)| place.length > 0) {
+                let full = piece.blobs.data.len() + place.length as usize > bytes;
+                if piece.devices.len() >= most || (full && !piece.devices.is_empty()) {
+                    break;
+                }
+                piece.devices.push(DeviceHandle(device));
+                piece.blobs.push(slot.blob(place));
+            }
+            if !piece.devices.is_empty() {
+                return Some(piece);
+            }
+        }
+        None
+    }
+
     /// What changed since the last call, ordered by (slot, device), with the present blob (empty: removed);
     /// forgets that it changed, and gives up what only that was kept for.
     pub fn take_dirty(&mut self) -> Vec<(u32, DeviceHandle, Box<[u8]>)> {
@@ -357,6 +408,20 @@ mod tests {
                 state.take_dirty();
                 check(&state, &model);
             }
+        }
+        // In pieces it is the same, whatever they may hold.
+        for (most, bytes) in [(1, 1 << 20), (7, 1 << 20), (1000, 100), (1000, 1), (usize::MAX, usize::MAX)] {
+            let (mut all, mut after, mut pieces) = (Vec::new(), None, 0);
+            while let Some(piece) = state.piece_after(after, most, bytes) {
+                let size = piece.blobs.data.len();
+                assert!(piece.devices.len() <= most && (size <= bytes || piece.devices.len() == 1));
+                after = piece.devices.last().map(|device| (piece.slot, *device));
+                let blobs = piece.devices.iter().zip(piece.blobs.iter());
+                all.extend(blobs.map(|(device, blob)| ((piece.slot, *device), blob.to_vec())));
+                pieces += 1;
+            }
+            assert!(all.iter().map(|(key, blob)| (key, blob)).eq(&model));
+            assert!(pieces >= if most == usize::MAX { 3 } else { 100_usize.min(all.len() / most) });
         }
         state.mark_all_dirty();
         let dirty = state.take_dirty();

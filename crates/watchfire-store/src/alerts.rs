@@ -352,6 +352,22 @@ impl Store {
         Ok(rows.into_iter().map(|row| (row.id.clone(), Arc::new(row))).collect())
     }
 
+    /// The active alerts of a rule, as device, key and severity, in this order.
+    pub async fn active_of(&self, rule: &str) -> Result<Vec<(String, String, Severity)>, StoreError> {
+        let failed = StoreError::sql("read the active alerts of a rule");
+        let rows = sqlx::query(
+            "SELECT device, key, severity FROM alerts WHERE state = 'active' AND rule = $1 ORDER BY device, key",
+        )
+        .bind(rule)
+        .fetch_all(self.db().read())
+        .await
+        .map_err(&failed)?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("device")?, row.try_get("key")?, parsed(row, "severity")?)))
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(failed)
+    }
+
     /// How many alerts are active, by severity.
     pub async fn active_counts(&self) -> Result<Vec<(Severity, u64)>, StoreError> {
         let rows = sqlx::query(

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::broadcast;
 use watchfire_api::contract::{
-    BoxFuture, Busy, DeviceState, EngineView, ModuleInfo, ModuleRefusal, ModuleWorks, ParameterFault,
-    PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth,
+    BoxFuture, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo, ModuleRefusal, ModuleWorks,
+    ParameterFault, PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth, Trial, TrialFailure,
 };
 use watchfire_engine::{Engine, EngineStatus, RuleEventKind, RuleStatus};
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
 use watchfire_model::call::Manifest;
-use watchfire_model::{Digest, Timestamp};
+use watchfire_model::{Digest, Limits, RuleVersion, Timestamp};
 use watchfire_notify::Notifier;
 use watchfire_store::{Store, StoreError};
 
@@ -120,6 +120,60 @@ impl EngineView for EngineAdapter {
                 })
             };
             Ok(states.into_iter().map(|state| state.and_then(heard)).collect())
+        })
+    }
+
+    fn kept_state(
+        &self,
+        rule: String,
+        back_to: Option<RuleVersion>,
+    ) -> BoxFuture<'_, Result<Vec<KeptState>, Busy>> {
+        Box::pin(async move {
+            let kept = self.engine.kept_state(&rule, back_to).await;
+            let kept = kept.map_err(|error| Busy(error.to_string()))?;
+            let left = |left: watchfire_engine::LeftState| LeftState {
+                version: left.version,
+                at: left.at,
+                blobs: left.blobs,
+                bytes: left.bytes,
+            };
+            let one = |kept: watchfire_engine::KeptState| KeptState {
+                partition: kept.partition.0,
+                version: kept.version,
+                blobs: kept.blobs,
+                bytes: kept.bytes,
+                left: kept.left.into_iter().map(left).collect(),
+                raises: kept.raises,
+                resolves: kept.resolves,
+            };
+            Ok(kept.into_iter().map(one).collect())
+        })
+    }
+
+    fn try_migration(
+        &self,
+        rule: String,
+        module: Digest,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Trial, Busy>> {
+        Box::pin(async move {
+            let trial = self.engine.try_migration(&rule, module, &limits).await;
+            let trial = trial.map_err(|error| Busy(error.to_string()))?;
+            let failure = |failure: watchfire_engine::TrialFailure| TrialFailure {
+                partition: failure.partition.0,
+                slot: failure.slot,
+                device: failure.device,
+                devices: failure.devices,
+                reason: failure.reason,
+            };
+            Ok(Trial {
+                devices: trial.devices,
+                blobs: trial.blobs,
+                bytes: trial.bytes,
+                new_bytes: trial.new_bytes,
+                took: trial.took,
+                failure: trial.failure.map(failure),
+            })
         })
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use watchfire_log::{Append, Record, Redo};
-use watchfire_model::call::Setup;
+use watchfire_model::call::{Setup, Subscription};
 use watchfire_model::{
-    Actor, Control, DeviceHandle, Digest, Limits, Position, RuleSpec, RuleVersion, Selector,
+    Actor, Control, DeviceHandle, Digest, Limits, Position, RollbackState, RuleSpec, Selector,
 };
 
 use super::{ControlError, ControlPlane, Rule};
@@ -52,122 +52,7 @@ pub struct RuleRequest {
     pub reason: Option<String>,
 }
 
-/// A version that was logged.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Activation {
-    /// Its number.
-    pub version: RuleVersion,
-    /// The rule did not run before.
-    pub created: bool,
-    /// The record, in each partition: from there on the version counts.
-    pub activated_at: Vec<Position>,
-}
-
-/// What came, or would come, of a deployment.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// It was logged.
-    Deployed(Activation),
-    /// It is what runs already: nothing was logged.
-    Unchanged {
-        /// The version that runs.
-        version: RuleVersion,
-        /// Its record, in each partition.
-        activated_at: Vec<Position>,
-    },
-    /// Only asked: this would be deployed.
-    WouldDeploy {
-        /// The specification that runs.
-        from: Option<Arc<RuleSpec>>,
-        /// The one that would.
-        to: Box<RuleSpec>,
-    },
-}
-
 impl ControlPlane {
-    /// Deploys a rule, or only says what would change.
-    pub async fn deploy(
-        self: &Arc<Self>,
-        name: &str,
-        request: RuleRequest,
-        dry_run: bool,
-        by: Actor,
-    ) -> Result<Outcome, ControlError> {
-        let name = name.to_string();
-        let discard_state = request.discard_state;
-        let (spec, module) = self.resolve(&name, request)?;
-        self.try_start(&spec).await?;
-        self.uninterrupted(move |this| async move {
-            let _order = this.order.lock().await;
-            let rule = this.rule(&name);
-            // It may have been deleted while it was tried.
-            if this.module(spec.module).is_none() {
-                return Err(ControlError::not_found("module", &spec.module.to_string()));
-            }
-            let active = rule.as_ref().and_then(Rule::active);
-            if let Some(active) = active.filter(|active| *active.spec == spec) {
-                return Ok(Outcome::Unchanged {
-                    version: active.version,
-                    activated_at: active.activated_at.values().copied().collect(),
-                });
-            }
-            this.check_cycle(&spec)?;
-            if let (Some(active), false) = (active, discard_state) {
-                check_state_path(this.module(active.spec.module).as_deref(), &module)?;
-            }
-            if dry_run {
-                let from = active.map(|active| active.spec.clone());
-                return Ok(Outcome::WouldDeploy { from, to: Box::new(spec) });
-            }
-            let version = rule.as_ref().map_or(1, Rule::next_version);
-            let created = active.is_none();
-            let control = Control::RuleDeployed { spec: Box::new(spec), version, discard_state, by };
-            let activated_at = this.commit(control).await?.to_vec();
-            Ok(Outcome::Deployed(Activation { version, created, activated_at }))
-        })
-        .await
-    }
-
-    /// Brings an earlier version back as a new one; without a target, the one before the current.
-    pub async fn roll_back(
-        self: &Arc<Self>,
-        name: &str,
-        to: Option<RuleVersion>,
-        by: Actor,
-    ) -> Result<Activation, ControlError> {
-        let name = name.to_string();
-        self.uninterrupted(move |this| async move {
-            let _order = this.order.lock().await;
-            let rule = this.running(&name)?;
-            let from = rule.current.unwrap_or_default();
-            let to = match to {
-                Some(to) => to,
-                None => rule.previous().ok_or_else(|| ControlError::Conflict {
-                    code: "no-earlier-version",
-                    detail: format!("rule {name:?} has no version before {from}"),
-                })?,
-            };
-            let target = rule.versions.get(&to).ok_or_else(|| {
-                ControlError::invalid("no-such-version", "/to", format!("rule {name:?} has no version {to}"))
-            })?;
-            if to == from {
-                return Err(ControlError::Conflict {
-                    code: "already-current",
-                    detail: format!("version {to} of rule {name:?} is the one that runs"),
-                });
-            }
-            if this.module(target.spec.module).is_none() {
-                return Err(ControlError::not_found("module", &target.spec.module.to_string()));
-            }
-            this.check_cycle(&target.spec)?;
-            let (version, spec) = (rule.next_version(), Box::new((*target.spec).clone()));
-            let control = Control::RuleRolledBack { name, from, to, version, spec: Some(spec), by };
-            let activated_at = this.commit(control).await?.to_vec();
-            Ok(Activation { version, created: false, activated_at })
-        })
-        .await
-    }
-
     /// Takes every current version back that a partition refused: told by the projector.
     pub(crate) async fn withdraw_refused(self: &Arc<Self>) -> Result<(), ControlError> {
         self.uninterrupted(|this| async move {
@@ -184,6 +69,7 @@ impl ControlPlane {
                     to: previous.map_or(0, |version| version.version),
                     version: 0,
                     spec: previous.map(|version| Box::new((*version.spec).clone())),
+                    state: RollbackState::KeptOrPresent,
                     by: Actor { name: "engine".into(), reason: Some(reason), request: None },
                 };
                 this.commit(control).await?;
@@ -294,17 +180,24 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn running(&self, name: &str) -> Result<Rule, ControlError> {
+    pub(super) fn running(&self, name: &str) -> Result<Rule, ControlError> {
         self.rule(name)
             .filter(|rule| rule.current.is_some())
             .ok_or_else(|| ControlError::not_found("rule", name))
     }
 
-    fn resolve(&self, name: &str, request: RuleRequest) -> Result<(RuleSpec, Arc<ModuleInfo>), ControlError> {
+    /// What a request comes to. `plan`: it may name a candidate too.
+    pub(super) fn resolve(
+        &self,
+        name: &str,
+        request: RuleRequest,
+        plan: bool,
+    ) -> Result<(RuleSpec, Arc<ModuleInfo>), ControlError> {
         RuleSpec::check_name(name).map_err(|fault| ControlError::invalid("rule-name", "/name", fault))?;
-        let module = self
-            .find_module(&request.module)
-            .ok_or_else(|| ControlError::not_found("module", &request.module))?;
+        let module = self.find_module(&request.module);
+        let candidate = || plan.then(|| self.candidate(request.module.parse().ok()?)).flatten();
+        let module =
+            module.or_else(candidate).ok_or_else(|| ControlError::not_found("module", &request.module))?;
         Ok((draft(name, request, &module, &*self.works)?, module))
     }
 
@@ -324,8 +217,8 @@ impl ControlPlane {
     }
 
     /// Starts the rule once, outside of any partition: what a module has against its parameters is said to
-    /// whoever deploys it, not first to the log.
-    async fn try_start(&self, spec: &RuleSpec) -> Result<(), ControlError> {
+    /// whoever deploys it, not first to the log. Gives what it wants to be called for.
+    pub(super) async fn try_start(&self, spec: &RuleSpec) -> Result<Subscription, ControlError> {
         let modules = self.modules.clone();
         let setup = Setup {
             rule: spec.name.clone(),
@@ -336,10 +229,10 @@ impl ControlPlane {
         let digest = spec.module;
         // Instantiating takes a thread for microseconds to milliseconds; compiling may take seconds.
         let started = tokio::task::spawn_blocking(move || {
-            modules.get(digest).and_then(|module| module.start(&setup).map(drop))
+            modules.get(digest).and_then(|module| module.start(&setup).map(|(_, subscription)| subscription))
         });
         match started.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(subscription)) => Ok(subscription),
             Ok(Err(failure)) => Err(ControlError::invalid(
                 "start",
                 "/parameters",
@@ -349,7 +242,7 @@ impl ControlPlane {
         }
     }
 
-    fn check_cycle(&self, spec: &RuleSpec) -> Result<(), ControlError> {
+    pub(super) fn check_cycle(&self, spec: &RuleSpec) -> Result<(), ControlError> {
         let cycle = self.with_rules(|rules| {
             let others = rules.active().map(|version| &*version.spec).filter(|other| other.name != spec.name);
             super::rules::stream_cycle(others.chain([spec]))
@@ -367,7 +260,7 @@ impl ControlPlane {
 
 /// What a request comes to with this module: names resolved, defaults filled in, everything checked that can be
 /// without starting it.
-pub fn draft(
+fn draft(
     name: &str,
     request: RuleRequest,
     module: &ModuleInfo,
@@ -401,49 +294,4 @@ pub fn draft(
         condition,
         limits: request.limits,
     })
-}
-
-/// Refuses a module that can neither read the state of the present one nor migrate it.
-fn check_state_path(old: Option<&ModuleInfo>, new: &ModuleInfo) -> Result<(), ControlError> {
-    // A rule without state before it, or none behind it, has no path to take.
-    let old = old.map_or(0, |info| info.state_version);
-    if old == 0 || new.state_version == 0 || old == new.state_version {
-        return Ok(());
-    }
-    if new.migrates && old < new.state_version {
-        return Ok(());
-    }
-    Err(ControlError::Conflict {
-        code: "state-version",
-        detail: format!(
-            "the state has layout {old}, the module reads {} and does not migrate it; \
-             set discard_state to begin without state",
-            new.state_version
-        ),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(old: u32, new: u32, migrates: bool, expected: bool) {
-        let info = |state_version| ModuleInfo { state_version, migrates, ..ModuleInfo::for_tests("m") };
-        assert_eq!(
-            check_state_path(Some(&info(old)), &info(new)).is_ok(),
-            expected,
-            "{old} to {new}, migrates: {migrates}"
-        );
-    }
-
-    #[test]
-    fn state_needs_a_path_from_layout_to_layout() {
-        check(0, 1, false, true);
-        check(1, 1, false, true);
-        check(1, 0, false, true);
-        check(1, 2, true, true);
-        check(1, 2, false, false);
-        check(2, 1, true, false);
-        assert!(check_state_path(None, &ModuleInfo::for_tests("m")).is_ok());
-    }
 }

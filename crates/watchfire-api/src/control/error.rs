@@ -37,6 +37,21 @@ pub enum ControlError {
         /// What stands against it.
         detail: String,
     },
+    /// What the rule keeps cannot be migrated.
+    #[error("{detail}")]
+    Migration {
+        /// Where, and what was said.
+        detail: String,
+        /// The device whose state is at fault, where one is.
+        device: Option<String>,
+        /// The slot of it.
+        slot: Option<u32>,
+        /// The partition.
+        partition: u16,
+    },
+    /// The loop has to be asked for it, and does not answer now.
+    #[error("{0}")]
+    Busy(String),
     /// The log did not take it.
     #[error("the change was not logged")]
     Log(#[from] AppendError),
@@ -68,6 +83,12 @@ impl From<ControlError> for Problem {
             }
             ControlError::NotFound { kind, name } => Self::not_found(kind, &name),
             ControlError::Conflict { code, .. } => Self::conflict(code, detail),
+            ControlError::Migration { device, slot, partition, .. } => {
+                let problem = Self::conflict("state-migration", detail).with("partition", partition);
+                let problem = slot.into_iter().fold(problem, |problem, slot| problem.with("slot", slot));
+                device.into_iter().fold(problem, |problem, device| problem.with("device", device))
+            }
+            ControlError::Busy(_) => Self::unavailable("engine-busy", detail),
             ControlError::Log(error) => {
                 tracing::warn!(error = watchfire_model::chain(&error), "a command was not logged");
                 match error {

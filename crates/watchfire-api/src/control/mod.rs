@@ -5,12 +5,15 @@
 //! Commands queue at one async mutex from validation until the head has moved, so that handles are given in
 //! log order and no command is checked against a state that another is about to change.
 
+mod candidates;
 mod commands;
 mod devices;
 mod error;
 mod parameters;
 mod registrar;
 pub mod rules;
+mod state;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -22,10 +25,12 @@ use watchfire_model::call::Modules;
 use watchfire_model::device::Registries;
 use watchfire_model::{Control, Digest, PartitionId, Position, RuleVersion, Timestamp};
 
-pub use commands::{Activation, Outcome, RuleRequest, draft};
+pub use commands::RuleRequest;
 pub(crate) use devices::check_device;
 pub use error::ControlError;
 pub use rules::{Progress, Rule, Rules, Swap, Version};
+pub use state::{StateChoice, StateFate, StatePlan, TrialView};
+pub use versions::{Activation, Outcome, Plan};
 
 use crate::contract::{ModuleInfo, ModuleWorks};
 
@@ -55,6 +60,7 @@ pub struct ControlPlane {
     directory: Directory,
     rules: RwLock<Rules>,
     catalog: RwLock<BTreeMap<Digest, Arc<ModuleInfo>>>,
+    candidates: Mutex<candidates::Candidates>,
     /// Held from validation until the head has moved.
     order: tokio::sync::Mutex<()>,
     /// Registrations that wait for whoever holds `order` next.
@@ -96,6 +102,7 @@ impl ControlPlane {
             directory: Arc::new(RwLock::new(Arc::new(registries))),
             rules: RwLock::new(rules),
             catalog: RwLock::new(catalog),
+            candidates: Mutex::default(),
             order: tokio::sync::Mutex::new(()),
             waiting: Mutex::new(Vec::new()),
             changes: watch::Sender::new(0),
@@ -145,6 +152,7 @@ impl ControlPlane {
 
     /// A module that was uploaded and stored: from now on rules may name it. Returns whether it is new.
     pub fn add_module(&self, info: ModuleInfo) -> bool {
+        self.stored(info.digest);
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         catalog.insert(info.digest, Arc::new(info)).is_none()
     }

@@ -177,7 +177,7 @@ impl Rules {
                 self.add(spec, *version, None, by, positions, at);
                 Some(spec.name.clone())
             }
-            Control::RuleRolledBack { name, from, to, version, spec, by } => {
+            Control::RuleRolledBack { name, from, to, version, spec, by, .. } => {
                 if *version > 0 {
                     if let Some(spec) = spec {
                         self.add(spec, *version, Some(*to), by, positions, at);
@@ -349,6 +349,7 @@ mod tests {
             to: to.unwrap_or(0),
             version: 0,
             spec: to.map(|_| Box::new(spec("hot", "readings", None))),
+            state: Default::default(),
             by: Actor::default(),
         };
         rules.apply(&control, &positions(9), Timestamp(0));
@@ -418,6 +419,7 @@ mod tests {
                 to: expected,
                 version,
                 spec: Some(Box::new(spec("hot", "readings", None))),
+                state: Default::default(),
                 by: Actor::default(),
             };
             rules.apply(&control, &positions(version.into()), Timestamp(0));

@@ -12,6 +12,7 @@ mod extract;
 mod health;
 mod modules;
 mod page;
+mod plan;
 mod receivers;
 mod recorded;
 mod rules;
@@ -206,6 +207,7 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(rules::list_rules))
         .routes(routes!(rules::get_rule, rules::put_rule, rules::delete_rule))
         .routes(routes!(rules::list_rule_versions))
+        .routes(routes!(rules::rule_difference))
         .routes(routes!(rules::roll_back_rule))
         .routes(routes!(rules::pause_rule))
         .routes(routes!(rules::resume_rule))

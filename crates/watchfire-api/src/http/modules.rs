@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use watchfire_model::Digest;
 
 use super::AppState;
@@ -28,16 +28,24 @@ pub(crate) async fn list_modules(
     Ok(axum::Json(page.cut(modules, |(digest, _)| digest)?.map(|(_, info)| (*info).clone())))
 }
 
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(crate) struct UploadQuery {
+    /// Only look at it: it is not stored, and for some minutes the dry run of a rule may name its digest.
+    dry_run: bool,
+}
+
 /// Uploads a component
 ///
 /// It is looked at before it is compiled: an import outside of the contract is refused by name.
-#[utoipa::path(post, path = "/modules", tag = "modules",
+#[utoipa::path(post, path = "/modules", tag = "modules", params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 201, body = ModuleInfo), (status = 200, body = ModuleInfo, description = "known already"),
         (status = 413), (status = 422, description = "names the import, export or limit")))]
 pub(crate) async fn add_module(
     Author(caller): Author,
     State(state): State<AppState>,
+    Query(query): Query<UploadQuery>,
     Raw(body): Raw,
 ) -> Result<(StatusCode, axum::Json<ModuleInfo>), Problem> {
     let digest = Digest::of(&body);
@@ -48,7 +56,9 @@ pub(crate) async fn add_module(
     let info = match state.works.add(bytes).await {
         Ok(info) => info,
         Err(refusal) => {
-            state.audit(&caller, "module.add", &digest.to_string(), Some(refusal.to_string())).await;
+            if !query.dry_run {
+                state.audit(&caller, "module.add", &digest.to_string(), Some(refusal.to_string())).await;
+            }
             // Nothing is wrong with the component: the same may be sent again.
             if refusal.code == "busy" {
                 return Err(Problem::unavailable("module-busy", refusal.detail));
@@ -59,6 +69,10 @@ pub(crate) async fn add_module(
         }
     };
     let info = ModuleInfo { uploaded_at: state.clock.wall(), ..info };
+    if query.dry_run {
+        state.control.add_candidate(info.clone());
+        return Ok((StatusCode::OK, axum::Json(info)));
+    }
     let row = watchfire_store::ModuleRow {
         digest,
         name: info.name.clone(),

@@ -16,9 +16,10 @@ use watchfire_model::{Position, RuleSpec, RuleVersion, Timestamp};
 
 use super::extract::{Author, Json, JsonOrDefault, Operator, Path, Query, Viewer};
 use super::page::{Listing, PageQuery};
+use super::plan::{self, PlanView};
 use super::{AppState, Reason};
-use crate::contract::RuleHealth;
-use crate::control::{Activation, Outcome, Progress, Rule, RuleRequest, Version};
+use crate::contract::{KeptState, RuleHealth};
+use crate::control::{Activation, Outcome, Progress, Rule, RuleRequest, StateChoice, StatePlan, Version};
 use crate::difference::differences;
 use crate::problem::Problem;
 
@@ -65,8 +66,14 @@ pub(crate) struct VersionView {
     activated_at: Vec<Position>,
     /// Why a partition refused it.
     refusal: Option<String>,
-    /// The module, by name and version.
+    /// The module, by name and version; missing: it was deleted since.
     module: Option<String>,
+    /// The digest of the module.
+    digest: String,
+    /// When it was left, where every partition still keeps its state from then: a rollback brings that back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    state_kept_as_of: Option<Timestamp>,
     #[schema(value_type = Object)]
     spec: serde_json::Value,
 }
@@ -80,19 +87,19 @@ pub(crate) struct DeployAnswer {
     activated_at: Vec<Position>,
     /// `pending`, `active`, or `unchanged` where it is what ran before.
     state: &'static str,
+    /// What becomes of what the rule keeps; missing where nothing changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goes_on_with: Option<StatePlan>,
 }
 
-/// What would come of a deployment.
+/// What came of a deployment or a rollback, or would.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DryRunAnswer {
-    /// `create`, `update` or `none`.
-    change: &'static str,
-    /// Members that differ, each `{path, from, to}`.
-    #[schema(value_type = Vec<Object>)]
-    differences: Vec<serde_json::Value>,
-    /// The whole specification that would run.
-    #[schema(value_type = Object)]
-    spec: Option<serde_json::Value>,
+#[serde(untagged)]
+pub(crate) enum VersionAnswer {
+    /// It was done.
+    Done(DeployAnswer),
+    /// It was only asked for (`dry_run`).
+    Plan(Box<PlanView>),
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -109,8 +116,31 @@ pub(crate) struct DeployQuery {
 pub(crate) struct RollbackRequest {
     /// The version to go back to; without it, the one before the present.
     to: Option<RuleVersion>,
+    /// Go on with the state as it is now, and not with that from when the version was left.
+    keep_state: bool,
+    /// Begin without state.
+    discard_state: bool,
     /// Why.
     reason: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(crate) struct DifferenceQuery {
+    /// A version; without it the one before `to`.
+    from: Option<RuleVersion>,
+    /// A version; without it the one that runs.
+    to: Option<RuleVersion>,
+}
+
+/// What differs between two versions of a rule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VersionDifference {
+    from: VersionView,
+    to: VersionView,
+    /// Members of the specification that differ, each `{path, from, to}`.
+    #[schema(value_type = Vec<Object>)]
+    differences: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -167,7 +197,8 @@ fn rule_view(state: &AppState, rule: &Rule, health: &BTreeMap<String, RuleHealth
     }
 }
 
-fn version_view(state: &AppState, rule: &Rule, version: &Version) -> VersionView {
+/// `kept`: what the loop keeps of the rule, where it answered.
+fn version_view(state: &AppState, rule: &Rule, version: &Version, kept: &[KeptState]) -> VersionView {
     let progress = version.progress(state.control.partitions());
     VersionView {
         version: version.version,
@@ -188,7 +219,23 @@ fn version_view(state: &AppState, rule: &Rule, version: &Version) -> VersionView
             _ => None,
         },
         module: module_name(state, &version.spec),
+        digest: version.spec.module.to_string(),
+        state_kept_as_of: kept_as_of(version.version, kept, state.control.partitions()),
         spec: spec_json(&version.spec),
+    }
+}
+
+fn kept_as_of(version: RuleVersion, kept: &[KeptState], partitions: u16) -> Option<Timestamp> {
+    let left = kept.iter().filter_map(|kept| kept.left.iter().find(|left| left.version == version));
+    let at: Vec<Timestamp> = left.map(|left| left.at).collect();
+    at.iter().min().copied().filter(|_| at.len() == usize::from(partitions))
+}
+
+/// What the loop keeps of a rule, for people to see: nothing where it does not answer.
+async fn kept(state: &AppState, rule: &Rule) -> Vec<KeptState> {
+    match rule.current {
+        Some(_) => state.engine.kept_state(rule.name.clone(), None).await.unwrap_or_default(),
+        None => Vec::new(),
     }
 }
 
@@ -244,45 +291,67 @@ pub(crate) async fn list_rule_versions(
         .collect();
     versions.sort_by(|a, b| a.0.cmp(&b.0));
     let listing = page.cut(versions, |(key, _)| key)?;
-    Ok(axum::Json(listing.map(|(_, version)| version_view(&state, &rule, &version))))
+    let kept = kept(&state, &rule).await;
+    Ok(axum::Json(listing.map(|(_, version)| version_view(&state, &rule, &version, &kept))))
+}
+
+/// What differs between two versions of a rule
+#[utoipa::path(get, path = "/rules/{name}/difference", tag = "rules",
+    params(("name" = String, Path), DifferenceQuery),
+    responses((status = 200, body = VersionDifference), (status = 404)))]
+pub(crate) async fn rule_difference(
+    _: Viewer,
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<DifferenceQuery>,
+) -> Result<axum::Json<VersionDifference>, Problem> {
+    let rule = find(&state, &name)?;
+    let last = rule.current.or_else(|| rule.versions.keys().next_back().copied());
+    let to = query.to.or(last).unwrap_or_default();
+    let before = rule.versions.range(..to).next_back().map(|(&number, _)| number);
+    let version = |number: RuleVersion| {
+        let version = rule.versions.get(&number);
+        version.ok_or_else(|| Problem::not_found("version", &format!("{number} of rule {name}")))
+    };
+    let (from, to) = (version(query.from.or(before).unwrap_or_default())?, version(to)?);
+    let differences = differences(&spec_json(&from.spec), &spec_json(&to.spec));
+    let kept = kept(&state, &rule).await;
+    let view = |version| version_view(&state, &rule, version, &kept);
+    Ok(axum::Json(VersionDifference { from: view(from), to: view(to), differences }))
 }
 
 /// Deploys a rule, or a further version of it
+///
+/// State that the module has to migrate is tried on copies before; a failure refuses the version (409) and the one that
+/// runs goes on. With `dry_run` the answer is what would change (200), whatever stands against it.
 #[utoipa::path(put, path = "/rules/{name}", tag = "rules", params(("name" = String, Path), DeployQuery),
     request_body = RuleRequest,
-    responses((status = 201, body = DeployAnswer), (status = 200, body = DeployAnswer), (status = 404),
-        (status = 409), (status = 422)))]
+    responses((status = 201, body = VersionAnswer), (status = 200, body = VersionAnswer),
+        (status = 404), (status = 409), (status = 422), (status = 503)))]
 pub(crate) async fn put_rule(
     Author(caller): Author,
     State(state): State<AppState>,
     Path(name): Path<String>,
     Query(query): Query<DeployQuery>,
     Json(request): Json<RuleRequest>,
-) -> Result<Response, Problem> {
-    let actor = caller.actor(request.reason.clone());
-    let outcome = state.control.deploy(&name, request, query.dry_run, actor).await;
-    if !query.dry_run {
-        state.audit(&caller, "rule.deploy", &name, outcome.as_ref().err().map(ToString::to_string)).await;
+) -> Result<(StatusCode, axum::Json<VersionAnswer>), Problem> {
+    if query.dry_run {
+        let plan = state.control.plan(&name, request, state.engine.clone()).await?;
+        let plan = plan::view(&state, &name, plan).await?;
+        return Ok((StatusCode::OK, axum::Json(VersionAnswer::Plan(Box::new(plan)))));
     }
+    let actor = caller.actor(request.reason.clone());
+    let outcome = state.control.deploy(&name, request, state.engine.clone(), actor).await;
+    state.audit(&caller, "rule.deploy", &name, outcome.as_ref().err().map(ToString::to_string)).await;
     match outcome? {
         Outcome::Deployed(activation) => {
             let status = if activation.created { StatusCode::CREATED } else { StatusCode::OK };
-            let answer = activation_answer(&state, &name, activation, query.wait).await?;
-            Ok((status, axum::Json(answer)).into_response())
-        }
-        Outcome::Unchanged { .. } if query.dry_run => {
-            let answer = DryRunAnswer { change: "none", differences: Vec::new(), spec: None };
-            Ok(axum::Json(answer).into_response())
+            let answer = activation_answer(&state, &name, *activation, query.wait).await?;
+            Ok((status, axum::Json(VersionAnswer::Done(answer))))
         }
         Outcome::Unchanged { version, activated_at } => {
-            Ok(axum::Json(DeployAnswer { version, activated_at, state: "unchanged" }).into_response())
-        }
-        Outcome::WouldDeploy { from, to } => {
-            let to = spec_json(&to);
-            let before = from.as_ref().map_or_else(|| json!({}), |from| spec_json(from));
-            let differences = differences(&before, &to);
-            let change = if from.is_some() { "update" } else { "create" };
-            Ok(axum::Json(DryRunAnswer { change, differences, spec: Some(to) }).into_response())
+            let answer = DeployAnswer { version, activated_at, state: "unchanged", goes_on_with: None };
+            Ok((StatusCode::OK, axum::Json(VersionAnswer::Done(answer))))
         }
     }
 }
@@ -293,7 +362,8 @@ async fn activation_answer(
     activation: Activation,
     wait: bool,
 ) -> Result<DeployAnswer, Problem> {
-    let Activation { version, activated_at, .. } = activation;
+    let Activation { version, activated_at, state: plan, .. } = activation;
+    let goes_on_with = Some(plan);
     let progress = match wait {
         true => state.control.wait_swapped(name, version, PATIENCE).await,
         false => Progress::Pending,
@@ -306,28 +376,41 @@ async fn activation_answer(
         .with("rule", name)
         .with("version", version)
         .with("partition", partition)),
-        Progress::Pending => Ok(DeployAnswer { version, activated_at, state: "pending" }),
-        Progress::Activated => Ok(DeployAnswer { version, activated_at, state: "active" }),
+        Progress::Pending => Ok(DeployAnswer { version, activated_at, state: "pending", goes_on_with }),
+        Progress::Activated => Ok(DeployAnswer { version, activated_at, state: "active", goes_on_with }),
     }
 }
 
-/// Goes back to an earlier version
+/// Goes back to an earlier version, and to the state from when that was left
 #[utoipa::path(post, path = "/rules/{name}/rollback", tag = "rules",
     params(("name" = String, Path), DeployQuery), request_body = RollbackRequest,
-    responses((status = 200, body = DeployAnswer), (status = 404), (status = 409)))]
+    responses((status = 200, body = VersionAnswer), (status = 404), (status = 409), (status = 503)))]
 pub(crate) async fn roll_back_rule(
     Author(caller): Author,
     State(state): State<AppState>,
     Path(name): Path<String>,
     Query(query): Query<DeployQuery>,
     JsonOrDefault(request): JsonOrDefault<RollbackRequest>,
-) -> Result<axum::Json<DeployAnswer>, Problem> {
+) -> Result<axum::Json<VersionAnswer>, Problem> {
+    let choice = match (request.keep_state, request.discard_state) {
+        (false, false) => StateChoice::Before,
+        (true, false) => StateChoice::Present,
+        (false, true) => StateChoice::Empty,
+        (true, true) => {
+            let detail = "state is kept or discarded: keep_state and discard_state exclude each other";
+            return Err(Problem::bad_request("json", detail).with("pointer", "/discard_state"));
+        }
+    };
     if query.dry_run {
-        return Err(Problem::bad_request("query", "a rollback has no dry run: its versions are listed"));
+        let plan = state.control.plan_roll_back(&name, request.to, choice, state.engine.clone()).await?;
+        let plan = plan::view(&state, &name, plan).await?;
+        return Ok(axum::Json(VersionAnswer::Plan(Box::new(plan))));
     }
-    let outcome = state.control.roll_back(&name, request.to, caller.actor(request.reason)).await;
+    let (actor, engine) = (caller.actor(request.reason), state.engine.clone());
+    let outcome = state.control.roll_back(&name, request.to, choice, engine, actor).await;
     state.audit(&caller, "rule.rollback", &name, outcome.as_ref().err().map(ToString::to_string)).await;
-    Ok(axum::Json(activation_answer(&state, &name, outcome?, query.wait).await?))
+    let answer = activation_answer(&state, &name, outcome?, query.wait).await?;
+    Ok(axum::Json(VersionAnswer::Done(answer)))
 }
 
 /// Stops calling a rule

@@ -8,3 +8,4 @@ mod calls;
 mod letters;
 mod recorded;
 mod server;
+mod versions;

@@ -19,7 +19,7 @@ use watchfire_api::{ApiOptions, Services, router};
 use watchfire_log::clock::SystemClock;
 use watchfire_log::{Append, Log, Record};
 use watchfire_model::call::{Effects, Manifest, Subscription};
-use watchfire_model::{Digest, PartitionId, Timestamp};
+use watchfire_model::{Control, Digest, Limits, PartitionId, Timestamp};
 use watchfire_store::Store;
 use watchfire_testkit::{MemoryLog, NativeModule, NativeModules};
 
@@ -33,6 +33,10 @@ pub struct Fake {
     pub full: std::sync::atomic::AtomicBool,
     /// The loop stands still, for this reason.
     pub fault: Mutex<Option<String>>,
+    /// Versions whose state is kept of a rule; `None`: all that were left.
+    pub kept: Mutex<Option<Vec<u32>>>,
+    /// What a trial of `migrate` says.
+    pub trial: Mutex<Trial>,
 }
 
 impl EngineView for Fake {
@@ -59,6 +63,45 @@ impl EngineView for Fake {
             }
         })
     }
+    /// Every partition follows the log at once.
+    fn kept_state(&self, rule: String, back_to: Option<u32>) -> BoxFuture<'_, Result<Vec<KeptState>, Busy>> {
+        let fault = self.fault.lock().unwrap().clone();
+        let versions: Vec<u32> = self
+            .log
+            .records()
+            .iter()
+            .filter(|entry| entry.position.partition == PartitionId(0))
+            .filter_map(|entry| match &entry.record {
+                Record::Control(control) => match &**control {
+                    Control::RuleDeployed { spec, version, .. } if spec.name == rule => Some(*version),
+                    Control::RuleRolledBack { name, version, .. } if *name == rule => Some(*version),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .collect();
+        let kept = self.kept.lock().unwrap().clone();
+        let (version, left) = versions.split_last().map_or((0, &[][..]), |(last, left)| (*last, left));
+        let left = left.iter().filter(|version| kept.as_ref().is_none_or(|kept| kept.contains(version)));
+        let left: Vec<_> = left
+            .map(|&version| LeftState { version, at: Timestamp(version.into()), blobs: 2, bytes: 16 })
+            .collect();
+        let one = |partition| KeptState {
+            partition,
+            version,
+            blobs: 3,
+            bytes: 24,
+            left: left.clone(),
+            raises: back_to.map_or(0, u64::from),
+            resolves: 0,
+        };
+        let all = (0..self.log.partitions()).map(one).collect();
+        Box::pin(async move { fault.map_or(Ok(all), |fault| Err(Busy(fault))) })
+    }
+    fn try_migration(&self, _: String, _: Digest, _: Limits) -> BoxFuture<'_, Result<Trial, Busy>> {
+        let (fault, trial) = (self.fault.lock().unwrap().clone(), self.trial.lock().unwrap().clone());
+        Box::pin(async move { fault.map_or(Ok(trial), |fault| Err(Busy(fault))) })
+    }
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent> {
         self.events.subscribe()
     }
@@ -76,8 +119,8 @@ pub fn info(bytes: &[u8]) -> ModuleInfo {
         exports: vec!["watchfire:rule/batch".into()],
         metrics: Vec::new(),
         parameters: json!({"type": "object"}),
-        state_version: if bytes == b"layout 2" { 2 } else { 1 },
-        migrates: false,
+        state_version: if bytes.starts_with(b"layout 2") { 2 } else { 1 },
+        migrates: bytes.ends_with(b"migrates"),
         uploaded_at: Timestamp(0),
     }
 }
@@ -211,6 +254,8 @@ impl Server {
             filter: Mutex::new("info".into()),
             full: Default::default(),
             fault: Mutex::default(),
+            kept: Mutex::default(),
+            trial: Mutex::default(),
         });
         let modules = Arc::new(AnyModule);
         let snapshot = Snapshot::load(&store, log.partitions()).await.unwrap();

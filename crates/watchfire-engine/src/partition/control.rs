@@ -8,27 +8,26 @@ use watchfire_model::alert::{Cause, ResolveReason};
 use watchfire_model::call::{
     CallFailure, DeviceSet, FailureKind, Instance, Module, Setup, Silence, Subscription,
 };
-use watchfire_model::state::Blobs;
 use watchfire_model::{Control, DeviceHandle, DeviceSpec, KeyedState, PartitionId, RuleSpec, RuleVersion};
 
 use super::call::load_failure;
+use super::versions::{Back, Begin, Restored};
 use super::{Here, Output, Partition, search};
 use crate::cron::Cron;
 use crate::due::{Due, Kind};
-use crate::rule::{Dirty, Rule, RuleId, RunningSchedule, Snapshot};
+use crate::rule::{Dirty, Rule, RuleId, RunningSchedule};
 use crate::selection::Move;
+use crate::snapshot::Snapshots;
 use crate::status::{RuleEventKind, RuleStats};
 use crate::stream::Track;
 
-/// States that one call of `migrate` gets: some thousand, so that a call stays within its time.
-const MIGRATED_AT_ONCE: usize = 4096;
-
 /// What a version needs to run, made before anything is changed.
-struct Prepared {
+pub(super) struct Prepared {
     module: Arc<dyn Module>,
     instance: Box<dyn Instance>,
     subscription: Subscription,
     schedules: Vec<(String, (String, Option<String>), Cron)>,
+    /// What it goes on with; `None`: what is there.
     state: Option<KeyedState>,
     state_version: u32,
 }
@@ -45,8 +44,9 @@ impl Partition {
             Control::RuleDeployed { spec, version, discard_state, .. } => {
                 self.deploy(here, spec, *version, *discard_state, out);
             }
-            Control::RuleRolledBack { name, from, to, version, spec, .. } => {
-                self.roll_back(here, name, *from, *to, *version, spec.as_deref(), out);
+            Control::RuleRolledBack { name, from, to, version, spec, state, .. } => {
+                let back = Back { name, from: *from, to: *to, version: *version, state: *state };
+                self.roll_back(here, back, spec.as_deref(), out);
             }
             Control::RulePaused { name, .. } => self.pause(here, name, true),
             Control::RuleResumed { name, .. } => self.pause(here, name, false),
@@ -100,6 +100,7 @@ impl Partition {
             self.with_rule(rule, |partition, rule| {
                 partition.leave(here, rule, handle, ResolveReason::DeviceDeleted, out);
                 rule.state.remove_device(handle);
+                rule.snapshots.forget(handle);
             });
         }
         Arc::make_mut(&mut self.registry).delete(id);
@@ -155,7 +156,7 @@ impl Partition {
         }
     }
 
-    fn deploy(
+    pub(super) fn deploy(
         &mut self,
         here: Here,
         spec: &RuleSpec,
@@ -166,18 +167,22 @@ impl Partition {
         let recorded = self.known.activation(&spec.name, version);
         let result = match &recorded {
             Some(Err(reason)) => Err(load_failure(reason.clone())),
-            _ => self.prepare(here, spec, discard_state),
+            _ => {
+                let begin = if discard_state { Begin::Empty } else { Begin::Present };
+                self.prepare(here, spec, begin)
+            }
         };
         match result {
             Ok(prepared) => {
                 let spec = Arc::new(spec.clone());
+                self.leave_version(here, &spec);
                 self.activate(here, spec, version, prepared, None, recorded.is_none(), out);
             }
             Err(failure) => self.refuse(here, &spec.name, version, failure, recorded, out),
         }
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         here: Here,
         name: &str,
@@ -208,7 +213,7 @@ impl Partition {
     }
 
     /// Starts a version and migrates the state to it, and changes nothing yet.
-    fn prepare(&mut self, here: Here, spec: &RuleSpec, discard_state: bool) -> Result<Prepared, CallFailure> {
+    pub(super) fn prepare(&self, here: Here, spec: &RuleSpec, begin: Begin) -> Result<Prepared, CallFailure> {
         let module = self.setup.modules.get(spec.module)?;
         let setup = Setup {
             rule: spec.name.clone(),
@@ -226,28 +231,22 @@ impl Partition {
         let state_version = module.manifest().state_version;
         let old = self.rule_ids.get(spec.name.as_str());
         let state = match old.and_then(|id| self.rules[id.0 as usize].as_ref()) {
-            Some(old) if old.state_version != state_version && old.state.bytes() > 0 => {
-                match migrate(&*module, spec, &old.state, old.state_version, state_version) {
-                    Ok(state) => Some(state),
-                    Err(_) if discard_state => Some(KeyedState::new()),
-                    Err(failure) => return Err(failure),
-                }
-            }
-            _ => None,
+            Some(old) => self.carry(&*module, spec, old, begin)?,
+            None => None,
         };
         Ok(Prepared { module, instance, subscription, schedules, state, state_version })
     }
 
-    /// Swaps a version in; with `restored`, timers and conditions as they were when it was left. `new`: that is a
-    /// record, before everything that comes of it.
+    /// Swaps a version in; with `restored`, timers, silence and conditions as they were when it was left. `new`: that is
+    /// a record, before everything that comes of it.
     #[allow(clippy::too_many_arguments)]
-    fn activate(
+    pub(super) fn activate(
         &mut self,
         here: Here,
         spec: Arc<RuleSpec>,
         version: RuleVersion,
         prepared: Prepared,
-        restored: Option<Box<Snapshot>>,
+        restored: Option<Restored>,
         new: bool,
         out: &mut Vec<Output>,
     ) {
@@ -279,7 +278,7 @@ impl Partition {
                     timers: BTreeMap::new(),
                     silent: DeviceSet::default(),
                     schedules: Vec::new(),
-                    snapshot: None,
+                    snapshots: Snapshots::default(),
                     callbacks: (0, 0),
                     credit: search::CREDIT,
                     dirty: Dirty::ALL,
@@ -291,15 +290,6 @@ impl Partition {
         };
         self.with_rule(id, |partition, rule| {
             let existed = rule.stream != usize::MAX;
-            if existed && restored.is_none() {
-                rule.snapshot = Some(Box::new(Snapshot {
-                    version: rule.version,
-                    state: rule.state.clone(),
-                    state_version: rule.state_version,
-                    timers: rule.timers.clone(),
-                    conditions: rule.conditions.clone(),
-                }));
-            }
             let before = existed.then(|| partition.unwire(rule));
             if let Some(state) = prepared.state {
                 rule.state = state;
@@ -340,9 +330,8 @@ impl Partition {
                 }
             }
             // By the selection of the version that comes back.
-            if let Some(snapshot) = restored {
-                rule.timers = snapshot.timers;
-                partition.restore(here, rule, snapshot.conditions, out);
+            if let Some(restored) = restored {
+                partition.restore(here, rule, restored, out);
             }
             partition.wire(here.time, rule);
             partition.event(here, rule, here.time, || RuleEventKind::Activated);
@@ -400,95 +389,6 @@ impl Partition {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn roll_back(
-        &mut self,
-        here: Here,
-        name: &str,
-        from: RuleVersion,
-        to: RuleVersion,
-        version: RuleVersion,
-        spec: Option<&RuleSpec>,
-        out: &mut Vec<Output>,
-    ) {
-        let runs = self
-            .rule_ids
-            .get(name)
-            .and_then(|id| self.rules[id.0 as usize].as_ref())
-            .map(|rule| rule.version);
-        // Refused here: this partition never left what it goes back to.
-        if version == 0 && runs != Some(from) {
-            return;
-        }
-        let Some(spec) = spec else { return self.remove_rule(here, name, out) };
-        let number = if version == 0 { to } else { version };
-        let recorded = self.known.activation(name, number);
-        let Some(&id) = self.rule_ids.get(name) else {
-            return self.deploy(here, spec, number, false, out);
-        };
-        let snapshot =
-            self.with_rule(id, |_, rule| rule.snapshot.take_if(|snapshot| snapshot.version == to)).flatten();
-        // With its own state back there is nothing to migrate.
-        if let Some(snapshot) = &snapshot {
-            self.with_rule(id, |_, rule| {
-                rule.snapshot = Some(Box::new(Snapshot {
-                    version: rule.version,
-                    state: std::mem::replace(&mut rule.state, snapshot.state.clone()),
-                    state_version: std::mem::replace(&mut rule.state_version, snapshot.state_version),
-                    timers: rule.timers.clone(),
-                    conditions: rule.conditions.clone(),
-                }));
-            });
-        }
-        let result = match &recorded {
-            Some(Err(reason)) => Err(load_failure(reason.clone())),
-            _ => self.prepare(here, spec, false),
-        };
-        match result {
-            Ok(prepared) => {
-                let spec = Arc::new(spec.clone());
-                self.activate(
-                    here,
-                    spec,
-                    number,
-                    prepared,
-                    snapshot,
-                    recorded.is_none() && version != 0,
-                    out,
-                );
-            }
-            Err(failure) => {
-                if let Some(snapshot) = snapshot {
-                    // Back to where it was before the attempt.
-                    self.with_rule(id, |_, rule| {
-                        if let Some(present) = rule.snapshot.replace(snapshot) {
-                            (rule.state, rule.state_version) = (present.state, present.state_version);
-                        }
-                    });
-                }
-                self.refuse(here, name, number, failure, recorded, out);
-            }
-        }
-    }
-
-    /// Timers and conditions of a snapshot, as far as their devices are selected.
-    fn restore(
-        &mut self,
-        here: Here,
-        rule: &mut Rule,
-        conditions: crate::rule::Conditions,
-        out: &mut Vec<Output>,
-    ) {
-        let selections = &self.streams[rule.stream].selections;
-        let group = rule.group;
-        rule.timers.retain(|(device, _), _| selections.contains(group, *device));
-        for timer in rule.timers.values_mut() {
-            timer.due = timer.due.max(watchfire_model::Timestamp(here.time.0.saturating_add(1)));
-        }
-        self.reconcile(here, rule, conditions, out);
-        rule.state.mark_all_dirty();
-    }
-
     /// A rule that is paused is not called, and nothing goes on in it: timers and silence wait until it is
     /// resumed, delays of conditions begin anew then, since nobody looked meanwhile, and schedules that were missed
     /// are.
@@ -523,7 +423,7 @@ impl Partition {
         });
     }
 
-    fn remove_rule(&mut self, here: Here, name: &str, out: &mut Vec<Output>) {
+    pub(super) fn remove_rule(&mut self, here: Here, name: &str, out: &mut Vec<Output>) {
         let Some(id) = self.rule_ids.remove(name) else { return };
         self.with_rule(id, |partition, rule| {
             partition.end_conditions(here, rule, None, ResolveReason::RuleRemoved, out);
@@ -556,40 +456,4 @@ impl Partition {
             partition.date(rule, device);
         });
     }
-}
-
-fn migrate(
-    module: &dyn Module,
-    spec: &RuleSpec,
-    old: &KeyedState,
-    from: u32,
-    to: u32,
-) -> Result<KeyedState, CallFailure> {
-    if to < from {
-        let message = format!("state of version {from} cannot go back to version {to}");
-        return Err(CallFailure::new(FailureKind::Refused, message));
-    }
-    let mut new = KeyedState::new();
-    for slot in old.slots() {
-        let all: Vec<DeviceHandle> =
-            old.iter().filter(|(other, ..)| *other == slot).map(|(_, device, _)| device).collect();
-        for devices in all.chunks(MIGRATED_AT_ONCE) {
-            let mut blobs = Blobs::default();
-            devices.iter().for_each(|device| blobs.push(old.get(slot, *device)));
-            let migrated = module.migrate(&spec.limits, from, slot, blobs)?;
-            if migrated.lengths.len() != devices.len() || !migrated.is_consistent() {
-                let message = format!(
-                    "migrate gave {} states for {} of slot {slot}",
-                    migrated.lengths.len(),
-                    devices.len()
-                );
-                return Err(CallFailure::new(FailureKind::Trapped, message));
-            }
-            let before = (old.size(), old.slots().count());
-            new.set_many(slot, devices, &migrated);
-            let kept = spec.limits.check_state(before, (new.size(), new.slots().count()));
-            kept.map_err(|what| CallFailure::new(FailureKind::Output, format!("migrate: {what}")))?;
-        }
-    }
-    Ok(new)
 }

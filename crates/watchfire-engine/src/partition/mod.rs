@@ -11,6 +11,7 @@ mod persist;
 mod redo;
 mod search;
 mod values;
+mod versions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::status::{DeviceState, PartitionStatus, RuleEvent, RuleEventKind, Rule
 use crate::stream::{REPORTED, Stream};
 
 pub use persist::{Capture, Image};
+pub(crate) use versions::{Pieces, migrate_piece};
 
 use values::LastValues;
 

@@ -15,12 +15,13 @@ use watchfire_model::{
 use super::{Partition, PartitionSetup, search};
 use crate::bytes::{Reader, Writer};
 use crate::cron::Cron;
-use crate::rule::{Conditions, Dirty, Rule, RuleId, RunningSchedule, SetTimer, Snapshot, Timers};
+use crate::rule::{Conditions, Dirty, Rule, RuleId, RunningSchedule, SetTimer, Timers};
+use crate::snapshot::{Snapshot, Snapshots};
 use crate::status::RuleStats;
 use crate::stream::{REPORTED, Stream, Track};
 
 /// Grows when the bytes change their meaning.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const HEAD: u8 = 0;
 const DEVICE: u8 = 1;
@@ -32,6 +33,8 @@ const TIMERS: u8 = 6;
 const SNAPSHOT: u8 = 7;
 const STATE: u8 = 8;
 const VALUES: u8 = 9;
+/// The state of a snapshot, behind its head.
+const KEPT: u8 = 10;
 
 /// What has changed since the last checkpoint, as bytes by key.
 #[derive(Debug, Default)]
@@ -100,7 +103,7 @@ impl Partition {
             capture.removed.push(Vec::new());
         }
         for id in std::mem::take(&mut self.removed_rules) {
-            for kind in [RULE, CONDITIONS, TIMERS, SNAPSHOT, STATE] {
+            for kind in [RULE, CONDITIONS, TIMERS, SNAPSHOT, STATE, KEPT] {
                 capture.removed.push(key(kind, &[id.0]));
             }
         }
@@ -116,8 +119,18 @@ impl Partition {
             if dirty.timers {
                 changed.push((key(TIMERS, &[id]), timers_bytes(&rule.timers)));
             }
-            if dirty.snapshot {
-                changed.push((key(SNAPSHOT, &[id]), snapshot_bytes(rule.snapshot.as_deref())));
+            for version in rule.snapshots.take_gone() {
+                capture.removed.extend([key(SNAPSHOT, &[id, version]), key(KEPT, &[id, version])]);
+            }
+            for snapshot in rule.snapshots.iter_mut() {
+                if std::mem::take(&mut snapshot.dirty) {
+                    changed.push((key(SNAPSHOT, &[id, snapshot.version]), snapshot_bytes(snapshot)));
+                }
+                let (version, blobs) = (snapshot.version, snapshot.state.take_dirty().into_iter());
+                changed
+                    .extend(blobs.map(|(slot, device, blob)| {
+                        (key(KEPT, &[id, version, slot, device.0]), blob.into())
+                    }));
             }
             if dirty.state_replaced {
                 capture.removed.push(key(STATE, &[id]));
@@ -152,6 +165,7 @@ impl Partition {
         self.foreign_dirty = true;
         for rule in self.rules.iter_mut().flatten() {
             rule.dirty = Dirty::ALL;
+            rule.snapshots.mark_all_dirty();
         }
         self.values.mark_all_dirty();
     }
@@ -174,7 +188,12 @@ impl Partition {
             all.insert(key(RULE, &[id]), rule_bytes(rule));
             all.insert(key(CONDITIONS, &[id]), conditions_bytes(&rule.conditions));
             all.insert(key(TIMERS, &[id]), timers_bytes(&rule.timers));
-            all.insert(key(SNAPSHOT, &[id]), snapshot_bytes(rule.snapshot.as_deref()));
+            for snapshot in rule.snapshots.iter() {
+                all.insert(key(SNAPSHOT, &[id, snapshot.version]), snapshot_bytes(snapshot));
+                for (slot, device, blob) in snapshot.state.iter() {
+                    all.insert(key(KEPT, &[id, snapshot.version, slot, device.0]), blob.to_vec());
+                }
+            }
             for (slot, device, blob) in rule.state.iter() {
                 all.insert(key(STATE, &[id, slot, device.0]), blob.to_vec());
             }
@@ -266,15 +285,33 @@ fn timers_bytes(timers: &Timers) -> Vec<u8> {
     w.finish()
 }
 
-fn snapshot_bytes(snapshot: Option<&Snapshot>) -> Vec<u8> {
-    let Some(snapshot) = snapshot else { return Vec::new() };
+fn snapshot_bytes(snapshot: &Snapshot) -> Vec<u8> {
     let mut w = Writer::default();
-    w.u32(snapshot.version).u32(snapshot.state_version);
+    w.u32(snapshot.state_version).u64(snapshot.offset).i64(snapshot.at.0);
     w.bytes(&timers_bytes(&snapshot.timers)).bytes(&conditions_bytes(&snapshot.conditions));
-    for (slot, device, blob) in snapshot.state.iter() {
-        w.u32(slot).u32(device.0).bytes(blob);
+    for device in snapshot.silent.iter_from(0) {
+        w.u32(device.0);
     }
     w.finish()
+}
+
+fn read_snapshot(version: RuleVersion, bytes: &[u8]) -> Option<Snapshot> {
+    let mut r = Reader(bytes);
+    let mut snapshot = Snapshot {
+        version,
+        state_version: r.u32()?,
+        offset: r.u64()?,
+        at: Timestamp(r.i64()?),
+        timers: read_timers(r.bytes()?)?,
+        conditions: read_conditions(r.bytes()?)?,
+        state: KeyedState::new(),
+        silent: DeviceSet::default(),
+        dirty: false,
+    };
+    while !r.is_empty() {
+        snapshot.silent.set(DeviceHandle(r.u32()?), true);
+    }
+    Some(snapshot)
 }
 
 fn read_conditions(bytes: &[u8]) -> Option<Conditions> {
@@ -347,22 +384,18 @@ impl Image {
             CONDITIONS => self.of(part(0)?)?.conditions = read_conditions(value)?,
             TIMERS => self.of(part(0)?)?.timers = read_timers(value)?,
             SNAPSHOT => {
-                let mut r = Reader(value);
-                let (version, state_version) = (r.u32()?, r.u32()?);
-                let (timers, conditions) = (read_timers(r.bytes()?)?, read_conditions(r.bytes()?)?);
-                let mut state = KeyedState::new();
-                while !r.is_empty() {
-                    let (slot, device) = (r.u32()?, DeviceHandle(r.u32()?));
-                    state.set(slot, device, r.bytes()?);
-                }
-                let snapshot = Snapshot { version, state, state_version, timers, conditions };
-                self.of(part(0)?)?.snapshot = Some(Box::new(snapshot));
+                let snapshot = read_snapshot(part(1)?, value)?;
+                self.of(part(0)?)?.snapshots.restore(snapshot);
             }
             STATE => {
                 let (slot, device) = (part(1)?, DeviceHandle(part(2)?));
                 self.of(part(0)?)?.state.set(slot, device, value);
             }
             VALUES => partition.values.decode(DeviceHandle(part(0)?), value)?,
+            KEPT => {
+                let (version, slot, device) = (part(1)?, part(2)?, DeviceHandle(part(3)?));
+                self.of(part(0)?)?.snapshots.get_mut(version)?.state.set(slot, device, value);
+            }
             _ => return None,
         }
         Some(())
@@ -448,7 +481,7 @@ impl Image {
             timers: BTreeMap::new(),
             silent,
             schedules,
-            snapshot: None,
+            snapshots: Snapshots::default(),
             callbacks: (0, 0),
             credit: search::CREDIT,
             dirty: Dirty::default(),
@@ -473,6 +506,7 @@ impl Image {
         for id in partition.rule_ids() {
             partition.with_rule(id, |partition, rule| {
                 rule.state.take_dirty();
+                rule.snapshots.iter_mut().for_each(|snapshot| drop(snapshot.state.take_dirty()));
                 rule.group = partition.streams[rule.stream].selections.add(
                     rule.id,
                     &rule.spec.select,

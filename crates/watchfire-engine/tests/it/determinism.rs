@@ -147,6 +147,7 @@ fn disturb(world: &mut World, modules: &Modules, step: u32, random: &mut StdRng)
         to: version - 2,
         version,
         spec: Some(Box::new(spec.clone())),
+        state: Default::default(),
         by: by(),
     };
     let all = rules(modules);

@@ -13,15 +13,15 @@ use watchfire_testkit::{MemoryLog, NativeModule, NativeModules, RecordingKeeper}
 
 use crate::world::*;
 
-struct Site {
-    log: Arc<MemoryLog>,
-    modules: Arc<NativeModules>,
-    keeper: Arc<RecordingKeeper>,
-    folder: TempDir,
+pub struct Site {
+    pub log: Arc<MemoryLog>,
+    pub modules: Arc<NativeModules>,
+    pub keeper: Arc<RecordingKeeper>,
+    pub folder: TempDir,
 }
 
 impl Site {
-    fn new(partitions: u16) -> Self {
+    pub fn new(partitions: u16) -> Self {
         Self {
             log: MemoryLog::new(partitions, T0),
             modules: Arc::default(),
@@ -30,32 +30,32 @@ impl Site {
         }
     }
 
-    fn start(&self) -> Engine {
+    pub fn start(&self) -> Engine {
         self.start_with(CheckpointPolicy::default())
     }
 
-    fn start_with(&self, checkpoint: CheckpointPolicy) -> Engine {
+    pub fn start_with(&self, checkpoint: CheckpointPolicy) -> Engine {
         let options = EngineOptions { checkpoint, ..EngineOptions::new(self.folder.path()) };
         Engine::start(self.log.clone(), self.modules.clone(), self.keeper.clone(), options).unwrap()
     }
 
-    fn control(&self, control: Control) {
+    pub fn control(&self, control: Control) {
         let record = Record::Control(Box::new(control));
         let records = (0..self.log.partitions()).map(|id| (PartitionId(id), record.clone())).collect();
         drop(self.log.append(Append::Records(records)).unwrap());
     }
 
-    fn devices(&self, ids: &[&str]) {
+    pub fn devices(&self, ids: &[&str]) {
         let devices = ids.iter().map(|id| device(id, "press")).collect();
         self.control(Control::DevicesPut { devices, by: Actor::default() });
     }
 
-    fn put(&self, record: Record) -> Position {
+    pub fn put(&self, record: Record) -> Position {
         self.log.put(PartitionId(0), [record])[0]
     }
 }
 
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain until {what}");

@@ -8,4 +8,5 @@ mod engine;
 mod poison;
 mod semantics;
 mod swap;
+mod versions;
 mod world;

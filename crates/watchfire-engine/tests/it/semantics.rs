@@ -662,7 +662,8 @@ fn state_is_migrated_and_a_rollback_restores_what_was_before_the_swap() {
     world.readings(&[(1, 3, 20.0)]);
     // No path, no swap.
     world.deploy(rule("r", none, json!({})), 3);
-    assert_eq!(activations(&world).last().unwrap(), "r 3: the module does not migrate state");
+    let refused = "r 3: migrate, slot 0, 2 devices from a to b: the module does not migrate state";
+    assert_eq!(activations(&world).last().unwrap(), refused);
     world.readings(&[(0, 4, 1.0)]);
     assert!(count_of(&world, &[22, 0]));
     world.put(Record::CheckpointMark);
@@ -673,6 +674,7 @@ fn state_is_migrated_and_a_rollback_restores_what_was_before_the_swap() {
         to: 1,
         version: 3,
         spec: Some(Box::new(spec)),
+        state: Default::default(),
         by: Actor::default(),
     });
     assert!(count_of(&world, &[2]) && !count_of(&world, &[22, 0]));
@@ -713,6 +715,7 @@ fn a_version_that_was_refused_elsewhere_goes_back_under_its_old_number() {
         to,
         version: 0,
         spec: spec.map(Box::new),
+        state: Default::default(),
         by: Actor::default(),
     };
     world.deploy(rule("r", one, json!({})), 1);

@@ -10,7 +10,7 @@ use crate::world::*;
 
 const A: DeviceHandle = DeviceHandle(0);
 
-fn back(spec: &RuleSpec, from: RuleVersion, to: RuleVersion, version: RuleVersion) -> Control {
+pub fn back(spec: &RuleSpec, from: RuleVersion, to: RuleVersion, version: RuleVersion) -> Control {
     let spec = Some(Box::new(spec.clone()));
     Control::RuleRolledBack {
         name: spec.as_ref().unwrap().name.clone(),
@@ -18,6 +18,7 @@ fn back(spec: &RuleSpec, from: RuleVersion, to: RuleVersion, version: RuleVersio
         to,
         version,
         spec,
+        state: Default::default(),
         by: Actor::default(),
     }
 }
@@ -28,7 +29,7 @@ fn paused(name: &str, paused: bool) -> Control {
 }
 
 /// The same from the start, and from each checkpoint.
-fn check_replay(world: &World) {
+pub fn check_replay(world: &World) {
     let starts = world.checkpoints.iter().map(|(_, _, pairs)| vec![pairs.clone()]);
     for saved in std::iter::once(Vec::new()).chain(starts) {
         let mut again = World::over(world.log.copy(), world.modules.clone(), &saved);

@@ -12,7 +12,8 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::client::{Client, ClientError, read_file, segment};
-use super::rule::{Found, find, plan, show_plan, works};
+use super::plan::{print_plan, refusal};
+use super::rule::{Found, find, plan, works};
 use super::table::Output;
 
 /// How to apply a folder.
@@ -20,9 +21,12 @@ use super::table::Output;
 pub struct Apply {
     /// The folder
     folder: PathBuf,
-    /// Only show the difference
+    /// Only show what would change
     #[arg(long)]
     dry_run: bool,
+    /// Why; kept with each version
+    #[arg(long)]
+    reason: Option<String>,
     /// Remove rules that have no file
     #[arg(long)]
     prune: bool,
@@ -39,22 +43,33 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
         .collect();
     // Everything is checked before anything is changed: a broken file leaves the server as it is.
     let works = works()?;
-    let (mut changes, mut uploads) = (Vec::new(), Vec::new());
+    let (mut changes, mut uploads, mut plans) = (Vec::new(), Vec::new(), Vec::new());
+    let mut refused = Ok(());
     for (name, body) in &mut rules {
         let reference = body["module"].as_str().unwrap_or_default().to_string();
         let module = find(&reference, client, output, &works).await?;
         body["module"] = module.digest();
-        let answer = plan(name, body, &module, client, &works).await?;
-        if !output.is_json() {
-            show_plan(name, &answer, output);
+        if let Some(reason) = &command.reason {
+            body["reason"] = reason.as_str().into();
         }
+        let answer = plan(name, body, &module, client, output).await?;
+        if !output.is_json() {
+            print_plan(name, &answer, output);
+        }
+        // All of them are looked at, so that all that is wrong is said at once.
+        refused = refused.and(refusal(name, &answer));
         if answer["change"] != "none" {
             changes.push(name.clone());
         }
         if matches!(module, Found::Here(..)) {
-            uploads.push((name.clone(), module));
+            uploads.push(module);
         }
+        plans.push(serde_json::json!({"rule": name, "plan": answer}));
     }
+    if refused.is_err() && output.is_json() {
+        output.document(&serde_json::json!({"plans": plans}));
+    }
+    refused?;
     if !output.is_json() {
         for name in &surplus {
             let fate = if command.prune { "remove" } else { "has no file (--prune removes it)" };
@@ -62,11 +77,8 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
         }
     }
     if !command.dry_run {
-        // What only a server can check of a new module is checked once it has it, and still before any rule changes.
-        for (name, module) in &uploads {
+        for module in &uploads {
             module.upload(client, output).await?;
-            let path = format!("/rules/{}?dry_run=true", segment(name));
-            client.call(Method::PUT, &path, rules.get(name)).await?;
         }
         for name in &changes {
             client.call(Method::PUT, &format!("/rules/{}?wait=true", segment(name)), rules.get(name)).await?;
@@ -75,7 +87,9 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
             client.call(Method::DELETE, &format!("/rules/{}", segment(name)), None).await?;
         }
     }
-    let document = serde_json::json!({"changed": changes, "surplus": surplus, "dry_run": command.dry_run});
+    let document = serde_json::json!({
+        "changed": changes, "surplus": surplus, "dry_run": command.dry_run, "plans": plans,
+    });
     let verb = if command.dry_run { "would change" } else { "changed" };
     output.done(
         &format!("{} rules {verb}, {} as they were", changes.len(), rules.len() - changes.len()),

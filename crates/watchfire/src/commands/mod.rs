@@ -9,6 +9,7 @@ mod apply;
 mod client;
 mod device;
 mod other;
+mod plan;
 mod rule;
 mod table;
 

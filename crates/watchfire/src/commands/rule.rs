@@ -6,12 +6,11 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use watchfire_api::contract::{ModuleInfo, ModuleWorks as _};
-use watchfire_api::control::{RuleRequest, draft};
-use watchfire_api::difference::differences;
 use watchfire_host::{Host, HostOptions};
 use watchfire_model::Digest;
 
 use super::client::{Client, ClientError, explain, read_file, segment};
+use super::plan::{show_difference, show_plan};
 use super::table::Output;
 use crate::adapters::HostAdapter;
 
@@ -32,21 +31,33 @@ pub enum RuleCommand {
         /// Its name
         name: String,
     },
-    /// List the versions of a rule
+    /// List the versions of a rule, or compare two of them
     Versions {
         /// Its name
         name: String,
+        /// What differs between two versions; of one, from the version before it
+        #[arg(long, value_name = "VERSION", num_args = 1..=2)]
+        diff: Vec<u32>,
     },
-    /// Go back to an earlier version
+    /// Go back to an earlier version, and to the state from when it was left
     Rollback {
         /// Its name
         name: String,
         /// The version; without it, the one before the present
         #[arg(long)]
         to: Option<u32>,
-        /// Why
+        /// Go on with the state as it is now
+        #[arg(long)]
+        keep_state: bool,
+        /// Begin without state
+        #[arg(long, conflicts_with = "keep_state")]
+        discard_state: bool,
+        /// Why; kept with the version
         #[arg(long)]
         reason: Option<String>,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
         /// Wait until every partition swapped
         #[arg(long)]
         wait: bool,
@@ -149,15 +160,45 @@ pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -
             );
         }
         RuleCommand::Show { name } => output.document(&client.get(&path(&name), &[]).await?),
-        RuleCommand::Versions { name } => {
+        RuleCommand::Versions { name, diff } if diff.is_empty() => {
             let items = client.list(&format!("{}/versions", path(&name)), Vec::new(), usize::MAX).await?;
-            output.list(&items, &["version", "state", "module", "by", "at", "reason", "refusal"]);
+            output.list(
+                &items,
+                &[
+                    "version",
+                    "state",
+                    "module",
+                    "restores",
+                    "by",
+                    "at",
+                    "state_kept_as_of",
+                    "reason",
+                    "refusal",
+                ],
+            );
         }
-        RuleCommand::Rollback { name, to, reason, wait } => {
-            let body = json!({"to": to, "reason": reason});
-            let path = format!("{}/rollback?wait={wait}", path(&name));
+        RuleCommand::Versions { name, diff } => {
+            let query: Vec<_> = match diff[..] {
+                [from, to, ..] => vec![("from", from.to_string()), ("to", to.to_string())],
+                _ => diff.iter().map(|to| ("to", to.to_string())).collect(),
+            };
+            let answer = client.get(&format!("{}/difference", path(&name)), &query).await?;
+            if output.is_json() {
+                output.document(&answer);
+            } else {
+                show_difference(&name, &answer, output);
+            }
+        }
+        RuleCommand::Rollback { name, to, keep_state, discard_state, reason, dry_run, wait } => {
+            let body = json!({
+                "to": to, "keep_state": keep_state, "discard_state": discard_state, "reason": reason,
+            });
+            let path = format!("{}/rollback?wait={wait}&dry_run={dry_run}", path(&name));
             let answer = client.call(Method::POST, &path, Some(&body)).await?;
-            output.done(&format!("rule {name}: version {} ({})", answer["version"], word(&answer)), &answer);
+            if dry_run {
+                return show_plan(&name, &answer, output);
+            }
+            output.done(&done(&name, &answer), &answer);
         }
         RuleCommand::Pause { name } => {
             let answer = client.call(Method::POST, &format!("{}/pause", path(&name)), None).await?;
@@ -182,8 +223,14 @@ pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -
     Ok(())
 }
 
-fn word(answer: &Value) -> &str {
-    answer["state"].as_str().unwrap_or("pending")
+/// What was done, and what the rule goes on with.
+fn done(name: &str, answer: &Value) -> String {
+    let state = answer["state"].as_str().unwrap_or("pending");
+    let done = format!("rule {name}: version {} ({state})", answer["version"]);
+    match answer["goes_on_with"]["text"].as_str() {
+        Some(text) => format!("{done}; {text}"),
+        None => done,
+    }
 }
 
 /// A module that a rule is to run.
@@ -262,28 +309,23 @@ pub(super) fn works() -> Result<HostAdapter, ClientError> {
     Ok(HostAdapter(host))
 }
 
-/// What a deployment would change; changes nothing. The server says so itself where it has the module.
+/// What a deployment would change; changes nothing. A module that the server does not have it only looks at.
 pub(super) async fn plan(
     name: &str,
     body: &Value,
     module: &Found,
     client: &Client,
-    works: &HostAdapter,
+    output: Output,
 ) -> Result<Value, ClientError> {
-    let path = format!("/rules/{}", segment(name));
-    let Found::Here(info, _) = module else {
-        return client.call(Method::PUT, &format!("{path}?dry_run=true"), Some(body)).await;
+    let path = format!("/rules/{}?dry_run=true", segment(name));
+    let Found::Here(info, bytes) = module else {
+        return client.call(Method::PUT, &path, Some(body)).await;
     };
-    let wrong = |what: String| ClientError::Failed(format!("rule {name}: {what}"));
-    let request: RuleRequest =
-        serde_json::from_value(body.clone()).map_err(|error| wrong(error.to_string()))?;
-    let spec = draft(name, request, info, works).map_err(|error| wrong(explain(&error)))?;
-    let mut running = client.find(&path).await?.unwrap_or_default();
-    let (from, to) = (running["spec"].take(), json!(spec));
-    let change = if from.is_null() { "create" } else { "update" };
-    let nothing = Value::Object(Map::new());
-    let differences = differences(if from.is_null() { &nothing } else { &from }, &to);
-    Ok(json!({"change": change, "differences": differences, "spec": to, "upload": info.digest}))
+    output.progress(&format!("sending {} bytes, to be looked at", bytes.len()));
+    client.upload("/modules?dry_run=true", "application/wasm", bytes.clone()).await?;
+    let mut answer = client.call(Method::PUT, &path, Some(body)).await?;
+    answer["upload"] = json!(info.digest);
+    Ok(answer)
 }
 
 async fn deploy(command: Deploy, client: &Client, output: Output) -> Result<(), ClientError> {
@@ -297,18 +339,13 @@ async fn deploy(command: Deploy, client: &Client, output: Output) -> Result<(), 
     let spec = running.map(|mut rule| rule["spec"].take()).unwrap_or_default();
     let body = request(&command, &module, spec)?;
     if command.dry_run {
-        let answer = plan(&name, &body, &module, client, &works).await?;
-        if output.is_json() {
-            output.document(&answer);
-        } else {
-            show_plan(&name, &answer, output);
-        }
-        return Ok(());
+        let answer = plan(&name, &body, &module, client, output).await?;
+        return show_plan(&name, &answer, output);
     }
     module.upload(client, output).await?;
     let path = format!("/rules/{}?wait={}", segment(&name), command.wait);
     let answer = client.call(Method::PUT, &path, Some(&body)).await?;
-    output.done(&format!("rule {name}: version {} ({})", answer["version"], word(&answer)), &answer);
+    output.done(&done(&name, &answer), &answer);
     Ok(())
 }
 
@@ -341,23 +378,6 @@ fn request(command: &Deploy, module: &Found, spec: Value) -> Result<Value, Clien
         }
     }
     Ok(body)
-}
-
-/// Prints what would become of a rule.
-pub(super) fn show_plan(name: &str, answer: &Value, output: Output) {
-    output.line(&format!("rule {name}: {}", answer["change"].as_str().unwrap_or("none")));
-    if let Some(digest) = answer["upload"].as_str() {
-        output.line(&format!("  the module {digest} is not on the server yet"));
-    }
-    show_differences(answer, output);
-}
-
-/// Prints what would change.
-fn show_differences(answer: &Value, output: Output) {
-    for difference in answer["differences"].as_array().into_iter().flatten() {
-        let path = difference["path"].as_str().unwrap_or("");
-        output.line(&format!("  {path}: {} -> {}", difference["from"], difference["to"]));
-    }
 }
 
 fn selector(pairs: &[(String, String)]) -> Result<Value, ClientError> {

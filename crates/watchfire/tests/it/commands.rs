@@ -19,16 +19,16 @@ use crate::receiver::Receiver;
 use crate::{PATIENCE, call, hot, rules, wait_for};
 
 /// A server in this process, and the commands against it.
-struct Setup {
-    server: Server,
+pub struct Setup {
+    pub server: Server,
     receiver: Receiver,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     token: Mutex<Option<String>>,
 }
 
 impl Setup {
     /// Without any module: what is there was brought by a command.
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let (receiver, hook) = Receiver::start().await;
@@ -42,7 +42,7 @@ impl Setup {
         Self { server, receiver, folder, token: Mutex::default() }
     }
 
-    fn http(&self) -> SocketAddr {
+    pub fn http(&self) -> SocketAddr {
         self.server.addresses.http
     }
 
@@ -55,25 +55,25 @@ impl Setup {
         command
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// What the command says to people.
-    fn says(&self, arguments: &[&str]) -> String {
+    pub fn says(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// What the command says to programs.
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         let said = self.says(&[arguments, &["--json"]].concat());
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
     }
 
     /// The command ends with this code and says so.
-    fn fails(&self, arguments: &[&str], code: i32, expected: &str) {
+    pub fn fails(&self, arguments: &[&str], code: i32, expected: &str) {
         let output = self.output(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
@@ -89,7 +89,7 @@ fn threshold() -> PathBuf {
     rules().join("threshold.wasm")
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -132,7 +132,7 @@ async fn a_rule_is_deployed_changed_and_taken_back() {
     let paths: Vec<_> =
         planned["differences"].as_array().unwrap().iter().map(|d| d["path"].clone()).collect();
     assert_eq!(paths, ["/condition/latched", "/parameters/high"], "{planned}");
-    assert!(setup.says(&[&again[..], &["--dry-run"]].concat()).contains("/parameters/high: 80"));
+    assert!(setup.says(&[&again[..], &["--dry-run"]].concat()).contains("high: 80 -> 90"));
     assert_eq!(setup.json(&again)["version"], 2);
     let spec = setup.json(&["rule", "show", "hot"])["spec"].clone();
     assert_eq!(spec["select"], json!({"type": ["press"]}));

@@ -14,6 +14,7 @@ mod gateways;
 mod kafka;
 mod letters;
 mod mqtt;
+mod operations;
 mod readme;
 mod receiver;
 mod recorded;
@@ -21,6 +22,7 @@ mod reload;
 mod rule_test;
 mod server;
 mod sinks;
+mod versions;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

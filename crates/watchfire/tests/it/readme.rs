@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::binary::watchfire;
@@ -19,8 +20,11 @@ const XTASK: &str = include_str!("../../../../xtask/src/main.rs");
 /// The first build of a rule project is among it.
 const PATIENCE: Duration = Duration::from_secs(400);
 
+/// Held by tests that take the ports that documents name.
+pub static PORTS: Mutex<()> = Mutex::new(());
+
 /// The blocks of a language, in order.
-fn blocks(text: &str, language: &str) -> Vec<String> {
+pub fn blocks(text: &str, language: &str) -> Vec<String> {
     let (mut blocks, mut block) = (Vec::new(), None::<String>);
     for line in text.lines() {
         match &mut block {
@@ -126,6 +130,7 @@ fn each_command_of_the_readme_does_what_it_says() {
         let command = line.split(' ').nth(2).unwrap();
         assert!(XTASK.contains(&format!("\"{command}\" =>")), "there is no {line:?}");
     }
+    let _ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
     for port in [8080, 1883] {
         if let Err(error) = TcpListener::bind(("127.0.0.1", port)) {
             return watchfire_services::skip(
