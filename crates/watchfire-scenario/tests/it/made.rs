@@ -50,8 +50,8 @@ fn single_rows_are_looked_at_with_a_tolerance() {
     passes(publishes(), &format!("{NOISE}samples:{samples}"));
     let exact = format!("{NOISE}samples:\n  - {{ at: 10s, device: a, metrics: {{ double: 40 }}, tolerance: 0.001 }}\n");
     fails(publishes(), &exact, &["expected   10s  a { double: 40 } ± 0.001  (line 9)\n  published  10s  a { double: "]);
-    let late = format!("{NOISE}samples:\n  - {{ at: 1500s, within: 1m, device: a, metrics: {{ double: 40 }} }}\n");
-    fails(publishes(), &late, &["expected   1500s to 1560s  a { double: 40 }  (line 9)\n  published  nothing"]);
+    let late = format!("{NOISE}samples:\n  - {{ at: 1501s, within: 1m, device: a, metrics: {{ double: 40 }} }}\n");
+    fails(publishes(), &late, &["expected   1501s to 1561s  a { double: 40 }  (line 9)\n  published  nothing"]);
 }
 
 #[test]
