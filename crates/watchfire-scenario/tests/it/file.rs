@@ -42,7 +42,7 @@ fn mistakes_of_meaning_are_told_with_their_line() {
     );
     check(&steps("  - { at: 2s, measured: 1s }"), "there are none");
     check(&steps("  - { at: 2s, readings: { a: {} } }"), "at least one metric");
-    check(&steps("  - { at: 2s, readings: { a: { x: { from: 1, to: 2 } } } }"), "need a series");
+    check(&steps("  - { at: 2s, readings: { a: { x: { from: 1, to: 2 } } } }"), "needs a series");
     check(&steps("  - { at: 2s, readings: { a: { x: .nan } } }"), "finite");
     check(&steps("  - { at: 2s, readings: { a/b: { x: 1 } } }"), "device id contains '/'");
     check(&steps("  - { at: 2s, delete: [ a ] }"), "is deleted and not registered then");
