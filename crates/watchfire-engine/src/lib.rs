@@ -4,7 +4,9 @@
 //! [`Partition`] is all of its logic, a plain value that is given records in order; [`Engine`] drives
 //! partitions with threads, releases what came of records in their order, and takes checkpoints.
 
+mod breaker;
 mod bytes;
+mod catch_up;
 mod checkpoint;
 mod cron;
 mod cycle;
@@ -29,5 +31,5 @@ pub use error::EngineError;
 pub use lookahead::Lookahead;
 pub use partition::{Capture, Image, Output, Partition, PartitionSetup};
 pub use status::{
-    DeviceState, EngineStatus, PartitionStatus, RuleEvent, RuleEventKind, RuleStats, RuleStatus,
+    BreakerStatus, DeviceState, EngineStatus, PartitionStatus, RuleEvent, RuleEventKind, RuleStats, RuleStatus,
 };

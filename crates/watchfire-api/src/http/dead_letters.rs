@@ -246,7 +246,7 @@ async fn redo(
     };
     let (rule, stream, by) = (rule.to_string(), stream.into(), caller.actor(None));
     let batch = Arc::new(batch.finish());
-    let positions = state.control.redo(Redo { rule, stream, failed, by, batch }).await?;
+    let positions = state.control.redo(Redo { rule, stream, failed, missed: None, by, batch }).await?;
     Ok((ReplayAnswer { id: letter.id.clone(), outcome: "redo", accepted: None, positions }, upto))
 }
 

@@ -77,6 +77,7 @@ fn skipped(offset: Offset, callback: &str, rows: Vec<u32>) -> Record {
         callback: 0,
         callback_name: callback.into(),
         rows,
+        rows_at: None,
         kind: FailureKind::Refused,
         reason: "divided by zero".into(),
         state_before: Vec::new(),

@@ -9,10 +9,13 @@ use watchfire_model::call::{
     CallFailure, DeviceSet, FailureKind, Instance, Module, Setup, Silence, Subscription,
 };
 use watchfire_model::state::Blobs;
-use watchfire_model::{Control, DeviceHandle, DeviceSpec, KeyedState, PartitionId, RuleSpec, RuleVersion};
+use watchfire_model::{
+    Control, DeviceHandle, DeviceSpec, KeyedState, OnRecovery, PartitionId, RuleSpec, RuleVersion,
+};
 
 use super::call::load_failure;
 use super::{Here, Output, Partition, search};
+use crate::breaker::{Tail, Window};
 use crate::cron::Cron;
 use crate::due::{Due, Kind};
 use crate::rule::{Dirty, Rule, RuleId, RunningSchedule, Snapshot};
@@ -51,6 +54,8 @@ impl Partition {
             Control::RulePaused { name, .. } => self.pause(here, name, true),
             Control::RuleResumed { name, .. } => self.pause(here, name, false),
             Control::RuleRemoved { name, .. } => self.remove_rule(here, name, out),
+            Control::RuleCatchUp { name, .. } => self.choose(here, name, OnRecovery::CatchUp),
+            Control::RuleMissedSkipped { name, .. } => self.choose(here, name, OnRecovery::Skip),
             Control::ConditionCleared { rule, device, key, force, .. } => {
                 self.clear_condition(here, rule, device, key, *force, out);
             }
@@ -270,6 +275,7 @@ impl Partition {
                     instance: None,
                     subscription: Subscription::default(),
                     paused: false,
+                    outage: None,
                     stream: usize::MAX,
                     group: 0,
                     state: KeyedState::new(),
@@ -284,6 +290,10 @@ impl Partition {
                     credit: search::CREDIT,
                     dirty: Dirty::ALL,
                     stats: RuleStats::default(),
+                    wasted: 0,
+                    window: Window::default(),
+                    tail: Tail::default(),
+                    trying: false,
                 })));
                 self.rule_ids.insert(name, id);
                 id
@@ -301,6 +311,7 @@ impl Partition {
                 }));
             }
             let before = existed.then(|| partition.unwire(rule));
+            let other_stream = existed && rule.stream != stream;
             if let Some(state) = prepared.state {
                 rule.state = state;
             }
@@ -345,6 +356,7 @@ impl Partition {
                 partition.restore(here, rule, snapshot.conditions, out);
             }
             partition.wire(here.time, rule);
+            partition.repaired(here, rule, other_stream);
             partition.event(here, rule, here.time, || RuleEventKind::Activated);
         });
     }
@@ -382,7 +394,7 @@ impl Partition {
                 }
             }
         }
-        if rule.paused {
+        if rule.stands() {
             return;
         }
         for (key, timer) in &rule.timers {
@@ -487,40 +499,6 @@ impl Partition {
         }
         self.reconcile(here, rule, conditions, out);
         rule.state.mark_all_dirty();
-    }
-
-    /// A rule that is paused is not called, and nothing goes on in it: timers and silence wait until it is
-    /// resumed, delays of conditions begin anew then, since nobody looked meanwhile, and schedules that were missed
-    /// are.
-    fn pause(&mut self, here: Here, name: &str, paused: bool) {
-        let Some(&id) = self.rule_ids.get(name) else { return };
-        self.with_rule(id, |partition, rule| {
-            if std::mem::replace(&mut rule.paused, paused) == paused {
-                return;
-            }
-            rule.dirty.head = true;
-            if paused {
-                partition.due.remove_rule(rule.id);
-                rule.delays.clear();
-                return;
-            }
-            for schedule in &mut rule.schedules {
-                schedule.next = schedule.cron.next_after(here.time);
-            }
-            for timer in rule.timers.values_mut() {
-                timer.due = timer.due.max(watchfire_model::Timestamp(here.time.0.saturating_add(1)));
-            }
-            for (device, conditions) in &mut rule.conditions {
-                let Some(track) = partition.streams[rule.stream].tracks.get(device.0 as usize) else {
-                    continue;
-                };
-                for (_, condition) in conditions {
-                    condition.begin_delay_anew(track.clock_at(here.time));
-                }
-            }
-            (rule.dirty.timers, rule.dirty.conditions) = (true, true);
-            partition.wire(here.time, rule);
-        });
     }
 
     fn remove_rule(&mut self, here: Here, name: &str, out: &mut Vec<Output>) {

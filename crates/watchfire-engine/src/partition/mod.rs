@@ -2,6 +2,7 @@
 //! order and says what came of each; whoever drives it releases that in the same order.
 
 mod alerts;
+mod breaker;
 mod call;
 mod control;
 mod dues;
@@ -30,6 +31,8 @@ use crate::rule::{Rule, RuleId};
 use crate::status::{DeviceState, PartitionStatus, RuleEvent, RuleEventKind, RuleStatus};
 use crate::stream::{REPORTED, Stream};
 
+pub(crate) use breaker::{Behind, Kept};
+pub(crate) use output::copy_row;
 pub use persist::{Capture, Image};
 
 use values::LastValues;
@@ -195,6 +198,7 @@ impl Partition {
             Record::Readings { stream, batch, .. } => self.readings(here, stream, batch, out),
             Record::Control(control) => self.control(here, control, out),
             Record::Redo(redo) => self.redo(here, redo, out),
+            Record::Breaker(breaker) => self.breaker_changed(here, breaker),
             Record::CheckpointMark => self.discard_instances(),
             Record::Rejects(_)
             | Record::Tick
@@ -238,7 +242,7 @@ impl Partition {
             let rules = self.streams[place].dated.get(&device).cloned().unwrap_or_default();
             for rule in rules {
                 self.with_rule(rule, |partition, rule| {
-                    if !rule.paused {
+                    if !rule.stands() {
                         partition.advance(here, rule, device, Some(batch), here.time, out);
                     }
                 });
@@ -278,6 +282,7 @@ impl Partition {
     fn discard_instances(&mut self) {
         for rule in self.rules.iter_mut().flatten() {
             rule.instance = None;
+            rule.tail.begin(self.next + 1);
             let stream = &self.streams[rule.stream];
             let devices: Vec<_> = rule.conditions.keys().copied().collect();
             let before: usize = rule.conditions.values().map(Vec::len).sum();
@@ -364,6 +369,7 @@ impl Partition {
             status.versions.insert(self.setup.id, rule.version);
             status.module = Some(rule.spec.module);
             status.paused = rule.paused;
+            status.breakers.extend(self.breaker_status(rule).map(|breaker| (self.setup.id, breaker)));
             status.state_bytes += rule.state.bytes();
             status.memory += rule.instance.as_ref().map_or(0, |instance| instance.memory());
             status.devices += self.streams[rule.stream].selections.devices(rule.group).len() as u64;
