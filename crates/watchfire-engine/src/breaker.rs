@@ -63,7 +63,9 @@ impl Window {
         let seconds = spent as f64 / 1e9;
         let costly = sum(|p| p.costly);
         if costly >= LEAST_FAILURES && seconds >= options.time * span.as_secs_f64() {
-            return Some(format!("calls that failed, in {costly} callbacks, took {seconds:.1} s of the last {span}"));
+            return Some(format!(
+                "calls that failed, in {costly} callbacks, took {seconds:.1} s of the last {span}"
+            ));
         }
         None
     }

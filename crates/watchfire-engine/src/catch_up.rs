@@ -49,6 +49,14 @@ pub(crate) fn run(log: &dyn Log, wanted: &Receiver<Wanted>) {
     }
 }
 
+/// Appends the next slice of each rule of a partition that catches up. The engine does it by itself: this is for who
+/// drives a partition by hand.
+pub fn append_missed(log: &dyn Log, partition: &Partition) -> Result<usize, LogError> {
+    let behind = partition.behind();
+    behind.iter().try_for_each(|behind| append(log, partition.id(), behind))?;
+    Ok(behind.len())
+}
+
 fn append(log: &dyn Log, partition: PartitionId, behind: &Behind) -> Result<(), LogError> {
     let sees = |metric: &str| {
         behind.metrics.is_empty() || behind.metrics.iter().any(|pattern| metric_matches(pattern, metric))

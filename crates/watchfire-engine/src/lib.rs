@@ -23,6 +23,7 @@ mod shard;
 mod status;
 mod stream;
 
+pub use catch_up::append_missed;
 pub use checkpoint::Checkpoint;
 pub use cron::{Cron, CronError};
 pub use cycle::{CycleError, check_streams};
@@ -31,5 +32,6 @@ pub use error::EngineError;
 pub use lookahead::Lookahead;
 pub use partition::{Capture, Image, Output, Partition, PartitionSetup};
 pub use status::{
-    BreakerStatus, DeviceState, EngineStatus, PartitionStatus, RuleEvent, RuleEventKind, RuleStats, RuleStatus,
+    BreakerStatus, DeviceState, EngineStatus, PartitionStatus, RuleEvent, RuleEventKind, RuleStats,
+    RuleStatus,
 };

@@ -276,6 +276,8 @@ impl Shard {
             all.lag.get_or_create(&[("partition", id.to_string())]).set(lag as i64);
             if lane.partition.next_offset() >= lane.live_from {
                 lane.outages.look(&lane.partition, &*self.log);
+            } else {
+                lane.outages.keep(&lane.partition);
             }
             for (name, stats) in lane.partition.rule_stats() {
                 let before = lane.published.get(&*name);

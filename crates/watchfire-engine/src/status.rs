@@ -150,6 +150,8 @@ pub struct RuleStatus {
 pub struct PartitionStatus {
     /// The offset that is evaluated next.
     pub next: Offset,
+    /// Records below were there when the process began: they are replayed.
+    pub live_from: Offset,
     /// The offset behind the last record of the log.
     pub end: Offset,
     /// The offset that the last checkpoint goes on from.

@@ -10,8 +10,8 @@ use watchfire_model::alert::{Detail, ResolveReason};
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::Module;
 use watchfire_model::{
-    Actor, Batch, BatchBuilder, BreakerOptions, Control, Epoch, PartitionId, Position, READINGS, RuleSpec, Severity,
-    Timestamp, Transition, TransitionKind, Value, Values,
+    Actor, Batch, BatchBuilder, BreakerOptions, Control, Epoch, PartitionId, Position, READINGS, RuleSpec,
+    Severity, Timestamp, Transition, TransitionKind, Value, Values,
 };
 
 use crate::case::{Case, Kind, Row, What};

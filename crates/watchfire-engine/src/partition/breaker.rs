@@ -79,13 +79,7 @@ impl Partition {
     }
 
     /// Rows that a rule does not see because it is out, or not yet because it catches up.
-    pub(super) fn missed(
-        &mut self,
-        here: Here,
-        rule: &mut Rule,
-        callback: Callback,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn missed(&mut self, here: Here, rule: &mut Rule, callback: Callback, out: &mut Vec<Output>) {
         // Nothing else is due in a rule that stands.
         let (Callback::Batch(rows), Some(outage)) = (callback, &mut rule.outage) else { return };
         outage.missed.note(here.position.offset, rows.len());
@@ -330,9 +324,8 @@ impl Partition {
 
     /// What the log has to keep for rules that are out or catch up.
     pub(crate) fn kept(&self) -> Vec<Kept> {
-        let of = |rule: &Rule| {
-            Some(Kept { rule: rule.name.clone(), from: rule.outage.as_ref()?.missed.from? })
-        };
+        let of =
+            |rule: &Rule| Some(Kept { rule: rule.name.clone(), from: rule.outage.as_ref()?.missed.from? });
         self.rules.iter().flatten().filter_map(|rule| of(rule)).collect()
     }
 

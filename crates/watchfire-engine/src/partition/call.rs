@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use watchfire_log::{Breaker, BreakerChange, Record};
 use watchfire_log::record::{Skipped, StateBefore};
+use watchfire_log::{Breaker, BreakerChange, Record};
 use watchfire_model::call::{
     CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, Timer, TimerEffect,
 };
@@ -105,7 +105,9 @@ impl Partition {
             rule.stats.last_failure = Some(last.reason.clone());
             rule.instance = None;
             // Rows that were at fault were left out, and the others evaluated.
-            let Some(rows) = call.rows.as_ref().and_then(|rows| without(rows, known)) else { return Made::Nothing };
+            let Some(rows) = call.rows.as_ref().and_then(|rows| without(rows, known)) else {
+                return Made::Nothing;
+            };
             call.rows = Some(rows.clone());
             callback = Callback::Batch(rows);
         }

@@ -354,7 +354,8 @@ impl Partition {
 
     /// Where it stands. Who drives it adds what it does not know: the end of the log, the checkpoint.
     pub fn status(&self) -> PartitionStatus {
-        PartitionStatus { next: self.next, time: self.time, ..PartitionStatus::default() }
+        let (next, live_from, time) = (self.next, self.live_from, self.time);
+        PartitionStatus { next, live_from, time, ..PartitionStatus::default() }
     }
 
     /// The numbers of each rule.

@@ -7,7 +7,9 @@ use watchfire_log::{Origin, Record};
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::{Effects, EmittedReading, Rows};
 use watchfire_model::rule::metric_matches;
-use watchfire_model::{Batch, BatchBuilder, Column, DeviceHandle, PartitionId, RuleSpec, Timestamp, Value, Values};
+use watchfire_model::{
+    Batch, BatchBuilder, Column, DeviceHandle, PartitionId, RuleSpec, Timestamp, Value, Values,
+};
 use watchfire_telemetry::metrics;
 
 use super::call::Call;
@@ -163,7 +165,11 @@ pub(crate) fn copy_row(
         pass(builder, column, row);
         has |= builder.values_of_row() > before && seen(&column.metric);
     }
-    if has { builder.commit() } else { builder.abort() }
+    if has {
+        builder.commit()
+    } else {
+        builder.abort()
+    }
     has
 }
 

@@ -165,7 +165,8 @@ impl Partition {
         limits: Limits,
         replay: bool,
     ) -> (Result<(), CallFailure>, u64) {
-        let setup = Setup { rule: rule.name.to_string(), parameters: rule.parameters.clone(), limits, replay };
+        let setup =
+            Setup { rule: rule.name.to_string(), parameters: rule.parameters.clone(), limits, replay };
         // A fresh one each time: what a try leaves in the memory of an instance never happened.
         let module = rule.module.clone().map_or_else(|| self.setup.modules.get(rule.spec.module), Ok);
         let mut instance = match module.and_then(|module| module.start(&setup)) {

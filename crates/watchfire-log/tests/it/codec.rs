@@ -6,9 +6,7 @@ use watchfire_log::codec::record::{decode, encode, kind};
 use watchfire_log::record::{GapReason, Origin, Record, Skipped};
 use watchfire_log::{Append, Breaker, BreakerChange, Consumed, MissedRange, Redo, Reject};
 use watchfire_model::call::FailureKind;
-use watchfire_model::{
-    Actor, BatchBuilder, DeviceHandle, Duration, Epoch, PartitionId, Position, Timestamp,
-};
+use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Duration, Epoch, PartitionId, Position, Timestamp};
 
 use crate::help;
 

@@ -11,6 +11,7 @@ mod device;
 mod other;
 mod rule;
 mod table;
+mod top;
 
 use std::io::Write as _;
 use std::path::PathBuf;
