@@ -73,7 +73,9 @@ fn record() -> impl Strategy<Value = Record> {
         Record::Redo(Box::new(Redo { rule, stream, failed, missed, by, batch }))
     });
     let breaker = (any::<u64>(), ".{0,20}", 0..4).prop_map(|(offset, rule, change)| {
-        let (kind, reason, wait) = (FailureKind::Time, rule.clone(), Duration(offset));
+        // A wait is a day at most.
+        let wait = Duration(offset % 86_400_000_001);
+        let (kind, reason) = (FailureKind::Time, rule.clone());
         let change = match change {
             0 => BreakerChange::Opened { offset, callback: 3, why: "half".into(), kind, reason, wait },
             1 => BreakerChange::StaysOpen { kind, reason, wait },
