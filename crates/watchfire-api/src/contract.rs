@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use watchfire_model::call::Manifest;
-use watchfire_model::{DeviceHandle, Digest, Limits, RuleVersion, Timestamp, Value};
+use watchfire_model::{DeviceHandle, Digest, Limits, OnRecovery, RuleVersion, Timestamp, Value};
 
 /// A boxed future: these traits are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -148,6 +148,64 @@ pub struct RuleHealth {
     /// What its latest failed call said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
+    /// Bytes of linear memory of its instances.
+    pub memory: u64,
+    /// `closed`, `open` (it is out of a partition at least) or `catching-up`.
+    pub breaker: BreakerState,
+    /// The partitions that it is out of, or behind in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outages: Vec<Outage>,
+}
+
+/// How the breaker of a rule stands: that of the partition that is worst off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// It is called.
+    #[default]
+    Closed,
+    /// It passes again, and is given what it missed before it goes on.
+    CatchingUp,
+    /// It is not called, because it kept failing.
+    Open,
+}
+
+/// A rule that is out of a partition, or behind because it was.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Outage {
+    /// The partition.
+    pub partition: u16,
+    /// `open` or `catching-up`.
+    pub breaker: BreakerState,
+    /// When the breaker opened, by the time of the log.
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+    /// How much failed.
+    pub why: String,
+    /// What the last call or try that failed said.
+    pub reason: String,
+    /// With `open`: when it is tried again, with the next rows that it would be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub retry_at: Option<Timestamp>,
+    /// Tries that failed.
+    pub tries: u32,
+    /// What it has not seen begins at this offset; missing: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed_from: Option<u64>,
+    /// ... and ends before this one.
+    pub missed_upto: u64,
+    /// Records with rows for it since the breaker opened.
+    pub missed_records: u64,
+    /// Rows of them.
+    pub missed_rows: u64,
+    /// Rows that it was given since.
+    pub caught_up_rows: u64,
+    /// Records that were not kept for it: it never sees them.
+    pub lost_records: u64,
+    /// `catch-up` or `skip`: what becomes of what it missed.
+    #[schema(value_type = String)]
+    pub on_recovery: OnRecovery,
 }
 
 /// The last values of a device.

@@ -7,6 +7,7 @@
 //! that was deleted since must not come back, so they have a place of their own.
 
 mod letters;
+mod outages;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -311,7 +312,11 @@ impl Work {
                             (PartitionId(partition), &self.registries.0[usize::from(partition)]);
                         let record = match &skipped.rows[..] {
                             [] => None,
-                            _ => letters.record(&self.log, entries, id, skipped.offset).await?,
+                            _ => {
+                                letters
+                                    .record(&self.log, entries, id, skipped.rows_at.unwrap_or(skipped.offset))
+                                    .await?
+                            }
                         };
                         let record = record.as_ref().map(|entry| &entry.record);
                         letters.add_failure(entry, skipped, record, registry).await?;
@@ -327,6 +332,7 @@ impl Work {
                 Record::Control(_) | Record::Activated { .. } | Record::Refused { .. }
             );
             self.project_swap(entry).await?;
+            outages::project(&self.store, entry).await?;
         }
         letters.write().await?;
         let Some(last) = entries.last() else { return Ok(()) };

@@ -16,6 +16,7 @@ use watchfire_model::alert::AlertKeeper;
 use watchfire_model::call::Modules;
 use watchfire_model::{Offset, PartitionId, Position, RuleVersion};
 
+use crate::catch_up::{self, Keeping, Outages};
 use crate::checkpoint::Checkpoint;
 use crate::deaths::Deaths;
 use crate::error::EngineError;
@@ -130,6 +131,8 @@ impl Engine {
         let mut lanes: Vec<Vec<Lane>> = (0..count).map(|_| Vec::new()).collect();
         let mut checkpoints: Vec<BTreeMap<PartitionId, Checkpoint>> =
             (0..count).map(|_| BTreeMap::new()).collect();
+        let keeping = Arc::new(Keeping::new(log.clone()));
+        let (want, wanted) = sync_channel(usize::from(partitions).max(16));
         let (mut progress, mut shard_of) = (BTreeMap::new(), BTreeMap::new());
         for id in (0..partitions).map(PartitionId) {
             let setup = PartitionSetup {
@@ -154,10 +157,12 @@ impl Engine {
                 }
                 partition.watch_replay(Box::new(deaths));
             }
+            keeping.set(id, &partition.kept());
             log.set_cursor("engine", id, from);
             let reader = log.pacing_reader(id, from)?;
             let releaser = Releaser::new(log.clone(), keeper.clone(), id);
-            let lane = Lane::new(partition, reader, releaser, end);
+            let outages = Outages::new(want.clone(), keeping.clone());
+            let lane = Lane::new(partition, reader, releaser, outages, end);
             tracing::info!(partition = %id, from, end, "the partition starts");
             let shard = usize::from(id.0) % count;
             progress.insert(id, lane.progress.subscribe());
@@ -165,7 +170,14 @@ impl Engine {
             lanes[shard].push(lane);
             checkpoints[shard].insert(id, checkpoint);
         }
+        // It ends with the last lane, which holds what it is asked with.
+        drop(want);
         let (mut shards, mut writers) = (Vec::new(), Vec::new());
+        {
+            let log = log.clone();
+            let work = guarded("catch-up".into(), fail.clone(), move || catch_up::run(&*log, &wanted));
+            writers.push(spawn("catch-up".into(), work)?);
+        }
         for (i, (lanes, checkpoints)) in lanes.into_iter().zip(checkpoints).enumerate() {
             let (questions, asked) = sync_channel(64);
             let (jobs, taken) = sync_channel(lanes.len().max(1));
@@ -310,6 +322,7 @@ impl Engine {
                 rule.versions.extend(part.versions);
                 rule.module = part.module;
                 rule.paused |= part.paused;
+                rule.breakers.extend(part.breakers);
                 rule.state_bytes += part.state_bytes;
                 rule.memory += part.memory;
                 rule.devices += part.devices;

@@ -4,7 +4,9 @@
 //! [`Partition`] is all of its logic, a plain value that is given records in order; [`Engine`] drives
 //! partitions with threads, releases what came of records in their order, and takes checkpoints.
 
+mod breaker;
 mod bytes;
+mod catch_up;
 mod checkpoint;
 mod cron;
 mod cycle;
@@ -23,6 +25,7 @@ mod status;
 mod stream;
 mod trial;
 
+pub use catch_up::append_missed;
 pub use checkpoint::Checkpoint;
 pub use cron::{Cron, CronError};
 pub use cycle::{CycleError, check_streams};
@@ -31,7 +34,8 @@ pub use error::EngineError;
 pub use lookahead::Lookahead;
 pub use partition::{Capture, Image, Output, Partition, PartitionSetup};
 pub use status::{
-    DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent, RuleEventKind, RuleStats,
+    BreakerStatus, DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent, RuleEventKind,
+    RuleStats,
     RuleStatus,
 };
 pub use trial::{Trial, TrialFailure};

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use watchfire_log::record::Skipped;
-use watchfire_log::{Entry, Log, LogError, Origin, Record};
+use watchfire_log::{BreakerChange, Entry, Log, LogError, Origin, Record};
 use watchfire_model::{Offset, PartitionId, Position, RuleVersion};
 
 /// Collected from the log for one partition.
@@ -15,6 +15,8 @@ pub struct Lookahead {
     activations: HashMap<(String, RuleVersion), VecDeque<Result<(), String>>>,
     /// A call may have left several out, each for some of its rows.
     skipped: HashMap<(Offset, String, u32), Vec<Skipped>>,
+    /// Breakers that opened, by the callback behind which they did.
+    opened: HashMap<(Offset, String, u32), BreakerChange>,
     origins: HashSet<Origin>,
 }
 
@@ -56,12 +58,22 @@ impl Lookahead {
                 let key = (skipped.offset, skipped.rule.clone(), skipped.callback);
                 self.skipped.entry(key).or_default().push((**skipped).clone());
             }
+            Record::Breaker(breaker) => {
+                if let BreakerChange::Opened { offset, callback, .. } = breaker.change
+                    && offset >= from
+                {
+                    self.opened.insert((offset, breaker.rule.clone(), callback), breaker.change.clone());
+                }
+            }
             _ => {}
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.activations.is_empty() && self.skipped.is_empty() && self.origins.is_empty()
+        self.activations.is_empty()
+            && self.skipped.is_empty()
+            && self.opened.is_empty()
+            && self.origins.is_empty()
     }
 
     pub(crate) fn activation(&mut self, rule: &str, version: RuleVersion) -> Option<Result<(), String>> {
@@ -74,6 +86,14 @@ impl Lookahead {
             return &[];
         }
         self.skipped.get(&(offset, rule.to_string(), callback)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What opened the breaker of a rule behind a callback; `None`: nothing did.
+    pub(crate) fn opened(&self, offset: Offset, rule: &Arc<str>, callback: u32) -> Option<&BreakerChange> {
+        if self.opened.is_empty() {
+            return None;
+        }
+        self.opened.get(&(offset, rule.to_string(), callback))
     }
 
     pub(crate) fn has(&self, origin: &Origin) -> bool {

@@ -8,6 +8,7 @@ use watchfire_alert::Condition;
 use watchfire_model::call::{DeviceSet, Instance, Module, Silence, Subscription};
 use watchfire_model::{DeviceHandle, Duration, KeyedState, Offset, RuleSpec, RuleVersion, Timestamp};
 
+use crate::breaker::{Outage, Tail, Window};
 use crate::cron::Cron;
 use crate::snapshot::Snapshots;
 use crate::status::RuleStats;
@@ -50,6 +51,8 @@ pub(crate) struct Rule {
     pub instance: Option<Box<dyn Instance>>,
     pub subscription: Subscription,
     pub paused: bool,
+    /// It is out, or behind because it was.
+    pub outage: Option<Box<Outage>>,
     /// Place of its stream in the partition, and of its group there.
     pub stream: usize,
     pub group: u32,
@@ -71,6 +74,14 @@ pub(crate) struct Rule {
     pub stats: RuleStats,
     /// Tries that are left to look for rows that make a call fail.
     pub credit: u32,
+    /// Nanoseconds in calls and tries that failed, of the callback that is being made.
+    pub wasted: u64,
+    /// What its breaker looks at.
+    pub window: Window,
+    /// The latest of what it has missed.
+    pub tail: Tail,
+    /// It was tried, and what came of that is not in the log yet.
+    pub trying: bool,
 }
 
 /// Parts of a rule that a checkpoint writes as a whole.
@@ -93,6 +104,16 @@ fn place_of(keys: &[(Box<str>, Condition)], key: &str) -> Result<usize, usize> {
 }
 
 impl Rule {
+    /// Whether nothing goes on in it: timers and silence wait, and no delay runs.
+    pub fn stands(&self) -> bool {
+        self.paused || self.outage.is_some()
+    }
+
+    /// Whether its breaker is open.
+    pub fn is_open(&self) -> bool {
+        self.outage.as_ref().is_some_and(|outage| outage.is_open())
+    }
+
     /// How long a device may say nothing.
     pub fn patience(&self, interval: Option<Duration>) -> Option<Duration> {
         match self.subscription.silence {

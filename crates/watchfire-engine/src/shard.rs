@@ -13,6 +13,7 @@ use watchfire_model::alert::{AlertChanges, AlertKeeper};
 use watchfire_model::{DeviceHandle, Offset, PartitionId, RuleVersion};
 use watchfire_telemetry::metrics;
 
+use crate::catch_up::Outages;
 use crate::checkpoint::Checkpoint;
 use crate::engine::CheckpointPolicy;
 use crate::error::EngineError;
@@ -79,6 +80,7 @@ pub(crate) struct Lane {
     tick: Option<Ticking>,
     mark: Mark,
     saved_at: Instant,
+    outages: Outages,
     published: BTreeMap<String, RuleStats>,
 }
 
@@ -115,6 +117,7 @@ impl Lane {
         partition: Partition,
         reader: Box<dyn LogReader>,
         releaser: Releaser,
+        outages: Outages,
         live_from: Offset,
     ) -> Self {
         let next = partition.next_offset();
@@ -132,6 +135,7 @@ impl Lane {
             tick: None,
             mark: Mark::None,
             saved_at: Instant::now(),
+            outages,
             published: BTreeMap::new(),
         }
     }
@@ -291,6 +295,11 @@ impl Shard {
             let id = lane.partition.id();
             let lag = self.log.range(id).1.saturating_sub(lane.partition.next_offset());
             all.lag.get_or_create(&[("partition", id.to_string())]).set(lag as i64);
+            if lane.partition.next_offset() >= lane.live_from {
+                lane.outages.look(&lane.partition, &*self.log);
+            } else {
+                lane.outages.keep(&lane.partition);
+            }
             for (name, stats) in lane.partition.rule_stats() {
                 let before = lane.published.get(&*name);
                 let since = |of: fn(&RuleStats) -> u64| of(stats) - before.map_or(0, of).min(of(stats));
@@ -380,6 +389,8 @@ impl Lane {
                 if self.save_failed.swap(false, Ordering::AcqRel) {
                     self.partition.mark_all_dirty();
                 }
+                // What rules have missed is needed behind the checkpoint, when the loop itself does not.
+                self.outages.keep(&self.partition);
                 self.mark = Mark::Captured(Box::new(self.partition.capture()), self.releaser.pushed());
             }
         }
@@ -392,6 +403,9 @@ impl Lane {
             self.progress.send_replace(self.partition.next_offset());
         }
         self.checkpoint(log, policy, writer);
+        if self.partition.next_offset() >= self.live_from {
+            self.outages.ask(&self.partition);
+        }
         if level {
             self.tick(log);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use watchfire_model::call::{FailureKind, Level};
 use watchfire_model::{
-    DeviceHandle, Digest, Offset, PartitionId, Position, RuleVersion, Severity, Timestamp, Value,
+    DeviceHandle, Digest, Offset, OnRecovery, PartitionId, Position, RuleVersion, Severity, Timestamp, Value,
 };
 
 /// A rule in one partition, in numbers since the process began.
@@ -91,6 +91,37 @@ impl CallTimes {
     }
 }
 
+/// A rule that is out of a partition because it kept failing, or behind because it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerStatus {
+    /// When its breaker opened.
+    pub since: Timestamp,
+    /// How much failed.
+    pub why: String,
+    /// Which way the last call failed.
+    pub kind: FailureKind,
+    /// What it said.
+    pub reason: String,
+    /// When it is tried again; `None`: the breaker is closed, and the rule catches up.
+    pub retry_at: Option<Timestamp>,
+    /// Tries that failed.
+    pub tries: u32,
+    /// What it has not seen begins here ...
+    pub from: Option<Offset>,
+    /// ... and ends before this one.
+    pub upto: Offset,
+    /// Records with rows for it since the breaker opened.
+    pub records: u64,
+    /// Rows of them.
+    pub rows: u64,
+    /// Rows that it was given since.
+    pub caught_up: u64,
+    /// Records that are not kept any more, whatever they held.
+    pub lost: u64,
+    /// What becomes of the rest.
+    pub on_recovery: OnRecovery,
+}
+
 /// A rule, over all partitions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RuleStatus {
@@ -100,6 +131,8 @@ pub struct RuleStatus {
     pub module: Option<Digest>,
     /// It is paused.
     pub paused: bool,
+    /// The partitions that it is out of, or behind in.
+    pub breakers: BTreeMap<PartitionId, BreakerStatus>,
     /// Bytes of keyed state.
     pub state_bytes: u64,
     /// Bytes of linear memory.
@@ -117,6 +150,8 @@ pub struct RuleStatus {
 pub struct PartitionStatus {
     /// The offset that is evaluated next.
     pub next: Offset,
+    /// Records below were there when the process began: they are replayed.
+    pub live_from: Offset,
     /// The offset behind the last record of the log.
     pub end: Offset,
     /// The offset that the last checkpoint goes on from.
@@ -246,6 +281,15 @@ pub enum RuleEventKind {
         /// The id.
         device: String,
     },
+    /// Its breaker opened: it is out of the partition.
+    BreakerOpened {
+        /// What the last failure said.
+        reason: String,
+    },
+    /// Its breaker closed: it catches up, where that is wanted.
+    BreakerClosed,
+    /// It goes on with what comes.
+    Recovered,
     /// The partition runs another version from here on.
     Activated,
     /// The partition could not start a version.

@@ -252,10 +252,14 @@ pub fn to_json(entry: &Entry) -> Value {
             put("reason", json!(reason));
         }
         Record::Skipped(skipped) => put("skipped", json!(skipped)),
+        Record::Breaker(breaker) => put("breaker", json!(breaker)),
         Record::Redo(redo) => {
             put("rule", json!(redo.rule));
             put("stream", json!(*redo.stream));
             put("failed", json!(redo.failed));
+            if let Some(missed) = redo.missed {
+                put("missed", json!(missed));
+            }
             put("by", json!(redo.by));
             put("rows", rows(&redo.batch));
         }
@@ -281,6 +285,7 @@ fn kind(record: &Record) -> &'static str {
         Record::Gap { .. } => "gap",
         Record::CheckpointMark => "checkpoint_mark",
         Record::Consumed(_) => "consumed",
+        Record::Breaker(_) => "breaker",
     }
 }
 

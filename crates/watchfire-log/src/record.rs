@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use watchfire_model::call::FailureKind;
 use watchfire_model::{
-    Actor, Batch, Control, DeviceHandle, Epoch, Offset, PartitionId, Position, RuleVersion, Timestamp,
+    Actor, Batch, Control, DeviceHandle, Duration, Epoch, Offset, PartitionId, Position, RuleVersion,
+    Timestamp,
 };
 
 /// A record at its place. Readers share it.
@@ -56,8 +57,10 @@ pub enum Record {
     },
     /// A call that failed and left nothing behind. A replay makes the same calls but this one.
     Skipped(Box<Skipped>),
-    /// Rows that a rule failed on, for that rule once more. It stands in their partition alone.
+    /// Rows that a rule failed on, or missed, for that rule alone. It stands in their partition alone.
     Redo(Box<Redo>),
+    /// The breaker of a rule opened or closed in this partition. A replay obeys it and decides nothing.
+    Breaker(Box<Breaker>),
     /// Intake stood still: silence and pending delays shift by this span.
     Gap {
         /// When the log last received something.
@@ -128,6 +131,9 @@ pub struct Skipped {
     /// The rows of the record, of its readings or of a redo, that this rule did not get to see; empty: not a
     /// batch.
     pub rows: Vec<u32>,
+    /// The record that holds those rows, where it is an earlier one: the end of what a rule had missed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_at: Option<Offset>,
     /// Which way it failed.
     pub kind: FailureKind,
     /// What was said.
@@ -146,20 +152,81 @@ pub struct StateBefore {
     pub slots: BTreeMap<u32, String>,
 }
 
-/// The rows of one call that failed, evaluated again by that rule alone, in one callback with the time of this
-/// record. It holds the rows, so that nobody has to find them: the record that they came with may be gone.
+/// Rows of one call that failed, evaluated again by that rule alone, or a slice of what the rule missed, in one callback
+/// with the time of this record. It holds the rows, so that nobody has to find them: the records that they came with
+/// may be gone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redo {
     /// The rule.
     pub rule: String,
     /// The stream that they are of.
     pub stream: Arc<str>,
-    /// The record on which the rule failed: readings, or an earlier redo.
+    /// The record on which the rule failed: readings, or an earlier redo. Of a slice: where it begins.
     pub failed: Position,
+    /// Of a slice: the records of which these are all the rows that the rule missed.
+    pub missed: Option<MissedRange>,
     /// Who wanted it.
     pub by: Actor,
     /// The rows, and no others.
     pub batch: Arc<Batch>,
+}
+
+/// A stretch of the log that a rule did not get to see. A slice counts only where it begins with what the rule misses
+/// next, so each row is evaluated once, however often the slice stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedRange {
+    /// From this offset on ...
+    pub from: Offset,
+    /// ... and up to before this one.
+    pub next: Offset,
+}
+
+/// Something that happened to the breaker of a rule in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breaker {
+    /// The rule.
+    pub rule: String,
+    /// Its version.
+    pub version: RuleVersion,
+    /// What.
+    pub change: BreakerChange,
+}
+
+/// What happened to a breaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "snake_case")]
+pub enum BreakerChange {
+    /// It opened behind a callback: the rule saw nothing of what came behind that. A replay opens it there.
+    Opened {
+        /// The record that was being evaluated (same partition).
+        offset: Offset,
+        /// Which of the rule's callbacks at that record, from 0.
+        callback: u32,
+        /// How much failed.
+        why: String,
+        /// Which way the last one failed.
+        kind: FailureKind,
+        /// What was said.
+        reason: String,
+        /// It is tried again after this long.
+        wait: Duration,
+    },
+    /// A try failed: it stays open.
+    StaysOpen {
+        /// Which way it failed.
+        kind: FailureKind,
+        /// What was said.
+        reason: String,
+        /// It is tried again after this long.
+        wait: Duration,
+    },
+    /// A try passed: from here on the rule catches up, or goes on.
+    Closed,
+    /// Of what the rule has missed this is not kept any more: it was more than the log keeps for a rule.
+    Lost {
+        /// The records.
+        range: MissedRange,
+    },
 }
 
 /// An input that could not be used, kept whole. Its dead letter has the id `epoch/partition/offset/index`.

@@ -104,6 +104,21 @@ pub enum Control {
         /// Who.
         by: Actor,
     },
+    /// What a rule missed while its breaker was open is evaluated once that closes, whatever its deployment says of
+    /// it; and it is tried again with the next rows.
+    RuleCatchUp {
+        /// The rule.
+        name: String,
+        /// Who.
+        by: Actor,
+    },
+    /// What a rule has missed up to here because its breaker was open is not evaluated any more.
+    RuleMissedSkipped {
+        /// The rule.
+        name: String,
+        /// Who.
+        by: Actor,
+    },
     /// An operator resets a latched alert, or clears one by force.
     ConditionCleared {
         /// The rule.
@@ -130,6 +145,8 @@ impl Control {
             | Self::RulePaused { by, .. }
             | Self::RuleResumed { by, .. }
             | Self::RuleRemoved { by, .. }
+            | Self::RuleCatchUp { by, .. }
+            | Self::RuleMissedSkipped { by, .. }
             | Self::ConditionCleared { by, .. } => by,
         }
     }

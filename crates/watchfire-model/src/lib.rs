@@ -9,6 +9,7 @@
 
 pub mod alert;
 pub mod batch;
+pub mod breaker;
 pub mod call;
 pub mod control;
 pub mod device;
@@ -24,6 +25,7 @@ pub mod value;
 
 pub use alert::{AlertId, ConditionOptions, Evidence, Severity, Transition, TransitionKind};
 pub use batch::{Batch, BatchBuilder, Column, Values};
+pub use breaker::{BreakerOptions, OnRecovery};
 pub use control::{Actor, Control, RollbackState};
 pub use device::{Device, DeviceSpec, Registry};
 pub use error::chain;

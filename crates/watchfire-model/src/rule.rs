@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::alert::ConditionOptions;
+use crate::breaker::BreakerOptions;
 use crate::id::Digest;
 use crate::selector::Selector;
 use crate::time::Duration;
@@ -35,6 +36,9 @@ pub struct RuleSpec {
     /// What a call may cost.
     #[serde(default)]
     pub limits: Limits,
+    /// When it is taken out of a partition because it keeps failing.
+    #[serde(default)]
+    pub breaker: BreakerOptions,
 }
 
 fn readings() -> String {

@@ -10,8 +10,8 @@ use watchfire_model::alert::{Detail, ResolveReason};
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::Module;
 use watchfire_model::{
-    Actor, Batch, BatchBuilder, Control, Epoch, PartitionId, Position, READINGS, RuleSpec, RuleVersion,
-    Severity, Timestamp, Transition, TransitionKind, Value, Values,
+    Actor, Batch, BatchBuilder, BreakerOptions, Control, Epoch, PartitionId, Position, READINGS, RuleSpec,
+    RuleVersion, Severity, Timestamp, Transition, TransitionKind, Value, Values,
 };
 
 use crate::before::BeforeModule;
@@ -115,6 +115,8 @@ pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<
         parameters,
         condition: case.condition.clone(),
         limits: case.limits.clone(),
+        // A case says what each call makes of its rows: none is left out because others failed.
+        breaker: BreakerOptions { enabled: false, ..BreakerOptions::default() },
     };
     let mut player = Player {
         partition,

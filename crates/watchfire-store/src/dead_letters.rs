@@ -318,39 +318,7 @@ impl Store {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
         query.push(COLUMNS).push(", substr(payload, 1, 1024) AS payload FROM dead_letters WHERE sequence < ");
         query.push_bind(sequence_cursor(filter.cursor.as_deref())?);
-        let texts = [
-            (" AND kind = ", &filter.kind),
-            (" AND source = ", &filter.source),
-            (" AND code = ", &filter.code),
-            (" AND rule = ", &filter.rule),
-        ];
-        for (sql, value) in texts {
-            if let Some(value) = value {
-                query.push(sql).push_bind(value.as_str());
-            }
-        }
-        if let Some(device) = &filter.device {
-            query.push(" AND (device = ").push_bind(device.as_str());
-            // Rows of many devices are one letter. A name stands at the beginning of a line, where nothing else that
-            // a device says can stand, for JSON writes a line break within a text as `\n`. What no such letter can
-            // answer stays with the index.
-            if filter.kind.as_deref() != Some("decode") {
-                let line = format!("{{\"device\":{},", crate::db::to_json(device));
-                let (behind, length) = (format!("\n{line}"), line.len() as i64);
-                query
-                    .push(" OR (device IS NULL AND kind = 'rule' AND (substr(payload, 1, ")
-                    .push_bind(length);
-                query.push(") = ").push_bind(line.into_bytes());
-                query.push(" OR instr(payload, ").push_bind(behind.into_bytes()).push(") > 0))");
-            }
-            query.push(")");
-        }
-        if let Some(replayed) = filter.replayed {
-            query.push(if replayed { " AND replayed_at IS NOT NULL" } else { " AND replayed_at IS NULL" });
-        }
-        if let Some(since) = filter.since {
-            query.push(" AND at >= ").push_bind(since.0);
-        }
+        narrow(&mut query, filter);
         query.push(" ORDER BY sequence DESC LIMIT ").push_bind(i64::from(limit) + 1);
         let rows = query
             .build_query_as::<DeadLetterRow>()
@@ -358,6 +326,21 @@ impl Store {
             .await
             .map_err(StoreError::sql("list dead letters"))?;
         Ok(Page::of(rows, limit, |row| row.sequence.to_string()))
+    }
+
+    /// The ids of letters that were not replayed, the earliest first, behind a sequence; with their own sequences.
+    pub async fn letters_to_replay(
+        &self,
+        filter: &DeadLetterFilter,
+        behind: i64,
+    ) -> Result<Vec<(i64, String)>, StoreError> {
+        let mut query =
+            QueryBuilder::<Sqlite>::new("SELECT sequence, id FROM dead_letters WHERE sequence > ");
+        query.push_bind(behind);
+        narrow(&mut query, &DeadLetterFilter { replayed: Some(false), ..filter.clone() });
+        query.push(" ORDER BY sequence LIMIT ").push_bind(i64::from(limit(filter.limit)));
+        let rows = query.build_query_as::<(i64, String)>().fetch_all(self.db().read()).await;
+        rows.map_err(StoreError::sql("list dead letters"))
     }
 
     /// One dead letter with all of its payload.
@@ -467,5 +450,40 @@ impl Store {
                 .await
                 .map_err(StoreError::sql("count dead letters"))?;
         Ok(DeadLetterTotals { letters: letters as u64, bytes: bytes as u64, dropped: dropped as u64 })
+    }
+}
+
+/// Adds what a filter asks for to a query; its cursor and limit are the caller's.
+fn narrow(query: &mut QueryBuilder<Sqlite>, filter: &DeadLetterFilter) {
+    let texts = [
+        (" AND kind = ", &filter.kind),
+        (" AND source = ", &filter.source),
+        (" AND code = ", &filter.code),
+        (" AND rule = ", &filter.rule),
+    ];
+    for (sql, value) in texts {
+        if let Some(value) = value {
+            query.push(sql).push_bind(value.as_str());
+        }
+    }
+    if let Some(device) = &filter.device {
+        query.push(" AND (device = ").push_bind(device.as_str());
+        // Rows of many devices are one letter. A name stands at the beginning of a line, where nothing else that
+        // a device says can stand, for JSON writes a line break within a text as `\n`. What no such letter can
+        // answer stays with the index.
+        if filter.kind.as_deref() != Some("decode") {
+            let line = format!("{{\"device\":{},", crate::db::to_json(device));
+            let (behind, length) = (format!("\n{line}"), line.len() as i64);
+            query.push(" OR (device IS NULL AND kind = 'rule' AND (substr(payload, 1, ").push_bind(length);
+            query.push(") = ").push_bind(line.into_bytes());
+            query.push(" OR instr(payload, ").push_bind(behind.into_bytes()).push(") > 0))");
+        }
+        query.push(")");
+    }
+    if let Some(replayed) = filter.replayed {
+        query.push(if replayed { " AND replayed_at IS NOT NULL" } else { " AND replayed_at IS NULL" });
+    }
+    if let Some(since) = filter.since {
+        query.push(" AND at >= ").push_bind(since.0);
     }
 }

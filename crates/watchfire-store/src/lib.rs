@@ -32,6 +32,7 @@ mod guesses;
 mod keeper;
 pub mod labels;
 pub mod modules;
+pub mod outages;
 pub mod retention;
 pub mod routing;
 pub mod rules;

@@ -25,6 +25,16 @@ pub struct RuleMetrics {
     pub call_seconds: Family<Labels<1>, Counter<f64, AtomicU64>>,
     /// Callbacks that failed, by kind of failure.
     pub failures: Family<Labels<1>, Counter>,
+    /// How the breaker of a rule stands, by partition and rule: 0 closed, 1 open, 2 closed and catching up.
+    pub breaker: Family<Labels<2>, Gauge>,
+    /// Breakers that opened, by rule.
+    pub breaker_opened: Family<Labels<1>, Counter>,
+    /// Rows that a rule did not see when they came, because it was out or catching up, by rule.
+    pub missed_rows: Family<Labels<1>, Counter>,
+    /// Rows of those that it was given since, by rule.
+    pub caught_up_rows: Family<Labels<1>, Counter>,
+    /// Records of which nobody knows what a rule missed of them, because they are not kept any more, by rule.
+    pub missed_lost: Family<Labels<1>, Counter>,
     /// Readings that rules emitted for devices which are not registered: dropped.
     pub emitted_unknown: Counter,
     /// Records that are not evaluated yet, by partition.
@@ -56,6 +66,11 @@ impl Default for RuleMetrics {
             rule_rows: Default::default(),
             call_seconds: Default::default(),
             failures: Default::default(),
+            breaker: Default::default(),
+            breaker_opened: Default::default(),
+            missed_rows: Default::default(),
+            caught_up_rows: Default::default(),
+            missed_lost: Default::default(),
             emitted_unknown: Default::default(),
             lag: Default::default(),
             standing: Default::default(),
@@ -83,6 +98,27 @@ impl RuleMetrics {
         registry.register("rule_rows", "Rows that rules saw", self.rule_rows.clone());
         registry.register("rule_call_seconds", "Seconds in callbacks", self.call_seconds.clone());
         registry.register("rule_failures", "Callbacks that failed", self.failures.clone());
+        registry.register(
+            "rule_breaker",
+            "How the breaker of a rule stands: 0 closed, 1 open, 2 closed and catching up",
+            self.breaker.clone(),
+        );
+        registry.register("rule_breaker_opened", "Breakers that opened", self.breaker_opened.clone());
+        registry.register(
+            "rule_missed_rows",
+            "Rows that a rule did not see when they came, because it was out or catching up",
+            self.missed_rows.clone(),
+        );
+        registry.register(
+            "rule_caught_up_rows",
+            "Rows that a rule had missed and was given since",
+            self.caught_up_rows.clone(),
+        );
+        registry.register(
+            "rule_missed_lost_records",
+            "Records that were not kept until a rule could catch up with them",
+            self.missed_lost.clone(),
+        );
         registry.register(
             "emitted_unknown",
             "Readings that rules emitted for unknown devices",

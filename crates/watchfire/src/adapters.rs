@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::broadcast;
 use watchfire_api::contract::{
-    BoxFuture, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo, ModuleRefusal, ModuleWorks,
-    ParameterFault, PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth, Trial, TrialFailure,
+    BoxFuture, BreakerState, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo, ModuleRefusal,
+    ModuleWorks, Outage, ParameterFault, PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth, Trial,
+    TrialFailure,
 };
-use watchfire_engine::{Engine, EngineStatus, RuleEventKind, RuleStatus};
+use watchfire_engine::{BreakerStatus, Engine, EngineStatus, RuleEventKind, RuleStatus};
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
 use watchfire_model::call::Manifest;
-use watchfire_model::{Digest, Limits, RuleVersion, Timestamp};
+use watchfire_model::{Digest, Limits, PartitionId, RuleVersion, Timestamp};
 use watchfire_notify::Notifier;
 use watchfire_store::{Store, StoreError};
 
@@ -102,6 +103,9 @@ impl EngineView for EngineAdapter {
                     devices: rule.devices,
                     active_alerts: rule.active,
                     last_failure: rule.stats.last_failure.clone(),
+                    memory: rule.memory,
+                    breaker: breaker(&rule.breakers),
+                    outages: rule.breakers.iter().map(outage).collect(),
                 };
                 (name.clone(), health)
             };
@@ -188,6 +192,34 @@ impl EngineView for EngineAdapter {
     }
 }
 
+/// How the breaker stands where it is worst.
+fn breaker(breakers: &BTreeMap<PartitionId, BreakerStatus>) -> BreakerState {
+    match breakers.values().any(|breaker| breaker.retry_at.is_some()) {
+        true => BreakerState::Open,
+        false if breakers.is_empty() => BreakerState::Closed,
+        false => BreakerState::CatchingUp,
+    }
+}
+
+fn outage((partition, status): (&PartitionId, &BreakerStatus)) -> Outage {
+    Outage {
+        partition: partition.0,
+        breaker: if status.retry_at.is_some() { BreakerState::Open } else { BreakerState::CatchingUp },
+        since: status.since,
+        why: status.why.clone(),
+        reason: status.reason.clone(),
+        retry_at: status.retry_at,
+        tries: status.tries,
+        missed_from: status.from,
+        missed_upto: status.upto,
+        missed_records: status.records,
+        missed_rows: status.rows,
+        caught_up_rows: status.caught_up,
+        lost_records: status.lost,
+        on_recovery: status.on_recovery,
+    }
+}
+
 fn convert(event: watchfire_engine::RuleEvent) -> RuleEvent {
     let (name, mut data) = match event.kind {
         RuleEventKind::Message { level, text } => ("log", json!({"level": level, "text": text})),
@@ -202,6 +234,9 @@ fn convert(event: watchfire_engine::RuleEvent) -> RuleEvent {
             "failure",
             json!({"kind": "unknown-device", "message": "emitted for a device that is not registered", "device": device}),
         ),
+        RuleEventKind::BreakerOpened { reason } => ("breaker", json!({"to": "open", "reason": reason})),
+        RuleEventKind::BreakerClosed => ("breaker", json!({"to": "closed"})),
+        RuleEventKind::Recovered => ("breaker", json!({"to": "recovered"})),
         RuleEventKind::Activated => ("activated", json!({})),
         RuleEventKind::Refused { reason } => ("refused", json!({"reason": reason})),
     };

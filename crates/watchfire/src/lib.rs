@@ -4,6 +4,7 @@
 pub mod adapters;
 pub mod authenticator;
 pub mod backups;
+mod breakers;
 pub mod check;
 pub mod commands;
 pub mod config;

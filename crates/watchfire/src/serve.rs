@@ -138,6 +138,10 @@ impl Server {
         };
         let notifier = Arc::new(Notifier::start(store.clone(), config.notify(), clock.clone()).await?);
 
+        // Started before anything comes in: a rule may be out from before.
+        let stop = CancellationToken::new();
+        crate::breakers::watch(engine.clone(), notifier.clone(), stop.clone());
+
         // Where results flow to: readers of the log, each as far as its service is.
         let sinks = {
             let control = control.clone();
@@ -170,7 +174,6 @@ impl Server {
         let http_source = source("http", config.http_unknown());
         let sources = Arc::new(RunningSources::start(&config.source, source, &intake)?);
         sources.watch(notifier.clone(), clock.clone());
-        let stop = CancellationToken::new();
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         let mut addresses = Addresses { http: config.http.listen, mqtt: None, mqtt_tls: None };
         let mut broker = None;

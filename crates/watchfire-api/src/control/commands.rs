@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 use watchfire_log::{Append, Record, Redo};
 use watchfire_model::call::{Setup, Subscription};
 use watchfire_model::{
-    Actor, Control, DeviceHandle, Digest, Limits, Position, RollbackState, RuleSpec, Selector,
+    Actor, BreakerOptions, Control, DeviceHandle, Digest, Limits, OnRecovery, Position, RollbackState,
+    RuleSpec, RuleVersion, Selector,
 };
 
 use super::{ControlError, ControlPlane, Rule};
@@ -44,6 +45,10 @@ pub struct RuleRequest {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub limits: Limits,
+    /// When it is taken out because it keeps failing: `{enabled,failures,time,calls,span,wait,longest_wait,on_recovery}`.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub breaker: BreakerOptions,
     /// State of an older layout that the module cannot migrate is dropped instead of standing against it.
     #[serde(default)]
     pub discard_state: bool,
@@ -98,6 +103,27 @@ impl ControlPlane {
             })
             .await?;
             Ok(true)
+        })
+        .await
+    }
+
+    /// What a rule missed because it was out is to be evaluated once it passes again, or not any more.
+    pub async fn choose_missed(
+        self: &Arc<Self>,
+        name: &str,
+        choice: OnRecovery,
+        by: Actor,
+    ) -> Result<(), ControlError> {
+        let name = name.to_string();
+        self.uninterrupted(move |this| async move {
+            let _order = this.order.lock().await;
+            this.running(&name)?;
+            this.commit(match choice {
+                OnRecovery::CatchUp => Control::RuleCatchUp { name, by },
+                OnRecovery::Skip => Control::RuleMissedSkipped { name, by },
+            })
+            .await?;
+            Ok(())
         })
         .await
     }
@@ -283,6 +309,7 @@ fn draft(
         works.validate_parameters(&module.manifest(), &parameters).map_err(ControlError::Parameters)?;
     let condition = super::parameters::condition(request.condition)?;
     super::parameters::check_limits(&request.limits)?;
+    super::parameters::check_breaker(&request.breaker)?;
     Ok(RuleSpec {
         name: name.to_string(),
         module: module.digest,
@@ -293,5 +320,6 @@ fn draft(
         parameters,
         condition,
         limits: request.limits,
+        breaker: request.breaker,
     })
 }

@@ -1,8 +1,8 @@
 //! Condition options and limits of a request.
 
 use serde_json::Value;
-use watchfire_model::Limits;
 use watchfire_model::rule::ConditionSet;
+use watchfire_model::{BreakerOptions, Limits};
 
 use super::ControlError;
 
@@ -54,6 +54,12 @@ pub(super) fn check_limits(limits: &Limits) -> Result<(), ControlError> {
         return refuse("effects", "a limit of 0 leaves a rule nothing to do");
     }
     Ok(())
+}
+
+/// Refuses what no breaker could work with.
+pub(super) fn check_breaker(breaker: &BreakerOptions) -> Result<(), ControlError> {
+    let refuse = |(name, detail)| ControlError::invalid("breaker", format!("/breaker/{name}"), detail);
+    breaker.check().map_err(refuse)
 }
 
 #[cfg(test)]

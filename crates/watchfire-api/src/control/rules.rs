@@ -204,9 +204,11 @@ impl Rules {
                 rule.end(positions);
                 Some(name.clone())
             }
-            Control::DevicesPut { .. } | Control::DeviceDeleted { .. } | Control::ConditionCleared { .. } => {
-                None
-            }
+            Control::DevicesPut { .. }
+            | Control::DeviceDeleted { .. }
+            | Control::RuleCatchUp { .. }
+            | Control::RuleMissedSkipped { .. }
+            | Control::ConditionCleared { .. } => None,
         }
     }
 

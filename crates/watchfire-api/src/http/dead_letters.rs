@@ -15,7 +15,7 @@ use watchfire_store::{DeadLetterFilter, DeadLetterRow};
 use super::AppState;
 use super::extract::{Operator, Path, Query, Viewer};
 use super::page::{Listing, PageQuery, time};
-use crate::contract::{RawInput, ResubmitError};
+use crate::contract::{BreakerState, RawInput, ResubmitError};
 use crate::problem::Problem;
 use crate::readings::add_readings;
 
@@ -35,6 +35,22 @@ pub(crate) struct DeadLetterQuery {
     replayed: Option<bool>,
     /// Received at this time or later: RFC 3339, or milliseconds since the epoch.
     since: Option<String>,
+}
+
+impl DeadLetterQuery {
+    pub(super) fn filter(self, page: PageQuery) -> Result<DeadLetterFilter, Problem> {
+        Ok(DeadLetterFilter {
+            kind: self.kind,
+            source: self.source,
+            device: self.device,
+            code: self.code,
+            rule: self.rule,
+            replayed: self.replayed,
+            since: time("since", self.since.as_deref())?,
+            limit: page.limit()?,
+            cursor: page.cursor,
+        })
+    }
 }
 
 /// What came of a replay.
@@ -89,18 +105,7 @@ pub(crate) async fn list_dead_letters(
     Query(page): Query<PageQuery>,
     Query(query): Query<DeadLetterQuery>,
 ) -> Result<axum::Json<Listing<DeadLetterView>>, Problem> {
-    let filter = DeadLetterFilter {
-        kind: query.kind,
-        source: query.source,
-        device: query.device,
-        code: query.code,
-        rule: query.rule,
-        replayed: query.replayed,
-        since: time("since", query.since.as_deref())?,
-        limit: page.limit()?,
-        cursor: page.cursor,
-    };
-    let found = state.store.dead_letters(&filter).await?;
+    let found = state.store.dead_letters(&query.filter(page)?).await?;
     Ok(axum::Json(Listing { items: found.items.into_iter().map(view).collect(), next: found.next }))
 }
 
@@ -170,7 +175,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-async fn claim_and_replay(
+pub(super) async fn claim_and_replay(
     state: &AppState,
     caller: &crate::auth::Caller,
     id: &str,
@@ -189,6 +194,12 @@ async fn claim_and_replay(
     let letter = state.store.dead_letter(id).await?;
     if letter.replayed_at.is_some() {
         return Err(Problem::conflict("replayed", "this dead letter was replayed already"));
+    }
+    if let Some((rule, _)) = &record
+        && state.engine.rules().await.get(rule).is_some_and(|health| health.breaker == BreakerState::Open)
+    {
+        let detail = format!("rule {rule:?} is out because it kept failing: repair it first");
+        return Err(Problem::conflict("breaker-open", detail));
     }
     let outcome = match &record {
         Some((rule, position)) => redo(state, caller, &letter, rule, position).await,
@@ -246,7 +257,7 @@ async fn redo(
     };
     let (rule, stream, by) = (rule.to_string(), stream.into(), caller.actor(None));
     let batch = Arc::new(batch.finish());
-    let positions = state.control.redo(Redo { rule, stream, failed, by, batch }).await?;
+    let positions = state.control.redo(Redo { rule, stream, failed, missed: None, by, batch }).await?;
     Ok((ReplayAnswer { id: letter.id.clone(), outcome: "redo", accepted: None, positions }, upto))
 }
 

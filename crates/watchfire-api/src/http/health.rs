@@ -9,7 +9,7 @@ use watchfire_model::{PartitionId, Timestamp};
 
 use super::AppState;
 use super::extract::{Admin, Json, Viewer};
-use crate::contract::{PartitionStatus, SourceInfo};
+use crate::contract::{Outage, PartitionStatus, SourceInfo};
 use crate::problem::Problem;
 
 /// How the engine does.
@@ -29,6 +29,8 @@ pub(crate) struct StatusView {
     projector_lag: u64,
     devices: usize,
     rules: usize,
+    /// Rules that are out of a partition because they kept failing, or catch up, by name.
+    rules_out: std::collections::BTreeMap<String, Vec<Outage>>,
     modules: usize,
     /// Active alerts by severity.
     alerts: std::collections::BTreeMap<String, u64>,
@@ -112,6 +114,10 @@ pub(crate) async fn status(
         projector_lag: behind.sum(),
         devices: devices.filter(|device| !device.deleted).count(),
         rules: state.control.with_rules(|rules| rules.active().count()),
+        rules_out: {
+            let out = state.engine.rules().await.into_iter().map(|(name, health)| (name, health.outages));
+            out.filter(|(_, outages)| !outages.is_empty()).collect()
+        },
         modules: state.control.modules().len(),
         alerts: alerts.into_iter().map(|(severity, n)| (severity.as_str().to_string(), n)).collect(),
         dead_letters: serde_json::json!(state.store.dead_letter_totals().await?),

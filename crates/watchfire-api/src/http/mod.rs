@@ -3,6 +3,8 @@
 mod alerts;
 mod audit;
 mod backup;
+mod breakers;
+mod bulk;
 mod clock;
 mod dead_letters;
 mod deliveries;
@@ -211,6 +213,9 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(rules::roll_back_rule))
         .routes(routes!(rules::pause_rule))
         .routes(routes!(rules::resume_rule))
+        .routes(routes!(breakers::list_outages))
+        .routes(routes!(breakers::catch_up_rule))
+        .routes(routes!(breakers::skip_missed_of_rule))
         .routes(routes!(rules::tail_rule))
         .routes(routes!(devices::list_devices))
         .routes(routes!(devices::get_device, devices::put_device, devices::delete_device))
@@ -230,6 +235,7 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(dead_letters::list_dead_letters))
         .routes(routes!(dead_letters::get_dead_letter, dead_letters::delete_dead_letter))
         .routes(routes!(dead_letters::replay_dead_letter))
+        .routes(routes!(bulk::replay_dead_letters))
         .routes(routes!(deliveries::list_deliveries))
         .routes(routes!(deliveries::get_delivery))
         .routes(routes!(receivers::list_receivers))

@@ -171,7 +171,7 @@ fn rule_state(rule: &Rule, partitions: u16) -> &'static str {
 }
 
 /// `health`: of all rules, where the loop answered.
-fn rule_view(state: &AppState, rule: &Rule, health: &BTreeMap<String, RuleHealth>) -> RuleView {
+pub(super) fn rule_view(state: &AppState, rule: &Rule, health: &BTreeMap<String, RuleHealth>) -> RuleView {
     let active = rule.active();
     let health = active.and_then(|_| health.get(&rule.name));
     let latest = active.or_else(|| rule.versions.values().next_back());
@@ -239,7 +239,7 @@ async fn kept(state: &AppState, rule: &Rule) -> Vec<KeptState> {
     }
 }
 
-fn find(state: &AppState, name: &str) -> Result<Rule, Problem> {
+pub(super) fn find(state: &AppState, name: &str) -> Result<Rule, Problem> {
     state.control.rule(name).ok_or_else(|| Problem::not_found("rule", name))
 }
 

@@ -159,7 +159,8 @@ fn of_failure(entry: &Entry, skipped: &Skipped) -> NewDeadLetter {
         reason: skipped.reason.clone(),
         rule: Some(skipped.rule.clone()),
         rule_version: Some(skipped.version),
-        position: Position { offset: skipped.offset, ..entry.position }.to_string(),
+        position: Position { offset: skipped.rows_at.unwrap_or(skipped.offset), ..entry.position }
+            .to_string(),
         callback: Some(skipped.callback_name.clone()),
         rows: skipped.rows.len() as u64,
         ..NewDeadLetter::default()

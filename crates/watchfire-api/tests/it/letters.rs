@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use watchfire_log::record::Skipped;
-use watchfire_log::{Log, Record, Reject};
+use watchfire_log::{Breaker, BreakerChange, Log, MissedRange, Record, Reject};
 use watchfire_model::call::FailureKind;
 use watchfire_model::value::Kind;
 use watchfire_model::{BatchBuilder, DeviceHandle, Offset, PartitionId, Timestamp, Values};
@@ -77,6 +77,7 @@ fn skipped(offset: Offset, callback: &str, rows: Vec<u32>) -> Record {
         callback: 0,
         callback_name: callback.into(),
         rows,
+        rows_at: None,
         kind: FailureKind::Refused,
         reason: "divided by zero".into(),
         state_before: Vec::new(),
@@ -261,4 +262,94 @@ async fn a_failure_whose_record_is_gone_is_told_and_cannot_be_replayed() {
         assert_eq!((&ok(&shown, 200)["rows"], &shown.json["size"]), (&json!(2), &json!(0)));
         problem(&failed.replay(&letter).await, 409, "not-kept");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_a_rule_are_replayed_in_slices_each_once() {
+    let failed = Failed::new().await;
+    let server = &failed.server;
+    for row in 0..4 {
+        server.append(vec![(1, skipped(failed.offset, "batch", vec![row]))]).await;
+    }
+    paths(server, "?rule=hot").await;
+    let before = failed.last().1[1];
+    let bulk = async |query: &str| {
+        ok(&server.call("POST", &format!("/api/v1/dead-letters:replay?{query}"), Value::Null).await, 200)
+            .clone()
+    };
+    assert_eq!(bulk("rule=cold").await["letters"], 0);
+    assert_eq!(bulk("rule=hot&code=time").await["letters"], 0);
+    // All letters of one record are used together by the first of them; that of the timers is no input.
+    let (mut replayed, mut refused, mut calls) = (0, 0, 0);
+    let mut query = "rule=hot&code=refused&limit=2".to_string();
+    loop {
+        let answer = bulk(&query).await;
+        replayed += answer["replayed"].as_u64().unwrap();
+        refused += answer["refused"].as_u64().unwrap();
+        calls += 1;
+        for refusal in answer["refusals"].as_array().unwrap() {
+            assert_eq!(refusal["code"], "not-replayable");
+        }
+        let Some(next) = answer["next"].as_str() else { break };
+        query = format!("rule=hot&code=refused&limit=2&cursor={next}");
+    }
+    assert_eq!((replayed, refused), (1, 1), "the others of the record went with the first");
+    assert!(calls >= 1);
+    assert_eq!(failed.last().1[1], before + 1, "one redo");
+    let again = bulk("rule=hot").await;
+    assert_eq!((&again["replayed"], &again["refused"]), (&json!(0), &json!(1)));
+    assert_eq!(failed.last().1[1], before + 1, "nothing is used twice");
+    problem(&server.call("POST", "/api/v1/dead-letters:replay?cursor=x", Value::Null).await, 400, "query");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_rule_was_out_is_kept_with_what_came_of_it() {
+    let failed = Failed::new().await;
+    let server = &failed.server;
+    let breaker = |change| Record::Breaker(Box::new(Breaker { rule: "hot".into(), version: 1, change }));
+    let (kind, wait) = (FailureKind::Trapped, watchfire_model::Duration::from_secs(10));
+    let opened = BreakerChange::Opened {
+        offset: failed.offset,
+        callback: 0,
+        why: "20 of 20".into(),
+        kind,
+        reason: "unreachable".into(),
+        wait,
+    };
+    let stays = BreakerChange::StaysOpen { kind, reason: "still".into(), wait };
+    let lost = BreakerChange::Lost { range: MissedRange { from: 4, next: 9 } };
+    let all = [opened, stays, lost, BreakerChange::Closed];
+    server.append(all.map(|change| (1, breaker(change))).into()).await;
+    let rows = async || {
+        ok(&server.call("GET", "/api/v1/rules/hot/outages", Value::Null).await, 200)["items"].clone()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let rows = loop {
+        let rows = rows().await;
+        if rows[0]["closed_by"].is_string() {
+            break rows;
+        }
+        assert!(std::time::Instant::now() < deadline, "{rows}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    let row = &rows[0];
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&row["partition"], &row["why"], &row["reason"]),
+        (&json!(1), &json!("20 of 20"), &json!("still"))
+    );
+    assert_eq!(
+        (&row["closed_by"], &row["lost_from"], &row["lost_to"]),
+        (&json!("tried"), &json!(4), &json!(9))
+    );
+    // The loop says that it is not out now: there is nothing to choose.
+    for what in ["catch-up", "skip-missed"] {
+        let path = format!("/api/v1/rules/hot/{what}");
+        problem(&server.call("POST", &path, json!({})).await, 409, "not-out");
+    }
+    problem(&server.call("GET", "/api/v1/rules/cold/outages", Value::Null).await, 404, "not-found");
+    let body = json!({"module": "threshold", "breaker": {"failures": 2}});
+    let refused = server.call("PUT", "/api/v1/rules/hot", body).await;
+    problem(&refused, 422, "breaker");
+    assert_eq!(refused.json["pointer"], "/breaker/failures");
 }

@@ -10,7 +10,7 @@ use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::{AlertEffect, Rows};
 use watchfire_model::{Batch, DeviceHandle, DeviceSpec, Position, Timestamp, Transition, Value, Values};
 
-use super::call::Call;
+use super::call::{Call, Of};
 use super::{Here, Output, Partition};
 use crate::due::{Due, Kind};
 use crate::rule::{Conditions, Rule};
@@ -62,7 +62,7 @@ impl Partition {
         rule.dirty.conditions = true;
         touched.sort_unstable();
         touched.dedup();
-        let batch = call.rows.as_ref().filter(|_| !call.redo).map(|rows| rows.batch().clone());
+        let batch = call.rows.as_ref().filter(|_| call.of == Of::Here).map(|rows| rows.batch().clone());
         for device in touched {
             self.advance(here, rule, device, batch.as_deref(), call.now, out);
             if let Some(track) = self.streams[rule.stream].tracks.get(device.0 as usize) {
@@ -92,7 +92,10 @@ impl Partition {
         Some(match (row, rows) {
             (Some(row), Some(rows)) => {
                 let at = rows.batch().times[row as usize].min(here.time);
-                let clock = if call.redo { track.clock_at(here.time) } else { self.clocks[row as usize] };
+                let clock = match call.of {
+                    Of::Here => self.clocks[row as usize],
+                    Of::Redo | Of::Earlier(_) => track.clock_at(here.time),
+                };
                 (Moment { clock, at }, Some(row))
             }
             _ => (Moment { clock: track.clock_at(call.now), at: call.now }, None),
@@ -171,7 +174,7 @@ impl Partition {
         row: Option<u32>,
         out: &mut Vec<Output>,
     ) {
-        let rows = call.rows.as_ref().filter(|_| !call.redo);
+        let rows = call.rows.as_ref().filter(|_| call.of == Of::Here);
         let upto = row.map_or(usize::MAX, |row| row as usize);
         let batch = rows.map(|rows| rows.batch().clone());
         self.take_delays(here, rule, device, key, batch.as_deref(), upto, moment.clock, out);
@@ -246,8 +249,8 @@ impl Partition {
     /// Notes when the next delay of a device under a rule is over.
     pub(super) fn date(&mut self, rule: &mut Rule, device: DeviceHandle) {
         let spec = &rule.spec;
-        // Nothing goes on in a rule that is paused: its delays begin anew with it.
-        let waits = !rule.paused;
+        // Nothing goes on in a rule that is paused or out: its delays begin anew with it.
+        let waits = !rule.stands();
         let next = rule
             .conditions
             .get(&device)

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use watchfire_log::Record;
 use watchfire_log::record::{Skipped, StateBefore};
+use watchfire_log::{Breaker, BreakerChange, Record};
 use watchfire_model::call::{
     CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, Timer, TimerEffect,
 };
-use watchfire_model::{DeviceHandle, Timestamp};
+use watchfire_model::{DeviceHandle, Offset, Timestamp};
 use watchfire_telemetry::metrics;
 
 use super::search::{self, Found};
@@ -26,8 +26,27 @@ pub(crate) struct Call {
     pub schedule: Option<String>,
     pub rows: Option<Arc<Rows>>,
     pub now: Timestamp,
-    /// The rows are of an earlier record: they move no clock.
-    pub redo: bool,
+    pub of: Of,
+}
+
+/// Where the rows of a callback come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// The record that is being evaluated, if it has rows.
+    Here,
+    /// The redo that is being evaluated. They were measured earlier, and move no clock.
+    Redo,
+    /// An earlier record: they move no clock either.
+    Earlier(Offset),
+}
+
+/// What came of a callback.
+enum Made {
+    /// It passed, or some of its rows were evaluated and others were at fault.
+    Passed(Option<CallFailure>),
+    /// It was not made: a replay passes it over.
+    Nothing,
+    Failed(CallFailure),
 }
 
 impl Partition {
@@ -39,7 +58,7 @@ impl Partition {
         now: Timestamp,
         out: &mut Vec<Output>,
     ) {
-        self.with_rule(rule, |partition, rule| partition.call_rule(here, rule, callback, now, false, out));
+        self.with_rule(rule, |partition, rule| partition.call_rule(here, rule, callback, now, Of::Here, out));
     }
 
     pub(super) fn call_rule(
@@ -48,9 +67,13 @@ impl Partition {
         rule: &mut Rule,
         callback: Callback,
         now: Timestamp,
-        redo: bool,
+        of: Of,
         out: &mut Vec<Output>,
     ) {
+        // What somebody wants to be evaluated again is, and what it is to catch up with.
+        if rule.outage.is_some() && of == Of::Here {
+            return self.missed(here, rule, callback, out);
+        }
         if rule.paused {
             return;
         }
@@ -60,8 +83,21 @@ impl Partition {
         };
         let rows = rows_of(&callback).cloned();
         let number = rule.next_callback(here.position.offset);
-        let mut call = Call { number, name: callback.name(), schedule, rows, now, redo };
-        let mut callback = callback;
+        let call = Call { number, name: callback.name(), schedule, rows, now, of };
+        rule.wasted = 0;
+        let made = self.make_call(here, rule, callback, call, out);
+        self.judge(here, rule, number, made, out);
+    }
+
+    fn make_call(
+        &mut self,
+        here: Here,
+        rule: &mut Rule,
+        mut callback: Callback,
+        mut call: Call,
+        out: &mut Vec<Output>,
+    ) -> Made {
+        let number = call.number;
         let known = self.known.skipped(here.position.offset, &rule.name, number);
         if let Some(last) = known.last() {
             // It failed when it was made. What the instance may keep of a failed call is not replayed.
@@ -69,7 +105,9 @@ impl Partition {
             rule.stats.last_failure = Some(last.reason.clone());
             rule.instance = None;
             // Rows that were at fault were left out, and the others evaluated.
-            let Some(rows) = call.rows.as_ref().and_then(|rows| without(rows, known)) else { return };
+            let Some(rows) = call.rows.as_ref().and_then(|rows| without(rows, known)) else {
+                return Made::Nothing;
+            };
             call.rows = Some(rows.clone());
             callback = Callback::Batch(rows);
         }
@@ -78,18 +116,54 @@ impl Partition {
         {
             let failure = CallFailure::new(FailureKind::Trapped, message);
             rule.instance = None;
-            return self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
+            self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
+            return Made::Nothing;
         }
-        match self.attempt(here, rule, callback, &call) {
+        let made = match self.attempt(here, rule, callback, &call) {
             Ok(effects) => {
                 rule.credit = (rule.credit + search::REFILL).min(search::CREDIT);
                 self.effects(here, rule, &call, effects, out);
+                Made::Passed(None)
             }
             Err(failure) => self.failed(here, rule, call, failure, out),
-        }
+        };
         if let Some(watch) = &mut self.watch {
             watch.end();
         }
+        made
+    }
+
+    /// Decides whether the breaker of a rule opens behind a callback. It depends on how long calls take and on what the
+    /// process saw before, so a replay does not decide: it does what the log says.
+    fn judge(&mut self, here: Here, rule: &mut Rule, number: u32, made: Made, out: &mut Vec<Output>) {
+        if here.replay {
+            if let Some(change) = self.known.opened(here.position.offset, &rule.name, number).cloned() {
+                self.open(here, rule, &change);
+            }
+            return;
+        }
+        let options = &rule.spec.breaker;
+        // While it is out it is called only because somebody wants to know whether it passes now.
+        if !options.enabled || rule.is_open() {
+            return;
+        }
+        let (passed, failure) = match made {
+            Made::Passed(failure) => (true, failure),
+            Made::Failed(failure) => (false, Some(failure)),
+            Made::Nothing => return,
+        };
+        rule.window.note(here.time, options.span, passed, rule.wasted);
+        let Some(CallFailure { kind, message: reason }) = failure else { return };
+        let Some(why) = rule.window.verdict(options) else { return };
+        let wait = match &rule.outage {
+            Some(outage) => options.wait_after(outage.wait),
+            None => options.wait,
+        };
+        let offset = here.position.offset;
+        let change = BreakerChange::Opened { offset, callback: number, why, kind, reason, wait };
+        self.open(here, rule, &change);
+        let (rule, version) = (rule.name.to_string(), rule.version);
+        out.push(Output::Own(Record::Breaker(Box::new(Breaker { rule, version, change }))));
     }
 
     /// Makes the call. Nothing of a failure is left.
@@ -103,6 +177,9 @@ impl Partition {
         let rows = call.rows.as_ref().map_or(0, |rows| rows.len());
         let outcome = self.invoke(here, rule, callback, call.now)?;
         rule.stats.note(rows, outcome.cost.nanoseconds);
+        if outcome.result.is_err() {
+            rule.wasted = rule.wasted.saturating_add(outcome.cost.nanoseconds);
+        }
         for message in outcome.messages {
             self.event(here, rule, call.now, || RuleEventKind::Message {
                 level: message.level,
@@ -168,16 +245,18 @@ impl Partition {
         call: Call,
         failure: CallFailure,
         out: &mut Vec<Output>,
-    ) {
+    ) -> Made {
         // A replay passes the call over, so nothing of it may live on in the memory of the instance.
         rule.instance = None;
         let Some(rows) = call.rows.clone().filter(|rows| rows.len() > 1) else {
-            return self.skip(here, rule, &call, call.rows.as_deref(), failure, out);
+            self.skip(here, rule, &call, call.rows.as_deref(), failure.clone(), out);
+            return Made::Failed(failure);
         };
         let Found { good, poison, rest } = self.search(here, rule, &call, &rows, &failure);
         // Where it fails on all of them it is not the rows: they stay together.
         if good.is_empty() {
-            return self.skip(here, rule, &call, Some(&rows), failure, out);
+            self.skip(here, rule, &call, Some(&rows), failure.clone(), out);
+            return Made::Failed(failure);
         }
         for (row, failure) in poison {
             self.skip(here, rule, &call, Some(&rows.pick(&[row])), failure, out);
@@ -194,10 +273,14 @@ impl Partition {
         let good = Arc::new(rows.pick(&good));
         let call = Call { rows: Some(good.clone()), ..call };
         match self.attempt(here, rule, Callback::Batch(good.clone()), &call) {
-            Ok(effects) => self.effects(here, rule, &call, effects, out),
+            Ok(effects) => {
+                self.effects(here, rule, &call, effects, out);
+                Made::Passed(Some(failure))
+            }
             Err(failure) => {
                 rule.instance = None;
-                self.skip(here, rule, &call, Some(&good), failure, out);
+                self.skip(here, rule, &call, Some(&good), failure.clone(), out);
+                Made::Failed(failure)
             }
         }
     }
@@ -243,6 +326,10 @@ impl Partition {
             callback: call.number,
             callback_name: call.name.into(),
             rows,
+            rows_at: match call.of {
+                Of::Earlier(offset) => Some(offset),
+                Of::Here | Of::Redo => None,
+            },
             kind: failure.kind,
             reason: failure.message,
             state_before,
@@ -294,7 +381,9 @@ impl Partition {
                 // A timer set at this record fires at a later one: a rule cannot keep the loop busy with
                 // timers at one place.
                 let due = timer.at.max(Timestamp(here.time.0.saturating_add(1)));
-                self.due.push(entry(due));
+                if !rule.stands() {
+                    self.due.push(entry(due));
+                }
                 rule.timers.insert(key, SetTimer { at: timer.at, due }).filter(|before| before.due != due)
             }
             TimerEffect::Cancel(_) => rule.timers.remove(&key),

@@ -8,11 +8,14 @@ use watchfire_model::alert::{Cause, ResolveReason};
 use watchfire_model::call::{
     CallFailure, DeviceSet, FailureKind, Instance, Module, Setup, Silence, Subscription,
 };
-use watchfire_model::{Control, DeviceHandle, DeviceSpec, KeyedState, PartitionId, RuleSpec, RuleVersion};
+use watchfire_model::{
+    Control, DeviceHandle, DeviceSpec, KeyedState, OnRecovery, PartitionId, RuleSpec, RuleVersion,
+};
 
 use super::call::load_failure;
 use super::versions::{Back, Begin, Restored};
 use super::{Here, Output, Partition, search};
+use crate::breaker::{Tail, Window};
 use crate::cron::Cron;
 use crate::due::{Due, Kind};
 use crate::rule::{Dirty, Rule, RuleId, RunningSchedule};
@@ -51,6 +54,8 @@ impl Partition {
             Control::RulePaused { name, .. } => self.pause(here, name, true),
             Control::RuleResumed { name, .. } => self.pause(here, name, false),
             Control::RuleRemoved { name, .. } => self.remove_rule(here, name, out),
+            Control::RuleCatchUp { name, .. } => self.choose(here, name, OnRecovery::CatchUp),
+            Control::RuleMissedSkipped { name, .. } => self.choose(here, name, OnRecovery::Skip),
             Control::ConditionCleared { rule, device, key, force, .. } => {
                 self.clear_condition(here, rule, device, key, *force, out);
             }
@@ -269,6 +274,7 @@ impl Partition {
                     instance: None,
                     subscription: Subscription::default(),
                     paused: false,
+                    outage: None,
                     stream: usize::MAX,
                     group: 0,
                     state: KeyedState::new(),
@@ -283,6 +289,10 @@ impl Partition {
                     credit: search::CREDIT,
                     dirty: Dirty::ALL,
                     stats: RuleStats::default(),
+                    wasted: 0,
+                    window: Window::default(),
+                    tail: Tail::default(),
+                    trying: false,
                 })));
                 self.rule_ids.insert(name, id);
                 id
@@ -291,6 +301,7 @@ impl Partition {
         self.with_rule(id, |partition, rule| {
             let existed = rule.stream != usize::MAX;
             let before = existed.then(|| partition.unwire(rule));
+            let other_stream = existed && rule.stream != stream;
             if let Some(state) = prepared.state {
                 rule.state = state;
             }
@@ -334,6 +345,7 @@ impl Partition {
                 partition.restore(here, rule, restored, out);
             }
             partition.wire(here.time, rule);
+            partition.repaired(here, rule, other_stream);
             partition.event(here, rule, here.time, || RuleEventKind::Activated);
         });
     }
@@ -371,7 +383,7 @@ impl Partition {
                 }
             }
         }
-        if rule.paused {
+        if rule.stands() {
             return;
         }
         for (key, timer) in &rule.timers {
@@ -387,40 +399,6 @@ impl Partition {
         for device in dated {
             self.date(rule, device);
         }
-    }
-
-    /// A rule that is paused is not called, and nothing goes on in it: timers and silence wait until it is
-    /// resumed, delays of conditions begin anew then, since nobody looked meanwhile, and schedules that were missed
-    /// are.
-    fn pause(&mut self, here: Here, name: &str, paused: bool) {
-        let Some(&id) = self.rule_ids.get(name) else { return };
-        self.with_rule(id, |partition, rule| {
-            if std::mem::replace(&mut rule.paused, paused) == paused {
-                return;
-            }
-            rule.dirty.head = true;
-            if paused {
-                partition.due.remove_rule(rule.id);
-                rule.delays.clear();
-                return;
-            }
-            for schedule in &mut rule.schedules {
-                schedule.next = schedule.cron.next_after(here.time);
-            }
-            for timer in rule.timers.values_mut() {
-                timer.due = timer.due.max(watchfire_model::Timestamp(here.time.0.saturating_add(1)));
-            }
-            for (device, conditions) in &mut rule.conditions {
-                let Some(track) = partition.streams[rule.stream].tracks.get(device.0 as usize) else {
-                    continue;
-                };
-                for (_, condition) in conditions {
-                    condition.begin_delay_anew(track.clock_at(here.time));
-                }
-            }
-            (rule.dirty.timers, rule.dirty.conditions) = (true, true);
-            partition.wire(here.time, rule);
-        });
     }
 
     pub(super) fn remove_rule(&mut self, here: Here, name: &str, out: &mut Vec<Output>) {

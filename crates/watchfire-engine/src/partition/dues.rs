@@ -3,6 +3,7 @@
 use watchfire_model::call::{Callback, SilentDevice, Timer};
 use watchfire_model::{DeviceHandle, Duration, Timestamp};
 
+use super::call::Of;
 use super::{Here, Output, Partition};
 use crate::due::{Due, Kind};
 use crate::rule::{Rule, RuleId};
@@ -77,7 +78,7 @@ impl Partition {
                 .collect();
             rule.dirty.timers = true;
             if !timers.is_empty() {
-                partition.call_rule(here, rule, Callback::Timers(timers), due.at, false, out);
+                partition.call_rule(here, rule, Callback::Timers(timers), due.at, Of::Here, out);
             }
         });
     }
@@ -107,7 +108,7 @@ impl Partition {
             }
             rule.dirty.head = true;
             if !devices.is_empty() {
-                partition.call_rule(here, rule, Callback::Silence(devices), first.at, false, out);
+                partition.call_rule(here, rule, Callback::Silence(devices), first.at, Of::Here, out);
             }
         });
     }
@@ -129,7 +130,7 @@ impl Partition {
 
     /// Begins to wait for a device to fall silent: at a later record than this one.
     pub(super) fn watch_silence(&mut self, now: Timestamp, rule: &Rule, device: DeviceHandle) {
-        if rule.paused {
+        if rule.stands() {
             return;
         }
         if let Some(at) = self.silence_of(rule, device) {
@@ -175,7 +176,7 @@ impl Partition {
                 partition.due.push(Due { at, ..due });
             }
             let callback = Callback::Schedule { name, at: due.at };
-            partition.call_rule(here, rule, callback, due.at, false, out);
+            partition.call_rule(here, rule, callback, due.at, Of::Here, out);
         });
     }
 

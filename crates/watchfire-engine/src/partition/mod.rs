@@ -2,6 +2,7 @@
 //! order and says what came of each; whoever drives it releases that in the same order.
 
 mod alerts;
+mod breaker;
 mod call;
 mod control;
 mod dues;
@@ -32,6 +33,8 @@ use crate::rule::{Rule, RuleId};
 use crate::status::{DeviceState, PartitionStatus, RuleEvent, RuleEventKind, RuleStatus};
 use crate::stream::{REPORTED, Stream};
 
+pub(crate) use breaker::{Behind, Kept};
+pub(crate) use output::copy_row;
 pub use persist::{Capture, Image};
 pub(crate) use versions::{Pieces, migrate_piece};
 
@@ -198,6 +201,7 @@ impl Partition {
             Record::Readings { stream, batch, .. } => self.readings(here, stream, batch, out),
             Record::Control(control) => self.control(here, control, out),
             Record::Redo(redo) => self.redo(here, redo, out),
+            Record::Breaker(breaker) => self.breaker_changed(here, breaker),
             Record::CheckpointMark => self.discard_instances(),
             Record::Rejects(_)
             | Record::Tick
@@ -241,7 +245,7 @@ impl Partition {
             let rules = self.streams[place].dated.get(&device).cloned().unwrap_or_default();
             for rule in rules {
                 self.with_rule(rule, |partition, rule| {
-                    if !rule.paused {
+                    if !rule.stands() {
                         partition.advance(here, rule, device, Some(batch), here.time, out);
                     }
                 });
@@ -281,6 +285,7 @@ impl Partition {
     fn discard_instances(&mut self) {
         for rule in self.rules.iter_mut().flatten() {
             rule.instance = None;
+            rule.tail.begin(self.next + 1);
             let stream = &self.streams[rule.stream];
             let devices: Vec<_> = rule.conditions.keys().copied().collect();
             let before: usize = rule.conditions.values().map(Vec::len).sum();
@@ -358,7 +363,8 @@ impl Partition {
 
     /// Where it stands. Who drives it adds what it does not know: the end of the log, the checkpoint.
     pub fn status(&self) -> PartitionStatus {
-        PartitionStatus { next: self.next, time: self.time, ..PartitionStatus::default() }
+        let (next, live_from, time) = (self.next, self.live_from, self.time);
+        PartitionStatus { next, live_from, time, ..PartitionStatus::default() }
     }
 
     /// The numbers of each rule.
@@ -373,6 +379,7 @@ impl Partition {
             status.versions.insert(self.setup.id, rule.version);
             status.module = Some(rule.spec.module);
             status.paused = rule.paused;
+            status.breakers.extend(self.breaker_status(rule).map(|breaker| (self.setup.id, breaker)));
             status.state_bytes += rule.state.bytes();
             status.memory += rule.instance.as_ref().map_or(0, |instance| instance.memory());
             status.devices += self.streams[rule.stream].selections.devices(rule.group).len() as u64;

@@ -7,7 +7,9 @@ use watchfire_log::{Origin, Record};
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::{Effects, EmittedReading, Rows};
 use watchfire_model::rule::metric_matches;
-use watchfire_model::{BatchBuilder, Column, DeviceHandle, PartitionId, RuleSpec, Timestamp, Value, Values};
+use watchfire_model::{
+    Batch, BatchBuilder, Column, DeviceHandle, PartitionId, RuleSpec, Timestamp, Value, Values,
+};
 use watchfire_telemetry::metrics;
 
 use super::call::Call;
@@ -147,6 +149,28 @@ fn derived_rows(builder: &mut BatchBuilder, spec: &RuleSpec, rows: &Rows, effect
         }
         if builder.values_of_row() == 0 { builder.abort() } else { builder.commit() }
     }
+}
+
+/// Copies a row, whole. `seen`: whether a column counts; gives whether the row has a value in one that does.
+pub(crate) fn copy_row(
+    builder: &mut BatchBuilder,
+    batch: &Batch,
+    row: u32,
+    seen: impl Fn(&str) -> bool,
+) -> bool {
+    let mut has = false;
+    builder.begin(batch.devices[row as usize], batch.times[row as usize]);
+    for column in &batch.columns {
+        let before = builder.values_of_row();
+        pass(builder, column, row);
+        has |= builder.values_of_row() > before && seen(&column.metric);
+    }
+    if has {
+        builder.commit()
+    } else {
+        builder.abort()
+    }
+    has
 }
 
 fn pass(builder: &mut BatchBuilder, column: &Column, row: u32) {

@@ -13,6 +13,7 @@ use watchfire_model::{
 };
 
 use super::{Partition, PartitionSetup, search};
+use crate::breaker::{Outage, Tail, Window};
 use crate::bytes::{Reader, Writer};
 use crate::cron::Cron;
 use crate::rule::{Conditions, Dirty, Rule, RuleId, RunningSchedule, SetTimer, Timers};
@@ -61,6 +62,8 @@ struct RuleHead {
     version: RuleVersion,
     spec: RuleSpec,
     paused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outage: Option<Box<Outage>>,
     state_version: u32,
     metrics: Vec<String>,
     /// `None`: off; 0: by the registry; else microseconds.
@@ -245,6 +248,7 @@ fn rule_bytes(rule: &Rule) -> Vec<u8> {
         version: rule.version,
         spec: (*rule.spec).clone(),
         paused: rule.paused,
+        outage: rule.outage.clone(),
         state_version: rule.state_version,
         metrics: rule.subscription.metrics.clone(),
         silence: match rule.subscription.silence {
@@ -472,6 +476,7 @@ impl Image {
             instance: None,
             subscription,
             paused: head.paused,
+            outage: head.outage,
             stream,
             group: 0,
             state: KeyedState::new(),
@@ -486,6 +491,10 @@ impl Image {
             credit: search::CREDIT,
             dirty: Dirty::default(),
             stats: RuleStats::default(),
+            wasted: 0,
+            window: Window::default(),
+            tail: Tail::default(),
+            trying: false,
         };
         *partition.rules.get_mut(id as usize)? = Some(Box::new(rule));
         partition.rule_ids.insert(name, RuleId(id));
@@ -507,6 +516,7 @@ impl Image {
             partition.with_rule(id, |partition, rule| {
                 rule.state.take_dirty();
                 rule.snapshots.iter_mut().for_each(|snapshot| drop(snapshot.state.take_dirty()));
+                rule.tail.begin(partition.next);
                 rule.group = partition.streams[rule.stream].selections.add(
                     rule.id,
                     &rule.spec.select,

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use watchfire_model::call::{CallFailure, Callback, Context, FailureKind, Rows, Setup};
+use watchfire_model::{Limits, Timestamp};
 
 use super::call::Call;
 use super::{Here, Partition};
@@ -142,33 +143,50 @@ impl Trial<'_> {
     }
 
     fn try_rows(&mut self, rows: Rows) -> Result<(), CallFailure> {
-        // A fresh one each time: what a try leaves in the memory of an instance never happened.
-        let module = match &self.rule.module {
-            Some(module) => module.clone(),
-            None => self.partition.setup.modules.get(self.rule.spec.module)?,
-        };
         let mut limits = self.rule.spec.limits.clone();
         if self.hasty {
             limits.time = watchfire_model::Duration(limits.time.0 / SHARE).max(LEAST).min(limits.time);
         }
-        let setup = Setup {
-            rule: self.rule.name.to_string(),
-            parameters: self.rule.parameters.clone(),
-            limits,
-            replay: self.here.replay,
+        let (now, replay) = (self.call.now, self.here.replay);
+        let (tried, took) = self.partition.try_call(self.rule, now, Arc::new(rows), limits, replay);
+        self.left = self.left.saturating_sub(took);
+        self.rule.wasted = self.rule.wasted.saturating_add(took);
+        tried
+    }
+}
+
+impl Partition {
+    /// A call whose effects are thrown away: whether it passes, and how many nanoseconds it took.
+    pub(super) fn try_call(
+        &mut self,
+        rule: &mut Rule,
+        now: Timestamp,
+        rows: Arc<Rows>,
+        limits: Limits,
+        replay: bool,
+    ) -> (Result<(), CallFailure>, u64) {
+        let setup =
+            Setup { rule: rule.name.to_string(), parameters: rule.parameters.clone(), limits, replay };
+        // A fresh one each time: what a try leaves in the memory of an instance never happened.
+        let module = rule.module.clone().map_or_else(|| self.setup.modules.get(rule.spec.module), Ok);
+        let mut instance = match module.and_then(|module| module.start(&setup)) {
+            Ok((instance, _)) => instance,
+            Err(failure) => return (Err(failure), 0),
         };
-        let (mut instance, _) = module.start(&setup)?;
         let context = Context {
-            now: self.call.now,
-            devices: self.partition.registry.clone(),
-            selected: self.partition.streams[self.rule.stream].selections.devices(self.rule.group),
-            state: std::mem::take(&mut self.rule.state),
+            now,
+            devices: self.registry.clone(),
+            selected: self.streams[rule.stream].selections.devices(rule.group),
+            state: std::mem::take(&mut rule.state),
         };
-        let outcome = instance.call(Callback::Batch(Arc::new(rows)), context);
-        self.rule.state = outcome.state;
-        self.left = self.left.saturating_sub(outcome.cost.nanoseconds);
-        let effects = outcome.result?;
-        let kept = self.partition.check_kept(self.rule, &effects);
-        kept.map_err(|what| CallFailure::new(FailureKind::Output, what))
+        let outcome = instance.call(Callback::Batch(rows), context);
+        rule.state = outcome.state;
+        let took = outcome.cost.nanoseconds;
+        rule.stats.nanoseconds = rule.stats.nanoseconds.saturating_add(took);
+        let tried = outcome.result.and_then(|effects| {
+            let kept = self.check_kept(rule, &effects);
+            kept.map_err(|what| CallFailure::new(FailureKind::Output, what))
+        });
+        (tried, took)
     }
 }

@@ -3,6 +3,7 @@
 // Helpers of tests fail as tests do; clippy knows only the functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+mod breaker;
 mod determinism;
 mod engine;
 mod poison;

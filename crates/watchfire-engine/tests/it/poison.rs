@@ -118,6 +118,9 @@ fn a_rule_that_fails_on_every_row_costs_a_bounded_number_of_calls() {
         count.fetch_add(1, Ordering::Relaxed);
         trap("always")
     });
+    // Its breaker would open: this is about what each call costs.
+    let spec = rule("r", watchfire_model::Digest::of(b"m"), json!({"breaker": {"enabled": false}}));
+    world.deploy(spec, 2);
     let records = 50;
     for record in 0..records {
         world.readings(&(0..200).map(|row| (0, record * 200 + row, 1.0)).collect::<Vec<_>>());

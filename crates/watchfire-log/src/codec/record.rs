@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use watchfire_model::{Actor, Position, RuleVersion, Timestamp};
 
 use super::{CodecError, Input, batch, put_bytes};
-use crate::record::{Consumed, GapReason, Record, Redo};
+use crate::record::{Consumed, GapReason, MissedRange, Record, Redo};
 
 const READINGS: u8 = 1;
 const REJECTS: u8 = 2;
@@ -19,6 +19,7 @@ const GAP: u8 = 8;
 const CHECKPOINT_MARK: u8 = 9;
 const REDO: u8 = 10;
 const CONSUMED: u8 = 11;
+const BREAKER: u8 = 12;
 
 #[derive(Serialize, Deserialize)]
 struct ActivatedBody {
@@ -40,6 +41,8 @@ struct RedoHead {
     stream: String,
     failed: Position,
     by: Actor,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missed: Option<MissedRange>,
 }
 
 /// The kind of a record as it is written.
@@ -56,12 +59,13 @@ pub fn kind(record: &Record) -> u8 {
         Record::CheckpointMark => CHECKPOINT_MARK,
         Record::Redo(_) => REDO,
         Record::Consumed(_) => CONSUMED,
+        Record::Breaker(_) => BREAKER,
     }
 }
 
 /// Whether a record is written as JSON: such a one is rare, and is checked before it is accepted.
 pub fn is_json(record: &Record) -> bool {
-    matches!(kind(record), CONTROL | ACTIVATED | REFUSED | SKIPPED)
+    matches!(kind(record), CONTROL | ACTIVATED | REFUSED | SKIPPED | BREAKER)
 }
 
 /// Appends the bytes of a record, without its kind. It fails only where something is no JSON.
@@ -92,10 +96,11 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), CodecError> {
             out.extend_from_slice(&json(&body)?);
         }
         Record::Skipped(skipped) => out.extend_from_slice(&json(skipped)?),
+        Record::Breaker(breaker) => out.extend_from_slice(&json(breaker)?),
         Record::Redo(redo) => {
-            let Redo { rule, stream, failed, by, batch } = &**redo;
+            let Redo { rule, stream, failed, missed, by, batch } = &**redo;
             let (rule, stream, by) = (rule.clone(), stream.to_string(), by.clone());
-            put_bytes(out, &json(&RedoHead { rule, stream, failed: *failed, by })?);
+            put_bytes(out, &json(&RedoHead { rule, stream, failed: *failed, by, missed: *missed })?);
             batch::encode(batch, out);
         }
         Record::Gap { from, to, reason } => {
@@ -157,11 +162,12 @@ pub fn decode(kind: u8, bytes: &[u8]) -> Result<Record, CodecError> {
             Record::Refused { rule, version, reason }
         }
         SKIPPED => Record::Skipped(Box::new(parse(rest(&mut input), "a skipped call")?)),
+        BREAKER => Record::Breaker(Box::new(parse(rest(&mut input), "a breaker")?)),
         REDO => {
             let head = parse(input.bytes("the head of a redo")?, "the head of a redo")?;
-            let RedoHead { rule, stream, failed, by } = head;
+            let RedoHead { rule, stream, failed, by, missed } = head;
             let batch = Arc::new(batch::decode(&mut input)?);
-            Record::Redo(Box::new(Redo { rule, stream: stream.into(), failed, by, batch }))
+            Record::Redo(Box::new(Redo { rule, stream: stream.into(), failed, missed, by, batch }))
         }
         GAP => Record::Gap {
             from: Timestamp(input.i64("a gap")?),

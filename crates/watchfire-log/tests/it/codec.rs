@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use watchfire_log::codec::group::{GroupHeader, GroupWriter, SegmentHeader, Share};
 use watchfire_log::codec::record::{decode, encode, kind};
 use watchfire_log::record::{GapReason, Origin, Record, Skipped};
-use watchfire_log::{Append, Consumed, Redo, Reject};
+use watchfire_log::{Append, Breaker, BreakerChange, Consumed, MissedRange, Redo, Reject};
 use watchfire_model::call::FailureKind;
-use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Epoch, PartitionId, Position, Timestamp};
+use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Duration, Epoch, PartitionId, Position, Timestamp};
 
 use crate::help;
 
@@ -58,6 +58,7 @@ fn record() -> impl Strategy<Value = Record> {
             callback: 1,
             callback_name: "batch".into(),
             rows,
+            rows_at: Some(offset / 2).filter(|at| at % 2 == 0),
             kind: FailureKind::Fuel,
             reason,
             state_before: Vec::new(),
@@ -68,7 +69,20 @@ fn record() -> impl Strategy<Value = Record> {
         let Record::Readings { stream, batch, .. } = readings else { unreachable!() };
         let failed = Position { epoch: Epoch(2), partition: PartitionId(2), offset };
         let by = Actor { name: rule.clone(), reason, request: None };
-        Record::Redo(Box::new(Redo { rule, stream, failed, by, batch }))
+        let missed = Some(MissedRange { from: offset, next: !offset }).filter(|_| offset % 2 == 0);
+        Record::Redo(Box::new(Redo { rule, stream, failed, missed, by, batch }))
+    });
+    let breaker = (any::<u64>(), ".{0,20}", 0..4).prop_map(|(offset, rule, change)| {
+        // A wait is a day at most.
+        let wait = Duration(offset % 86_400_000_001);
+        let (kind, reason) = (FailureKind::Time, rule.clone());
+        let change = match change {
+            0 => BreakerChange::Opened { offset, callback: 3, why: "half".into(), kind, reason, wait },
+            1 => BreakerChange::StaysOpen { kind, reason, wait },
+            2 => BreakerChange::Closed,
+            _ => BreakerChange::Lost { range: MissedRange { from: offset, next: !offset } },
+        };
+        Record::Breaker(Box::new(Breaker { rule, version: 2, change }))
     });
     let Append::Records(control) = help::control(7) else { unreachable!() };
     prop_oneof![
@@ -76,6 +90,7 @@ fn record() -> impl Strategy<Value = Record> {
         1 => prop::collection::vec(reject, 0..5).prop_map(Record::Rejects),
         1 => skipped,
         2 => redo,
+        1 => breaker,
         1 => Just(Record::Tick),
         1 => Just(Record::CheckpointMark),
         1 => Just(control[0].1.clone()),

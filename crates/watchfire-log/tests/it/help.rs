@@ -120,7 +120,8 @@ pub fn control(number: u64) -> Append {
 pub fn redo(number: u64) -> Append {
     let failed = Position { epoch: Epoch(1), partition: PartitionId(1), offset: number };
     let (stream, batch) = ("readings".into(), row(number).into());
-    let redo = Redo { rule: format!("rule-{number}"), stream, failed, by: Actor::default(), batch };
+    let (rule, by) = (format!("rule-{number}"), Actor::default());
+    let redo = Redo { rule, stream, failed, missed: None, by, batch };
     Append::Records(vec![(PartitionId(1), Record::Redo(Box::new(redo)))])
 }
 

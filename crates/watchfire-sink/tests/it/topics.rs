@@ -178,6 +178,7 @@ async fn everything_that_is_asked_for_arrives_once_and_in_order() {
         callback: 0,
         callback_name: "batch".into(),
         rows: vec![2, 3],
+        rows_at: None,
         kind: FailureKind::Trapped,
         reason: "unreachable".into(),
         state_before: Vec::new(),

@@ -12,6 +12,7 @@ mod other;
 mod plan;
 mod rule;
 mod table;
+mod top;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, segment};
 use super::table::Output;
@@ -103,10 +103,17 @@ pub enum DeadLetterCommand {
         /// Its id
         id: String,
     },
-    /// Use a dead letter once more
+    /// Use a dead letter once more, or all that a rule left
     Replay {
         /// Its id
-        id: String,
+        #[arg(required_unless_present = "rule", conflicts_with = "rule")]
+        id: Option<String>,
+        /// All of this rule that were not replayed, the earliest first
+        #[arg(long)]
+        rule: Option<String>,
+        /// Of those only these: trapped, time, refused, fuel, memory, stack, output or load
+        #[arg(long, value_name = "CODE", requires = "rule")]
+        reason: Option<String>,
     },
     /// Delete a dead letter
     Rm {
@@ -134,7 +141,10 @@ pub(super) async fn dead_letter(
             );
         }
         DeadLetterCommand::Show { id } => output.document(&client.get(&path(&id), &[]).await?),
-        DeadLetterCommand::Replay { id } => {
+        DeadLetterCommand::Replay { id: None, rule, reason } => {
+            replay_all(rule.unwrap_or_default(), reason, client, output).await?;
+        }
+        DeadLetterCommand::Replay { id: Some(id), .. } => {
             let answer = client.call(Method::POST, &format!("{}/replay", path(&id)), None).await?;
             output.done(&format!("dead letter {id}: {}", answer["outcome"].as_str().unwrap_or("")), &answer);
         }
@@ -144,6 +154,47 @@ pub(super) async fn dead_letter(
         }
     }
     Ok(())
+}
+
+/// Letters that are used with one call: some seconds' worth, since each waits for the disk.
+const SLICE: u32 = 200;
+
+/// Uses all dead letters of a rule, slice by slice.
+async fn replay_all(
+    rule: String,
+    reason: Option<String>,
+    client: &Client,
+    output: Output,
+) -> Result<(), ClientError> {
+    let code = reason.map(|code| format!("&code={}", segment(&code))).unwrap_or_default();
+    let path = format!("/dead-letters:replay?kind=rule&rule={}{code}&limit={SLICE}", segment(&rule));
+    let (mut replayed, mut refused, mut refusals) = (0, 0, Vec::new());
+    let mut next = String::new();
+    loop {
+        let mut answer = client.call(Method::POST, &format!("{path}{next}"), None).await?;
+        replayed += answer["replayed"].as_u64().unwrap_or(0);
+        refused += answer["refused"].as_u64().unwrap_or(0);
+        if let Value::Array(more) = answer["refusals"].take() {
+            refusals.extend(more);
+            refusals.truncate(20);
+        }
+        output.progress(&format!("{replayed} dead letters are replayed, {refused} refused"));
+        match answer["next"].as_str() {
+            Some(cursor) => next = format!("&cursor={}", segment(cursor)),
+            None => break,
+        }
+    }
+    let document = json!({"rule": rule, "replayed": replayed, "refused": refused, "refusals": refusals});
+    let first = refusals.first().and_then(|refusal| refusal["detail"].as_str());
+    let why = first.map(|detail| format!(", such as: {detail}")).unwrap_or_default();
+    output.done(
+        &format!("rule {rule}: {replayed} dead letters are replayed, {refused} refused{why}"),
+        &document,
+    );
+    match refused {
+        0 => Ok(()),
+        refused => Err(ClientError::Failed(format!("{refused} dead letters stay as they are"))),
+    }
 }
 
 /// Commands about deliveries.

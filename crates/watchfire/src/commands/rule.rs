@@ -72,6 +72,18 @@ pub enum RuleCommand {
         /// Its name
         name: String,
     },
+    /// Have a rule that is out, or was, evaluate what it missed; and try it again now
+    CatchUp {
+        /// Its name
+        name: String,
+    },
+    /// Pass over what a rule missed while it was out
+    SkipMissed {
+        /// Its name
+        name: String,
+    },
+    /// What each rule costs, the dearest first; again each second on a terminal
+    Top(super::top::Top),
     /// Remove a rule
     Rm {
         /// Its name
@@ -105,6 +117,10 @@ pub struct Deploy {
     /// What a call may cost: time=200ms, memory=33554432, fuel=1000000, effects=1000
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     limit: Vec<(String, String)>,
+    /// When it is taken out because it keeps failing: failures=0.5, time=0.1, calls=20, span=1m, wait=10s,
+    /// longest_wait=10m, on_recovery=skip, enabled=false
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    breaker: Vec<(String, String)>,
     /// A column of the input that the output stream carries on; `temp*` takes all that begin so; may be repeated
     #[arg(long, value_name = "METRIC")]
     pass: Vec<String>,
@@ -155,6 +171,7 @@ pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -
                     "devices",
                     "health.calls",
                     "health.failures",
+                    "health.breaker",
                     "updated_at",
                 ],
             );
@@ -208,6 +225,15 @@ pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -
             let answer = client.call(Method::POST, &format!("{}/resume", path(&name)), None).await?;
             output.done(&format!("rule {name} goes on"), &answer);
         }
+        RuleCommand::CatchUp { name } => {
+            let answer = client.call(Method::POST, &format!("{}/catch-up", path(&name)), None).await?;
+            output.done(&format!("rule {name} is tried again, and catches up once it passes"), &answer);
+        }
+        RuleCommand::SkipMissed { name } => {
+            let answer = client.call(Method::POST, &format!("{}/skip-missed", path(&name)), None).await?;
+            output.done(&format!("what rule {name} missed is passed over"), &answer);
+        }
+        RuleCommand::Top(command) => super::top::run(command, client, output).await?,
         RuleCommand::Rm { name } => {
             client.call(Method::DELETE, &path(&name), None).await?;
             output.done(&format!("rule {name} is removed"), &json!({"removed": name}));
@@ -367,6 +393,7 @@ fn request(command: &Deploy, module: &Found, spec: Value) -> Result<Value, Clien
         ("parameters", "--set", &command.set),
         ("condition", "--condition", &command.condition),
         ("limits", "--limit", &command.limit),
+        ("breaker", "--breaker", &command.breaker),
     ];
     for (member, flag, pairs) in groups.into_iter().filter(|(_, _, pairs)| !pairs.is_empty()) {
         body[member] = with_values(body[member].take(), flag, pairs)?;

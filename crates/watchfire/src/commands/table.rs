@@ -29,6 +29,18 @@ impl Output {
         print(&align(columns, &rows));
     }
 
+    /// A list that is shown again and again: on a terminal in the place of the one before.
+    pub(super) fn screen(self, title: &str, items: &[Value], columns: &[&str]) {
+        let _ = write!(std::io::stdout(), "\x1b[H\x1b[2J");
+        print(title);
+        self.list(items, columns);
+    }
+
+    /// Whether a person looks at it as it comes.
+    pub(super) fn is_watched(self) -> bool {
+        !self.json && std::io::stdout().is_terminal()
+    }
+
     /// One document: its members below each other.
     pub(super) fn document(self, document: &Value) {
         if self.json || !document.is_object() {

@@ -6,6 +6,7 @@
 
 mod backup;
 mod binary;
+mod breaker;
 mod certificates;
 mod command_line;
 mod commands;
