@@ -176,14 +176,14 @@ impl Outages {
 
     /// Has the log keep what rules still need.
     pub fn keep(&self, partition: &Partition) {
-        self.keeping.set(partition.id(), &partition.kept());
+        self.keeping.set(partition.id(), &partition.needed());
     }
 
     /// Looks after what is kept, notes what is not any more, and shows how breakers stand.
     pub fn look(&mut self, partition: &Partition, log: &dyn Log) {
         self.keep(partition);
         let first = log.range(partition.id()).0;
-        let kept = partition.kept();
+        let kept = partition.needed();
         self.lost.retain(|rule, _| kept.iter().any(|kept| kept.rule == *rule));
         for Kept { rule, from } in kept.into_iter().filter(|kept| kept.from < first) {
             let noted = self.lost.get(&rule);

@@ -157,7 +157,7 @@ impl Engine {
                 }
                 partition.watch_replay(Box::new(deaths));
             }
-            keeping.set(id, &partition.kept());
+            keeping.set(id, &partition.needed());
             log.set_cursor("engine", id, from);
             let reader = log.pacing_reader(id, from)?;
             let releaser = Releaser::new(log.clone(), keeper.clone(), id);

@@ -323,7 +323,7 @@ impl Partition {
     }
 
     /// What the log has to keep for rules that are out or catch up.
-    pub(crate) fn kept(&self) -> Vec<Kept> {
+    pub(crate) fn needed(&self) -> Vec<Kept> {
         let of =
             |rule: &Rule| Some(Kept { rule: rule.name.clone(), from: rule.outage.as_ref()?.missed.from? });
         self.rules.iter().flatten().filter_map(|rule| of(rule)).collect()
