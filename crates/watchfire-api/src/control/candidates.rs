@@ -41,7 +41,9 @@ impl ControlPlane {
     /// A module that is held for dry runs.
     pub(super) fn candidate(&self, digest: Digest) -> Option<Arc<ModuleInfo>> {
         let held = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter().find(|(info, _)| info.digest == digest).map(|(info, _)| info.clone())
+        // One that is too old goes with the next one that comes; until then it only takes room.
+        let held = held.iter().find(|(info, since)| info.digest == digest && since.elapsed() <= HELD);
+        held.map(|(info, _)| info.clone())
     }
 
     /// A module is stored: it is no candidate any more, and the host keeps it.

@@ -97,7 +97,7 @@ pub(crate) struct DeployAnswer {
 #[serde(untagged)]
 pub(crate) enum VersionAnswer {
     /// It was done.
-    Done(DeployAnswer),
+    Done(Box<DeployAnswer>),
     /// It was only asked for (`dry_run`).
     Plan(Box<PlanView>),
 }
@@ -347,11 +347,11 @@ pub(crate) async fn put_rule(
         Outcome::Deployed(activation) => {
             let status = if activation.created { StatusCode::CREATED } else { StatusCode::OK };
             let answer = activation_answer(&state, &name, *activation, query.wait).await?;
-            Ok((status, axum::Json(VersionAnswer::Done(answer))))
+            Ok((status, axum::Json(VersionAnswer::Done(Box::new(answer)))))
         }
         Outcome::Unchanged { version, activated_at } => {
             let answer = DeployAnswer { version, activated_at, state: "unchanged", goes_on_with: None };
-            Ok((StatusCode::OK, axum::Json(VersionAnswer::Done(answer))))
+            Ok((StatusCode::OK, axum::Json(VersionAnswer::Done(Box::new(answer)))))
         }
     }
 }
@@ -410,7 +410,7 @@ pub(crate) async fn roll_back_rule(
     let outcome = state.control.roll_back(&name, request.to, choice, engine, actor).await;
     state.audit(&caller, "rule.rollback", &name, outcome.as_ref().err().map(ToString::to_string)).await;
     let answer = activation_answer(&state, &name, outcome?, query.wait).await?;
-    Ok(axum::Json(VersionAnswer::Done(answer)))
+    Ok(axum::Json(VersionAnswer::Done(Box::new(answer))))
 }
 
 /// Stops calling a rule

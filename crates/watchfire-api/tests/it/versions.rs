@@ -94,6 +94,11 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
     let listed = server.call("GET", "/api/v1/modules", Value::Null).await;
     assert_eq!(ok(&listed, 200)["items"].as_array().unwrap().len(), 1);
     problem(&put(&server, second.clone(), "").await, 404, "not-found");
+    // A few are held, and no more: the ninth pushes the first one out.
+    for i in 0..8 {
+        ok(&server.call("POST", "/api/v1/modules?dry_run=true", json!(format!("other {i}"))).await, 200);
+    }
+    problem(&put(&server, second.clone(), "?dry_run=true").await, 404, "not-found");
     upload(&server, bytes).await;
     assert_eq!(ok(&put(&server, second.clone(), "").await, 200)["goes_on_with"]["fate"], "migrated");
     assert_eq!(ok(&put(&server, second, "?dry_run=true").await, 200)["change"], "none");
