@@ -223,8 +223,7 @@ mod tests {
 
     #[test]
     fn fields_are_laid_out_and_read_back() {
-        let blob: BlobFile =
-            serde_json::from_str(r#"[6, 7.5, true, "5 u32", "-1 i8", "0.5 f32"]"#).unwrap();
+        let blob: BlobFile = serde_json::from_str(r#"[6, 7.5, true, "5 u32", "-1 i8", "0.5 f32"]"#).unwrap();
         let expected = "0600000000000000 0000000000001e40 01 05000000 ff 0000003f";
         assert_eq!(blob.bytes, from_hex(expected).unwrap());
         assert_eq!(text(&blob.bytes, &blob.layout), "[6, 7.5, true, 5 u32, -1 i8, 0.5 f32]");

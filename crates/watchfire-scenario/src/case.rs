@@ -122,7 +122,10 @@ pub(crate) enum What {
     Reading(Row),
     Register(Vec<DeviceSpec>),
     Delete(String),
-    Reset { device: String, key: String },
+    Reset {
+        device: String,
+        key: String,
+    },
     /// The same module with these parameters.
     Deploy(serde_json::Value),
     /// The instance is discarded.

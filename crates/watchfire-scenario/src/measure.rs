@@ -7,7 +7,9 @@ use serde::Serialize;
 use watchfire_model::call::{
     CallFailure, Callback, Context, DeviceSet, Effects, Instance, Module, Outcome, Rows, Setup, Subscription,
 };
-use watchfire_model::{BatchBuilder, DeviceSpec, Duration, KeyedState, Limits, READINGS, Registry, Timestamp};
+use watchfire_model::{
+    BatchBuilder, DeviceSpec, Duration, KeyedState, Limits, READINGS, Registry, Timestamp,
+};
 
 use crate::series::Random;
 
@@ -139,8 +141,7 @@ struct Made {
 impl Made {
     /// A column for each metric; for `temp*` one that it means, and for all metrics one that is called `value`.
     fn new(metrics: &[String]) -> Self {
-        let mut columns: Vec<String> =
-            metrics.iter().map(|pattern| pattern.replace('*', "value")).collect();
+        let mut columns: Vec<String> = metrics.iter().map(|pattern| pattern.replace('*', "value")).collect();
         if columns.is_empty() {
             columns.push("value".into());
         }

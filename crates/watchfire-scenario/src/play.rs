@@ -82,7 +82,10 @@ pub(crate) struct Failure {
 pub(crate) struct Refused(pub String);
 
 /// The parameters as a rule gets them; else everything that the schema has against them.
-pub(crate) fn validated(module: &dyn Module, parameters: &serde_json::Value) -> Result<serde_json::Value, String> {
+pub(crate) fn validated(
+    module: &dyn Module,
+    parameters: &serde_json::Value,
+) -> Result<serde_json::Value, String> {
     validate_parameters(module.manifest(), parameters).map_err(|problems| {
         let texts: Vec<_> = problems.iter().map(|p| format!("{} {}", p.path, p.message)).collect();
         format!("parameters: {}", texts.join("; ").trim())

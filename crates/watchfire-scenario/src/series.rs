@@ -115,7 +115,8 @@ impl Series {
 fn check_steps(steps: &[(String, Value)]) -> Result<Vec<(Duration, Value)>, String> {
     let mut checked: Vec<(Duration, Value)> = Vec::new();
     for (from, value) in steps {
-        let from: Duration = from.parse().map_err(|error: watchfire_model::time::TimeError| error.to_string())?;
+        let from: Duration =
+            from.parse().map_err(|error: watchfire_model::time::TimeError| error.to_string())?;
         match checked.last() {
             None if from > Duration::ZERO => return Err("the first of the `steps` is from 0s on".into()),
             Some((before, _)) if *before >= from => {
@@ -196,7 +197,8 @@ mod tests {
     fn parts_are_added_up() {
         check(r#"{"from":10,"to":20}"#, 5, 0.25, 12.5);
         let sine = r#"{"sine":{"amplitude":5,"period":"1m","offset":20}}"#;
-        for (at, expected) in [(0, 20.0), (15, 25.0), (30, 20.0), (45, 15.0), (60 * 60 * 24 * 365 + 15, 25.0)] {
+        for (at, expected) in [(0, 20.0), (15, 25.0), (30, 20.0), (45, 15.0), (60 * 60 * 24 * 365 + 15, 25.0)]
+        {
             check(sine, at, 0.0, expected);
         }
         check(r#"{"sine":{"amplitude":2,"period":60,"phase":90}}"#, 0, 0.0, 2.0);
@@ -238,7 +240,10 @@ mod tests {
         let (mean, deviation) = moments(&draw("a", normal));
         assert!(mean.abs() < 0.06 && (deviation - 2.0).abs() < 0.06, "{mean} {deviation}");
         let (mean, deviation) = moments(&draw("a", even));
-        assert!((mean - 7.0).abs() < 0.04 && (deviation - 2.0 / 3_f64.sqrt()).abs() < 0.04, "{mean} {deviation}");
+        assert!(
+            (mean - 7.0).abs() < 0.04 && (deviation - 2.0 / 3_f64.sqrt()).abs() < 0.04,
+            "{mean} {deviation}"
+        );
     }
 
     #[test]

@@ -71,9 +71,9 @@ fn convert(file: CaseFile, name: &str) -> Result<Case> {
         key: never.value.key,
         severity: never.value.severity,
     });
-    let publishes = file.publishes.map(|rows| {
-        rows.into_iter().map(|row| published(row, start)).collect::<Result<Vec<_>>>()
-    });
+    let publishes = file
+        .publishes
+        .map(|rows| rows.into_iter().map(|row| published(row, start)).collect::<Result<Vec<_>>>());
     let logs = file.logs.map(|all| {
         let one = |logged: Spanned<crate::file::LoggedFile>| Logged {
             line: line_of(&logged),

@@ -197,8 +197,9 @@ pub(crate) fn flat(reading: &Recorded) -> std::result::Result<BTreeMap<String, V
             serde_json::Value::Object(_) if depth == DEEPEST => return Err(format!("{name} is too deep")),
             serde_json::Value::Object(members) => {
                 let mut members = members.iter();
-                return members
-                    .try_for_each(|(member, value)| add(metrics, format!("{name}.{member}"), value, depth + 1));
+                return members.try_for_each(|(member, value)| {
+                    add(metrics, format!("{name}.{member}"), value, depth + 1)
+                });
             }
         };
         if metrics.insert(name.clone(), value).is_some() {

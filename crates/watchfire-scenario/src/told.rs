@@ -143,7 +143,8 @@ impl Told {
     /// readings stand in `readings`, a file beside it ([`Told::readings`]).
     pub fn to_yaml(&self, module: &str, readings: &str) -> String {
         let case = &self.case;
-        let mut text = format!("# What {module} said of what was recorded. Change what it should have said instead.\n");
+        let mut text =
+            format!("# What {module} said of what was recorded. Change what it should have said instead.\n");
         let mut line = |name: &str, value: Json| {
             // JSON is YAML, and writing to a String does not fail.
             let _ = writeln!(text, "{name}: {value}");
@@ -178,7 +179,9 @@ impl Told {
             }
             device
         };
-        let list = |items: Vec<Json>| items.iter().fold(String::new(), |text, item| text + "\n  - " + &item.to_string());
+        let list = |items: Vec<Json>| {
+            items.iter().fold(String::new(), |text, item| text + "\n  - " + &item.to_string())
+        };
         let expected = |change: &Change| {
             let mut identity = json!({ "device": change.device, "key": change.key });
             if matches!(change.kind, Kind::Trigger | Kind::Realarm) {
@@ -212,9 +215,13 @@ impl Told {
         let mut text = String::new();
         for action in &self.case.actions {
             let What::Reading(row) = &action.what else { continue };
-            let metrics: serde_json::Map<String, Json> =
-                row.metrics.iter().map(|(name, value): (&String, &Value)| (name.clone(), json!(value))).collect();
-            let line = json!({ "device": row.device, "time": row.at, "received": action.at, "metrics": metrics });
+            let metrics: serde_json::Map<String, Json> = row
+                .metrics
+                .iter()
+                .map(|(name, value): (&String, &Value)| (name.clone(), json!(value)))
+                .collect();
+            let line =
+                json!({ "device": row.device, "time": row.at, "received": action.at, "metrics": metrics });
             let _ = writeln!(text, "{line}");
         }
         text

@@ -111,7 +111,9 @@ fn warnings(info: &ModuleInfo, cost: &Result<Cost, String>, given: bool) -> Vec<
         warn(format!("an instance has {memory} of memory, and may have {most}"));
     }
     if cfg!(debug_assertions) {
-        warn("this program was built for debugging: it measures more than a server of a release takes".into());
+        warn(
+            "this program was built for debugging: it measures more than a server of a release takes".into(),
+        );
     }
     all
 }

@@ -54,7 +54,10 @@ fn one(device: watchfire_model::DeviceHandle) -> std::sync::Arc<watchfire_model:
 async fn lines(server: &Server, query: &str) -> Vec<Value> {
     let path = format!("/api/v1/devices/press-1/readings?{query}");
     let answer = server.call("GET", &path, Value::Null).await;
-    assert_eq!((answer.status.as_u16(), &answer.headers["content-type"]), (200, &"application/x-ndjson".parse().unwrap()));
+    assert_eq!(
+        (answer.status.as_u16(), &answer.headers["content-type"]),
+        (200, &"application/x-ndjson".parse().unwrap())
+    );
     let text = String::from_utf8(answer.bytes).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

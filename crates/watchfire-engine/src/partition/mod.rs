@@ -20,7 +20,8 @@ use watchfire_log::{Entry, Record};
 use watchfire_model::alert::AlertUpdate;
 use watchfire_model::call::{Callback, DeviceSet, Modules, Rows};
 use watchfire_model::{
-    Batch, DeviceHandle, Epoch, KeyedState, Offset, PartitionId, Position, READINGS, Registry, Timestamp, Transition,
+    Batch, DeviceHandle, Epoch, KeyedState, Offset, PartitionId, Position, READINGS, Registry, Timestamp,
+    Transition,
 };
 
 use crate::deaths::CallWatch;

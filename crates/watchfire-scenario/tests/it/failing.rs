@@ -49,5 +49,9 @@ logs:
     passes(counts(), &case("  - { at: 1s, level: info, text: 2 of 1 }"));
     fails(counts(), &case(""), &["expected   nothing\n  logged     1s  info  \"2 of 1\""]);
     let other = case("  - { at: 1s, level: warn, text: 2 of 1 }");
-    fails(counts(), &other, &["expected   1s  warn  \"2 of 1\"  (line 7)\n  logged     1s  info  \"2 of 1\""]);
+    fails(
+        counts(),
+        &other,
+        &["expected   1s  warn  \"2 of 1\"  (line 7)\n  logged     1s  info  \"2 of 1\""],
+    );
 }

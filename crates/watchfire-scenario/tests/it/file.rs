@@ -51,7 +51,9 @@ fn mistakes_of_meaning_are_told_with_their_line() {
     check("name: x\ndevices: [ { id: a }, { id: a } ]\nexpect: []\n", "device \"a\" comes twice");
     let both = "{ at: 1s, trigger: { device: a, key: k }, clear: { device: a, key: k } }";
     check(&format!("name: x\nexpect:\n  - {both}\n"), "x.yaml:3: what is expected is one of");
-    let made = |series: &str| steps(&format!("  - {{ at: 0s, every: 1s, until: 9s, readings: {{ a: {{ x: {series} }} }} }}"));
+    let made = |series: &str| {
+        steps(&format!("  - {{ at: 0s, every: 1s, until: 9s, readings: {{ a: {{ x: {series} }} }} }}"))
+    };
     check(&made("{ from: 1 }"), "x.yaml:3: x: `from` and `to` go together");
     check(&made("{ sine: { amplitude: 1, period: 1m, phse: 3 } }"), "phse");
     check(&made("{ noise: { amplitude: 1, deviation: 1 } }"), "x: noise has either");
@@ -62,8 +64,14 @@ fn mistakes_of_meaning_are_told_with_their_line() {
     check(&kept("bytes: \"\""), "without bytes");
     check(&kept("bytes: \"00\", fields: [ 1 ]"), "either `bytes` or `fields`");
     check(&kept("fields: [ \"5 u7\" ]"), "x.yaml:3: ");
-    check("name: x\nstate: { version: 1, blobs: [ { device: a, slot: 0, fields: [ 1 ] } ] }\nexpect: []\n", "device \"a\" is not registered at the start");
-    check("name: x\nsamples:\n  - { at: 1s, device: a, metrics: {}, tolerance: -1 }\n", "x.yaml:3: a tolerance");
+    check(
+        "name: x\nstate: { version: 1, blobs: [ { device: a, slot: 0, fields: [ 1 ] } ] }\nexpect: []\n",
+        "device \"a\" is not registered at the start",
+    );
+    check(
+        "name: x\nsamples:\n  - { at: 1s, device: a, metrics: {}, tolerance: -1 }\n",
+        "x.yaml:3: a tolerance",
+    );
     check("name: x\nlogs: [ { at: 1s, level: loud, text: a } ]\n", "loud");
     let clear = "{ at: 1s, clear: { device: a, key: k, severity: major } }";
     check(&format!("name: x\nexpect:\n  - {clear}\n"), "a clear has no severity");

@@ -26,7 +26,9 @@ fn all_state_is_compared_byte_by_byte() {
     );
     fails(
         counts(),
-        &two_readings("keeps:\n  - { device: a, slot: 0, fields: [ 3 ] }\n  - { device: c, slot: 7, bytes: ff }\n"),
+        &two_readings(
+            "keeps:\n  - { device: a, slot: 0, fields: [ 3 ] }\n  - { device: c, slot: 7, bytes: ff }\n",
+        ),
         &[
             "expected   a slot 0  [3]  (line 7)\n  kept       a slot 0  [2]",
             "expected   nothing\n  kept       b slot 0  0100000000000000",
@@ -121,5 +123,9 @@ timeline:
   - { at: 4s, readings: { a: { x: 1 } } }
 expect: [ { at: 4s, trigger: { device: a, key: high } } ]
 ";
-    fails(crate::native::forgetful(), forgets, &["expected   4s  trigger a high  (line 7)\n  happened   nothing"]);
+    fails(
+        crate::native::forgetful(),
+        forgets,
+        &["expected   4s  trigger a high  (line 7)\n  happened   nothing"],
+    );
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use watchfire_model::alert::Detail;
-use watchfire_model::state::Blobs;
 use watchfire_model::call::{
     AlertEffect, CallFailure, Callback, Effects, EmittedReading, FailureKind, Level, Message, Module,
     Schedule, Subscription, Timer, TimerEffect,
 };
+use watchfire_model::state::Blobs;
 use watchfire_model::{DeviceHandle, Duration, Severity, Value};
 use watchfire_scenario::{Case, Report, run_module};
 use watchfire_testkit::{Guest, NativeModule};
@@ -174,9 +174,9 @@ pub fn counts() -> NativeModule {
                         return Err(CallFailure::new(FailureKind::Refused, format!("{x} is absurd")));
                     }
                     let state = guest.state().get(0, device);
-                    let count = loaded.entry(device).or_insert_with(|| {
-                        i64::from_le_bytes(state.try_into().unwrap_or_default())
-                    });
+                    let count = loaded
+                        .entry(device)
+                        .or_insert_with(|| i64::from_le_bytes(state.try_into().unwrap_or_default()));
                     *count += by;
                     counts.push(*count as f64);
                     stores.insert(device, *count);

@@ -15,7 +15,8 @@ const LINES: &str = r#"{"device":"press-1","time":"2026-05-01T10:00:00Z","receiv
 fn case(parameters: serde_json::Value) -> Case {
     let recording = Recording::from_ndjson(LINES, "the log").unwrap();
     let device = DeviceSpec { id: "press-1".into(), kind: "press".into(), ..DeviceSpec::default() };
-    Case::of_recording("press-1", &recording, vec![device], Deployed { parameters, ..Deployed::default() }).unwrap()
+    Case::of_recording("press-1", &recording, vec![device], Deployed { parameters, ..Deployed::default() })
+        .unwrap()
 }
 
 #[test]
@@ -43,7 +44,8 @@ fn a_recording_is_told_and_becomes_a_case_that_passes() {
     let report = rule.run(&[Case::read(&file).unwrap()]);
     assert!(report.passed(), "{report}\n{}", std::fs::read_to_string(&file).unwrap());
     // It expects what was said, and nothing else.
-    let text = std::fs::read_to_string(&file).unwrap().replace("\"severity\":\"major\"", "\"severity\":\"minor\"");
+    let text =
+        std::fs::read_to_string(&file).unwrap().replace("\"severity\":\"major\"", "\"severity\":\"minor\"");
     std::fs::write(&file, text).unwrap();
     assert!(!rule.run(&[Case::read(&file).unwrap()]).passed());
 }
@@ -58,9 +60,15 @@ fn a_rule_that_is_refused_says_so() {
 fn the_cost_of_a_rule_is_measured() {
     let rule = threshold();
     let cost = rule.measure(&serde_json::json!({ "metric": "temperature", "high": 80 })).unwrap();
-    assert_eq!((cost.metrics.as_slice(), cost.columns.as_slice()), (&["temperature".to_string()][..], &["temperature".to_string()][..]));
+    assert_eq!(
+        (cost.metrics.as_slice(), cost.columns.as_slice()),
+        (&["temperature".to_string()][..], &["temperature".to_string()][..])
+    );
     assert!(cost.calls >= 11 && cost.rows == 1000 && cost.failure.is_none(), "{cost:?}");
-    assert!(cost.call_nanoseconds.is_some_and(|time| time > 1000) && cost.start_nanoseconds > 1000, "{cost:?}");
+    assert!(
+        cost.call_nanoseconds.is_some_and(|time| time > 1000) && cost.start_nanoseconds > 1000,
+        "{cost:?}"
+    );
     // A fifth of numbers from 0 to 100 is above 80: there is something to keep and to say.
     assert!(cost.state > 0 && cost.effects > 100 && cost.memory > 0, "{cost:?}");
     assert!(rule.measure(&serde_json::Value::Null).unwrap_err().contains("metric"));

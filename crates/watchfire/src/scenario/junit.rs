@@ -32,7 +32,8 @@ pub fn document(report: &Report, project: &str) -> String {
 
 fn test(text: &mut String, case: &CaseReport, suite: &str) {
     let (name, file, time) = (escaped(&case.name), escaped(&case.file), seconds(case.took));
-    let _ = write!(text, "    <testcase name=\"{name}\" classname=\"{suite}\" file=\"{file}\" time=\"{time}\"");
+    let _ =
+        write!(text, "    <testcase name=\"{name}\" classname=\"{suite}\" file=\"{file}\" time=\"{time}\"");
     if case.passed && case.log.is_empty() {
         text.push_str("/>\n");
         return;
@@ -41,7 +42,8 @@ fn test(text: &mut String, case: &CaseReport, suite: &str) {
     if !case.passed {
         let count = case.differences.len() + case.more;
         let first = case.differences.first().map(ToString::to_string).unwrap_or_default();
-        let message = format!("{count} differences: {}", first.split_whitespace().collect::<Vec<_>>().join(" "));
+        let message =
+            format!("{count} differences: {}", first.split_whitespace().collect::<Vec<_>>().join(" "));
         let _ = writeln!(
             text,
             "      <failure type=\"difference\" message=\"{}\">{}</failure>",

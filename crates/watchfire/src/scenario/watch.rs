@@ -26,7 +26,8 @@ pub async fn run(options: Options, json: bool) -> Result<()> {
         loop {
             let before = look(&options);
             let (now, same) = (options.clone(), json);
-            let done = tokio::task::spawn_blocking(move || once(&now, same)).await.context("the run ended early")?;
+            let done =
+                tokio::task::spawn_blocking(move || once(&now, same)).await.context("the run ended early")?;
             if let Err(error) = done {
                 eprintln!("watchfire: {error:#}");
             }

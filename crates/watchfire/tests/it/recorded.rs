@@ -30,7 +30,8 @@ async fn readings_of_the_log_are_played_through_a_rule_and_become_a_case() {
         assert!(client.temperature("saw-1", 99.0).await);
     }
     wait_for("the readings in the log", async || {
-        let answer = reqwest::get(format!("http://{http}/api/v1/devices/press-1/readings?from=0")).await.unwrap();
+        let answer =
+            reqwest::get(format!("http://{http}/api/v1/devices/press-1/readings?from=0")).await.unwrap();
         (answer.text().await.unwrap().lines().count() == 3).then_some(())
     })
     .await;

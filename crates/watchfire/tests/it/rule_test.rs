@@ -72,8 +72,13 @@ fn results_are_written_for_continuous_integration() {
     let output = project.test(&[]).output().unwrap();
     assert!(output.status.code() == Some(1) && said(&output).contains("bad.yaml:2: "), "{}", said(&output));
     let empty = tempfile::tempdir().unwrap();
-    let output =
-        watchfire().args(["rule", "test"]).arg(empty.path()).arg("--module").arg(threshold()).output().unwrap();
+    let output = watchfire()
+        .args(["rule", "test"])
+        .arg(empty.path())
+        .arg("--module")
+        .arg(threshold())
+        .output()
+        .unwrap();
     assert!(output.status.code() == Some(1) && said(&output).contains("cases"), "{}", said(&output));
 }
 
@@ -91,7 +96,8 @@ impl Drop for Ended {
 fn cases_run_again_with_each_change_until_it_is_interrupted() {
     let project = Project::new();
     project.case("first", 3);
-    let mut child = Ended(project.test(&["--watch"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut child =
+        Ended(project.test(&["--watch"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let (sender, lines) = std::sync::mpsc::sync_channel(1000);
     let stdout = child.0.stdout.take().unwrap();
     std::thread::spawn(move || {
@@ -156,10 +162,16 @@ fn a_component_is_checked_without_a_server() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["ok"], &json["name"]), (&true.into(), &"threshold".into()));
     assert_eq!(json["cost"]["metrics"], serde_json::json!(["temperature"]));
-    assert!(json["cost"]["call_nanoseconds"].as_u64().unwrap() > 1000 && json["size"].as_u64().unwrap() > 1000);
+    assert!(
+        json["cost"]["call_nanoseconds"].as_u64().unwrap() > 1000 && json["size"].as_u64().unwrap() > 1000
+    );
     // It needs parameters: all but its cost is known. With bad ones a deployment would be refused.
     let output = check(&[], &threshold());
-    assert!(output.status.success() && said(&output).contains("warning     it needs parameters"), "{}", said(&output));
+    assert!(
+        output.status.success() && said(&output).contains("warning     it needs parameters"),
+        "{}",
+        said(&output)
+    );
     let output = check(&["--set", "metric=t", "--set", "high=hot"], &threshold());
     assert!(output.status.code() == Some(1) && said(&output).contains("/high"), "{}", said(&output));
     assert_eq!(check(&["--set", "high"], &threshold()).status.code(), Some(2));
