@@ -210,7 +210,7 @@ fn parameters(schema: &Value) -> String {
         };
         let mut parts = vec![kind];
         if let Some(unit) = of["unit"].as_str() {
-            parts.push(format!("in {unit}"));
+            parts.push(format!("unit {unit}"));
         }
         for (member, word) in [
             ("default", "default"),
@@ -266,7 +266,7 @@ mod tests {
         });
         assert_eq!(
             parameters(&schema),
-            "high (number, in °C, default 80, from -1000): Above it.\n\
+            "high (number, unit °C, default 80, from -1000): Above it.\n\
              metric (string, must be given)\n\
              mode (any, one of [\"a\",\"b\"])"
         );

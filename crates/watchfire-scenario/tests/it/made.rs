@@ -48,10 +48,21 @@ fn single_rows_are_looked_at_with_a_tolerance() {
   - { at: 100s, within: 3s, device: a, metrics: { double: 40 }, tolerance: 1 }
 ";
     passes(publishes(), &format!("{NOISE}samples:{samples}"));
-    let exact = format!("{NOISE}samples:\n  - {{ at: 10s, device: a, metrics: {{ double: 40 }}, tolerance: 0.001 }}\n");
-    fails(publishes(), &exact, &["expected   10s  a { double: 40 } ± 0.001  (line 9)\n  published  10s  a { double: "]);
-    let late = format!("{NOISE}samples:\n  - {{ at: 1501s, within: 1m, device: a, metrics: {{ double: 40 }} }}\n");
-    fails(publishes(), &late, &["expected   1501s to 1561s  a { double: 40 }  (line 9)\n  published  nothing"]);
+    let exact = format!(
+        "{NOISE}samples:\n  - {{ at: 10s, device: a, metrics: {{ double: 40 }}, tolerance: 0.001 }}\n"
+    );
+    fails(
+        publishes(),
+        &exact,
+        &["expected   10s  a { double: 40 } ± 0.001  (line 9)\n  published  10s  a { double: "],
+    );
+    let late =
+        format!("{NOISE}samples:\n  - {{ at: 1501s, within: 1m, device: a, metrics: {{ double: 40 }} }}\n");
+    fails(
+        publishes(),
+        &late,
+        &["expected   1501s to 1561s  a { double: 40 }  (line 9)\n  published  nothing"],
+    );
 }
 
 #[test]
@@ -99,7 +110,10 @@ fn recorded_readings_lie_beside_the_case() {
     assert!(report.passed(), "{report}");
     write("bad.csv", "device,time\na,soon\n");
     let error = case("  - { at: 10s, file: bad.csv }", " []").unwrap_err().to_string();
-    assert!(error.contains("case.yaml:3: ") && error.contains("bad.csv, line 2: \"soon\" is no time"), "{error}");
+    assert!(
+        error.contains("case.yaml:3: ") && error.contains("bad.csv, line 2: \"soon\" is no time"),
+        "{error}"
+    );
     write("list.ndjson", "{\"device\":\"c\",\"time\":0,\"metrics\":{\"x\":[1]}}\n");
     let error = case("  - { at: 10s, file: list.ndjson }", " []").unwrap_err().to_string();
     assert!(error.contains("x is a list"), "{error}");

@@ -72,7 +72,7 @@ async fn readings_of_the_log_are_played_through_a_rule_and_become_a_case() {
         (&["--from-log", "press-1"], 2, "DEVICE,RANGE"),
         (&["--from-log", "press-1,2020-01-01T00:00:00Z..2020-01-02T00:00:00Z"], 1, "has no readings"),
         (&["--from-log", "press-1,1h", "--like", "nothing"], 1, "there is no rule"),
-        (&["--from-log", "press-1,1h", "--set", "metric=t", "--set", "high=x"], 1, "must do"),
+        (&["--from-log", "press-1,1h", "--set", "metric=t", "--set", "high=x"], 1, "every rule must"),
         (&["--set", "high=1"], 2, "--from-log"),
     ] {
         let (got, told, error) = test(arguments);
