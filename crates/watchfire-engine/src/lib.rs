@@ -34,8 +34,7 @@ pub use error::EngineError;
 pub use lookahead::Lookahead;
 pub use partition::{Capture, Image, Output, Partition, PartitionSetup};
 pub use status::{
-    BreakerStatus, DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent, RuleEventKind,
-    RuleStats,
-    RuleStatus,
+    BreakerStatus, DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent,
+    RuleEventKind, RuleStats, RuleStatus,
 };
 pub use trial::{Trial, TrialFailure};

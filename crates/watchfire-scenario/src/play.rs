@@ -245,6 +245,7 @@ impl Player {
             parameters: serde_json::Value::Null,
             condition: Default::default(),
             limits: spec.limits.clone(),
+            breaker: spec.breaker.clone(),
         });
         let mut batch = BatchBuilder::new();
         batch.begin(device, self.now);

@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::sync::broadcast;
 use watchfire_api::contract::{
     BoxFuture, BreakerState, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo, ModuleRefusal,
-    ModuleWorks, Outage, ParameterFault, PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth, Trial,
-    TrialFailure,
+    ModuleWorks, Outage, ParameterFault, PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth,
+    Trial, TrialFailure,
 };
 use watchfire_engine::{BreakerStatus, Engine, EngineStatus, RuleEventKind, RuleStatus};
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
