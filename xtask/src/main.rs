@@ -136,6 +136,9 @@ fn ci(workspace: &Workspace) -> Result<String> {
     let tested = step.run("test", || tests::run(workspace, &[]))?;
     let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
     step.run("demo", || build::demo(workspace, &words("--devices 500 --seconds 20")))?;
+    // The rules that are shipped in other languages than Rust.
+    let plant = "--replay examples/bottling-plant/readings.ndjson --speed 5000";
+    step.run("demo of a recording", || build::demo(workspace, &words(plant)))?;
     step.run("example", || build::example(workspace, &words("timescale-and-kafka --seconds 10")))?;
     step.run("torture", || build::torture(workspace, &words("--seconds 25 --seed 1")))?;
     step.run("torture of sinks", || build::torture(workspace, &words("--seconds 15 --seed 2 --sinks")))?;
