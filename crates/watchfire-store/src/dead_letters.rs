@@ -338,6 +338,8 @@ impl Store {
             QueryBuilder::<Sqlite>::new("SELECT sequence, id FROM dead_letters WHERE sequence > ");
         query.push_bind(behind);
         narrow(&mut query, &DeadLetterFilter { replayed: Some(false), ..filter.clone() });
+        // What a rule failed on without rows, a timer or a schedule, is over and cannot come again.
+        query.push(" AND (kind <> 'rule' OR handles IS NOT NULL)");
         query.push(" ORDER BY sequence LIMIT ").push_bind(i64::from(limit(filter.limit)));
         let rows = query.build_query_as::<(i64, String)>().fetch_all(self.db().read()).await;
         rows.map_err(StoreError::sql("list dead letters"))
