@@ -141,6 +141,12 @@ async fn a_service_that_refuses_is_told_once_and_once_more_when_it_takes_again()
     let first = wait_for("the operator is told", async || told(&receiver).first().cloned()).await;
     assert_eq!(first[..2], ["firing", "http"]);
     assert!(first[2].contains(&reason), "{first:?}");
+    // What is not on record as delivered when the engine ends is sent once more, with the same id.
+    wait_for("it is on record", async || {
+        let delivered = call(engine.http, "GET", "/deliveries?state=delivered", None).await;
+        delivered["items"].as_array().is_some_and(|items| !items.is_empty()).then_some(())
+    })
+    .await;
 
     // It is the same fault over an end of the engine, also where the service now says nothing at all: for longer than
     // it takes to look whether somebody has to be told.
