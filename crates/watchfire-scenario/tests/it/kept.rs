@@ -63,7 +63,11 @@ keeps:
     passes(counts(), &case(2, 0, kept));
     passes(counts(), &case(1, 3, "refused: nothing is known of slot 3"));
     passes(counts(), &case(3, 0, "refused: state of version 3 cannot go back to version 2"));
-    fails(counts(), &case(1, 3, "expect: []"), &["the rule is refused: nothing is known of slot 3"]);
+    fails(
+        counts(),
+        &case(1, 3, "expect: []"),
+        &["the rule is refused: migrate, slot 3, 2 devices from a to b: nothing is known of slot 3"],
+    );
 }
 
 #[test]
