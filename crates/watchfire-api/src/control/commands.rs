@@ -8,7 +8,7 @@ use watchfire_log::{Append, Record, Redo};
 use watchfire_model::call::{Setup, Subscription};
 use watchfire_model::{
     Actor, BreakerOptions, Control, DeviceHandle, Digest, Limits, OnRecovery, Position, RollbackState,
-    RuleSpec, RuleVersion, Selector,
+    RuleSpec, Selector,
 };
 
 use super::{ControlError, ControlPlane, Rule};
