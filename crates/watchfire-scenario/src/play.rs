@@ -131,7 +131,7 @@ pub(crate) fn play(module: &Arc<dyn Module>, case: &Case, mode: Mode) -> Result<
     let devices = case.devices.clone();
     player.control(Control::DevicesPut { devices, by: by.clone() });
     if let Some(before) = before {
-        player.bring(&*before, &spec);
+        player.bring(&before, &spec);
     }
     player.deploy(spec.clone());
     if let Some(reason) = player.refused.take() {
