@@ -169,7 +169,7 @@ async fn show(options: &Options) -> Result<Closing> {
                 recording.last(),
                 options.speed
             );
-            play(&recording, mqtt, clock, |time, _| time, tally.clone(), stop.clone()).await;
+            play(recording, mqtt, clock, |time, _| time, tally.clone(), stop.clone()).await;
             recording.devices().len()
         }
         _ => {

@@ -25,7 +25,7 @@ pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let host = Arc::new(Host::new(HostOptions::default())?);
     let fed = |failing: bool| {
         let rule = |i: usize| {
-            let case = if failing && i % FAILING == 0 { "failing" } else { "limit-batch" };
+            let case = if failing && i.is_multiple_of(FAILING) { "failing" } else { "limit-batch" };
             let name = format!("{case}-{i}");
             deployment(&host, &name, &component, &json!({"case": case, "high": 500.0}))
         };

@@ -19,7 +19,7 @@ use crate::adapters::HostAdapter;
 pub enum RuleCommand {
     /// Deploy a rule: a project folder, a component, or a module that the server knows. Of a rule that runs, what is
     /// not named stays as it is
-    Deploy(Deploy),
+    Deploy(Box<Deploy>),
     /// List rules
     Ls {
         /// Also those that were removed
@@ -157,7 +157,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(command: RuleCommand, client: &Client, output: Output) -> Result<(), ClientError> {
     let path = |name: &str| format!("/rules/{}", segment(name));
     match command {
-        RuleCommand::Deploy(command) => deploy(command, client, output).await?,
+        RuleCommand::Deploy(command) => deploy(*command, client, output).await?,
         RuleCommand::Ls { removed } => {
             let query = vec![("removed", removed.to_string())];
             let items = client.list("/rules", query, usize::MAX).await?;
