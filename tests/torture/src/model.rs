@@ -20,10 +20,14 @@ struct Rule {
     beyond: BTreeSet<u64>,
     /// Alerts that stand, as places in the list of all.
     standing: BTreeMap<u64, usize>,
-    /// How it was before the last swap.
-    before: Option<Snapshot>,
+    /// How it was when versions were left, the latest at the end.
+    left: Vec<Snapshot>,
 }
 
+/// Versions whose state is kept.
+const KEPT: usize = 5;
+
+#[derive(Clone)]
 struct Snapshot {
     version: u64,
     beyond: BTreeSet<u64>,
@@ -51,9 +55,13 @@ pub fn alerts(evidence: &Evidence) -> Result<Vec<Alert>> {
                     beyond: rule.beyond.clone(),
                     standing: rule.standing.keys().copied().collect(),
                 };
-                // The state comes back only from right before the swap away from that version.
-                let back = rule.before.take_if(|before| Some(before.version) == *restores);
-                rule.before = (!new).then_some(now);
+                // The state comes back as it was when that version was left, as long as that is kept.
+                let back = rule.left.iter().find(|left| Some(left.version) == *restores).cloned();
+                if !new {
+                    rule.left.retain(|left| left.version != now.version);
+                    rule.left.push(now);
+                    rule.left.drain(..rule.left.len().saturating_sub(KEPT));
+                }
                 (rule.version, rule.metric) = (*version, metric.clone());
                 (rule.high, rule.deadband) = (*high, *deadband);
                 let Some(back) = back else { continue };
