@@ -1,9 +1,12 @@
 //! What is said of a run: as text for people, as JSON for programs.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 use watchfire_model::{Digest, Duration};
+
+use crate::file::CaseError;
 
 /// What came of all cases of a rule.
 #[derive(Clone, Debug, Serialize)]
@@ -49,6 +52,23 @@ pub struct CaseReport {
     pub more: usize,
     /// What the rule logged when it was played whole; the first hundred messages.
     pub log: Vec<LogLine>,
+}
+
+impl CaseReport {
+    /// What stands for a file that is no case, so that it is told in every form in which the others are.
+    pub fn unreadable(fault: &CaseError) -> Self {
+        let said = Some(fault.to_string());
+        Self {
+            name: Path::new(&fault.file).file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            file: fault.file.clone(),
+            passed: false,
+            simulated: Duration::ZERO,
+            took: Duration::ZERO,
+            differences: vec![Difference::new(DifferenceKind::Unreadable, Some(fault.line), None, said)],
+            more: 0,
+            log: Vec::new(),
+        }
+    }
 }
 
 /// Something that is not as it should be.
@@ -102,6 +122,8 @@ pub enum DifferenceKind {
     Failed,
     /// The rule does not start, or it starts and should not.
     Refused,
+    /// The file is no case.
+    Unreadable,
     /// The verdict depends on how the log was cut or on when the instance was replaced.
     Modes,
 }
@@ -175,6 +197,7 @@ impl fmt::Display for Difference {
                 let width = mode.len().max("whole".len());
                 write!(f, "    {:width$}  {expected}\n    {mode:width$}  {happened}", "whole")
             }
+            DifferenceKind::Unreadable => write!(f, "  {happened}"),
             DifferenceKind::Refused if self.expected.is_none() => write!(f, "  {happened}"),
             DifferenceKind::Expected
             | DifferenceKind::Published

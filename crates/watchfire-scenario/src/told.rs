@@ -20,6 +20,8 @@ use crate::words;
 
 /// Changes of alerts that are told; all are counted.
 const MOST_TOLD: usize = 500;
+/// Rows of the output stream that a saved case compares at most.
+const MOST_PUBLISHED: usize = 500;
 
 /// What a rule is given beside the readings.
 #[derive(Clone, Debug, Default)]
@@ -139,8 +141,9 @@ pub(crate) fn tell(module: &Arc<dyn Module>, case: &Case) -> Told {
 }
 
 impl Told {
-    /// The case as a file, with what the rule said as what is expected: changes of alerts, and calls that failed. Its
-    /// readings stand in `readings`, a file beside it ([`Told::readings`]).
+    /// The case as a file, with what the rule said as what is expected: changes of alerts, rows that it published (as
+    /// long as people can look through them), and calls that failed. Its readings stand in `readings`, a file beside
+    /// it ([`Told::to_ndjson`]).
     pub fn to_yaml(&self, module: &str, readings: &str) -> String {
         let case = &self.case;
         let mut text =
@@ -200,6 +203,17 @@ impl Told {
         let _ = writeln!(text, "timeline:\n  - {}", json!({ "at": "0s", "file": readings }));
         let changes = list(self.played.changes.iter().map(expected).collect());
         let _ = writeln!(text, "expect:{}", if changes.is_empty() { " []" } else { &changes });
+        let published = &self.played.published;
+        if published.len() > MOST_PUBLISHED {
+            let _ = writeln!(
+                text,
+                "# It published {} rows, too many to look through: they are not compared.",
+                published.len()
+            );
+        } else if !published.is_empty() {
+            let row = |row: &Row| json!({ "at": row.at, "device": row.device, "metrics": row.metrics });
+            let _ = writeln!(text, "publishes:{}", list(published.iter().map(row).collect()));
+        }
         if !self.played.failures.is_empty() {
             // The first line says what went wrong; a backtrace is of one build only.
             let fails = self.played.failures.iter().map(|failure| {

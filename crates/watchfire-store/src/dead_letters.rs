@@ -328,15 +328,26 @@ impl Store {
         Ok(Page::of(rows, limit, |row| row.sequence.to_string()))
     }
 
-    /// The ids of letters that were not replayed, the earliest first, behind a sequence; with their own sequences.
+    /// The sequence of the latest letter; 0: there is none.
+    pub async fn last_letter(&self) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT coalesce(max(sequence), 0) FROM dead_letters")
+            .fetch_one(self.db().read())
+            .await
+            .map_err(StoreError::sql("read the latest dead letter"))
+    }
+
+    /// The ids of letters that were not replayed, the earliest first, behind a sequence and up to another; with their own
+    /// sequences.
     pub async fn letters_to_replay(
         &self,
         filter: &DeadLetterFilter,
         behind: i64,
+        upto: i64,
     ) -> Result<Vec<(i64, String)>, StoreError> {
         let mut query =
             QueryBuilder::<Sqlite>::new("SELECT sequence, id FROM dead_letters WHERE sequence > ");
         query.push_bind(behind);
+        query.push(" AND sequence <= ").push_bind(upto);
         narrow(&mut query, &DeadLetterFilter { replayed: Some(false), ..filter.clone() });
         // What a rule failed on without rows, a timer or a schedule, is over and cannot come again.
         query.push(" AND (kind <> 'rule' OR handles IS NOT NULL)");

@@ -7,7 +7,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use watchfire_scenario::{Case, Report, Rule};
+use watchfire_scenario::{Case, CaseError, CaseReport, Report, Rule};
 
 use crate::commands::{ClientError, GlobalOptions, pair};
 use crate::project;
@@ -64,8 +64,10 @@ fn component(options: &Options) -> Result<Vec<u8>> {
 /// Builds and runs once, and says what came of it.
 fn once(options: &Options, json: bool) -> Result<()> {
     let component = component(options)?;
-    let cases = cases(&options.folder.join("cases"))?;
-    let report = Rule::load(&component)?.run(&cases);
+    let (cases, unreadable) = cases(&options.folder.join("cases"))?;
+    let mut report = Rule::load(&component)?.run(&cases);
+    report.cases.extend(unreadable.iter().map(CaseReport::unreadable));
+    report.cases.sort_by(|one, other| one.file.cmp(&other.file));
     if let Some(file) = &options.junit {
         std::fs::write(file, junit::document(&report, &project_name(options, &report)))
             .with_context(|| format!("{} cannot be written", file.display()))?;
@@ -76,12 +78,13 @@ fn once(options: &Options, json: bool) -> Result<()> {
         println!("{report}");
     }
     if !report.passed() {
-        bail!("{} of {} cases failed", report.failed(), cases.len());
+        bail!("{} of {} cases failed", report.failed(), report.cases.len());
     }
     Ok(())
 }
 
-fn cases(folder: &Path) -> Result<Vec<Case>> {
+/// The cases of a folder, and the files that are none: the mistake in one does not keep the others from being run.
+fn cases(folder: &Path) -> Result<(Vec<Case>, Vec<CaseError>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .with_context(|| format!("{} cannot be read", folder.display()))?
         .flatten()
@@ -92,7 +95,14 @@ fn cases(folder: &Path) -> Result<Vec<Case>> {
     if files.is_empty() {
         bail!("{} has no cases (*.yaml)", folder.display());
     }
-    files.iter().map(|file| Ok(Case::read(file)?)).collect()
+    let (mut cases, mut unreadable) = (Vec::new(), Vec::new());
+    for file in &files {
+        match Case::read(file) {
+            Ok(case) => cases.push(case),
+            Err(error) => unreadable.push(error),
+        }
+    }
+    Ok((cases, unreadable))
 }
 
 /// What a project is called: as its folder is; of one that has no name, as its module is.

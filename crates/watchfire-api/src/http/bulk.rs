@@ -52,22 +52,28 @@ pub(crate) async fn replay_dead_letters(
     Query(query): Query<DeadLetterQuery>,
 ) -> Result<axum::Json<BulkAnswer>, Problem> {
     let filter = query.filter(page)?;
-    let behind = match filter.cursor.as_deref().map(str::parse) {
-        None => 0,
-        Some(Ok(behind)) => behind,
-        Some(Err(_)) => {
+    // Up to the last letter of the first call: one that fails again makes another letter, and that is not used here, or
+    // it would go on without end.
+    let cursor = |text: &str| {
+        let (behind, upto) = text.split_once('-')?;
+        Some((behind.parse::<i64>().ok()?, upto.parse::<i64>().ok()?))
+    };
+    let (behind, upto) = match filter.cursor.as_deref().map(cursor) {
+        None => (0, state.store.last_letter().await?),
+        Some(Some(part)) => part,
+        Some(None) => {
             let detail = "the cursor is not one that a call before has given";
             return Err(Problem::bad_request("query", detail).with("parameter", "cursor"));
         }
     };
     // A task of its own, as for a single one: what is used must be marked, whatever becomes of the caller.
     let replayed = tokio::spawn(async move {
-        let found = state.store.letters_to_replay(&filter, behind).await?;
+        let found = state.store.letters_to_replay(&filter, behind, upto).await?;
         let full = found.len() as u32 >= filter.limit;
         let mut answer = BulkAnswer::default();
         for (sequence, id) in found {
             answer.letters += 1;
-            answer.next = full.then(|| sequence.to_string());
+            answer.next = full.then(|| format!("{sequence}-{upto}"));
             match claim_and_replay(&state, &caller, &id).await {
                 Ok(_) => answer.replayed += 1,
                 // It went together with one before it.

@@ -178,6 +178,25 @@ fn a_rule_that_fails_now_and_then_stays() {
 }
 
 #[test]
+fn old_rows_that_fail_again_take_nothing_out() {
+    let rig = Rig::new();
+    let mut world = rig.world(json!({}));
+    // Ten failures: not yet enough to be judged by.
+    (0..10).for_each(|second| row(&mut world, second));
+    let failed = world.failed(PartitionId(0), "r");
+    world.log.set_now(at(200));
+    for skipped in failed.iter().cycle().take(40) {
+        world.put(world.redo_of(PartitionId(0), skipped));
+    }
+    assert_eq!(world.failed(PartitionId(0), "r").len(), 50, "each failed again");
+    assert_eq!(changes(&world), []);
+    check_replay(&world);
+    // Live rows that fail still do.
+    (201..240).for_each(|second| row(&mut world, second));
+    assert_eq!(waits(&world)[..1], [10]);
+}
+
+#[test]
 fn it_is_tried_at_ever_longer_waits_and_what_a_try_does_is_thrown_away() {
     let rig = Rig::new();
     let breaker = json!({"breaker": {"wait": "10s", "longest_wait": "60s"}});

@@ -3,8 +3,12 @@
 use watchfire_model::DeviceSpec;
 use watchfire_scenario::{Case, Deployed, Recording, Rule};
 
+fn shipped(name: &str) -> Rule {
+    Rule::load(&std::fs::read(watchfire_host::build::shipped(name).unwrap()).unwrap()).unwrap()
+}
+
 fn threshold() -> Rule {
-    Rule::load(&std::fs::read(watchfire_host::build::shipped("threshold").unwrap()).unwrap()).unwrap()
+    shipped("threshold")
 }
 
 const LINES: &str = r#"{"device":"press-1","time":"2026-05-01T10:00:00Z","received":"2026-05-01T10:00:01Z","metrics":{"t":70}}
@@ -13,10 +17,13 @@ const LINES: &str = r#"{"device":"press-1","time":"2026-05-01T10:00:00Z","receiv
 "#;
 
 fn case(parameters: serde_json::Value) -> Case {
+    deployed(Deployed { parameters, ..Deployed::default() })
+}
+
+fn deployed(deployed: Deployed) -> Case {
     let recording = Recording::from_ndjson(LINES, "the log").unwrap();
     let device = DeviceSpec { id: "press-1".into(), kind: "press".into(), ..DeviceSpec::default() };
-    Case::of_recording("press-1", &recording, vec![device], Deployed { parameters, ..Deployed::default() })
-        .unwrap()
+    Case::of_recording("press-1", &recording, vec![device], deployed).unwrap()
 }
 
 #[test]
@@ -48,6 +55,24 @@ fn a_recording_is_told_and_becomes_a_case_that_passes() {
         std::fs::read_to_string(&file).unwrap().replace("\"severity\":\"major\"", "\"severity\":\"minor\"");
     std::fs::write(&file, text).unwrap();
     assert!(!rule.run(&[Case::read(&file).unwrap()]).passed());
+}
+
+#[test]
+fn what_was_published_is_part_of_the_case() {
+    let rule = shipped("report-by-exception");
+    let parameters = serde_json::json!({ "metric": "t", "change": 0.5, "every": 600 });
+    let told = rule.tell(&deployed(Deployed { parameters, pass: vec!["*".into()], ..Deployed::default() }));
+    assert!(told.report.passed && told.published == 3, "{told}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("press-1.yaml");
+    let text = told.to_yaml("report-by-exception 0.1.0", "press-1.ndjson");
+    std::fs::write(&file, &text).unwrap();
+    std::fs::write(folder.path().join("press-1.ndjson"), told.to_ndjson()).unwrap();
+    let report = rule.run(&[Case::read(&file).unwrap()]);
+    assert!(report.passed(), "{report}\n{text}");
+    std::fs::write(&file, text.replace("90.5", "91.5")).unwrap();
+    let report = rule.run(&[Case::read(&file).unwrap()]);
+    assert!(!report.passed() && report.to_string().contains("published"), "{report}");
 }
 
 #[test]

@@ -61,7 +61,11 @@ fn refusal(document: &Value) -> String {
     }
     for fault in document["errors"].as_array().into_iter().flatten() {
         let (pointer, detail) = (&fault["pointer"], &fault["detail"]);
-        let _ = write!(text, "\n  {} {}", pointer.as_str().unwrap_or(""), detail.as_str().unwrap_or(""));
+        let fault = format!("{} {}", pointer.as_str().unwrap_or(""), detail.as_str().unwrap_or(""));
+        // The first may be told already.
+        if !text.contains(&fault) {
+            let _ = write!(text, "\n  {fault}");
+        }
     }
     if let Some(request) = document["request"].as_str() {
         let _ = write!(text, " [request {request}]");
@@ -296,8 +300,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_is_at_fault() {
-        let document = serde_json::json!({"detail": "no", "pointer": "/a", "request": "r1",
-            "errors": [{"pointer": "/b", "detail": "is bad"}]});
-        assert_eq!(refusal(&document), "no (pointer: /a)\n  /b is bad [request r1]");
+        let document = serde_json::json!({"detail": "no: /c too", "pointer": "/a", "request": "r1",
+            "errors": [{"pointer": "/c", "detail": "too"}, {"pointer": "/b", "detail": "is bad"}]});
+        assert_eq!(refusal(&document), "no: /c too (pointer: /a)\n  /b is bad [request r1]");
     }
 }

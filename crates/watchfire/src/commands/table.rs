@@ -89,8 +89,11 @@ fn print(text: &str) {
 /// A member by name; `a.b` looks into a member.
 fn cell(item: &Value, column: &str) -> String {
     let value = column.split('.').fold(item, |value, name| &value[name]);
-    // One line each: a table must stay a table.
-    text(value, false).replace(['\n', '\r', '\t'], " ")
+    // One line each: a table must stay a table, and the backtrace behind a reason is for who looks at it alone.
+    let text = text(value, false);
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    if lines.next().is_some() { format!("{first} …") } else { first.to_string() }
 }
 
 fn text(value: &Value, long: bool) -> String {
@@ -125,11 +128,11 @@ mod tests {
 
     #[test]
     fn tables_are_aligned_and_stay_tables() {
-        let items = [json!({"id": "a", "s": {"n": 1}}), json!({"id": "long\nname", "s": {}})];
+        let items = [json!({"id": "a", "s": {"n": 1}}), json!({"id": "\nlong\tname\nand more\n", "s": {}})];
         let columns = ["id", "s.n"];
         let rows: Vec<Vec<String>> =
             items.iter().map(|item| columns.iter().map(|column| cell(item, column)).collect()).collect();
-        assert_eq!(align(&columns, &rows), "ID         S N\na          1\nlong name  -");
+        assert_eq!(align(&columns, &rows), "ID          S N\na           1\nlongname …  -");
     }
 
     #[test]

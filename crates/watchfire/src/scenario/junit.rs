@@ -42,8 +42,8 @@ fn test(text: &mut String, case: &CaseReport, suite: &str) {
     if !case.passed {
         let count = case.differences.len() + case.more;
         let first = case.differences.first().map(ToString::to_string).unwrap_or_default();
-        let message =
-            format!("{count} differences: {}", first.split_whitespace().collect::<Vec<_>>().join(" "));
+        let counted = if count == 1 { "1 difference".into() } else { format!("{count} differences") };
+        let message = format!("{counted}: {}", first.split_whitespace().collect::<Vec<_>>().join(" "));
         let _ = writeln!(
             text,
             "      <failure type=\"difference\" message=\"{}\">{}</failure>",

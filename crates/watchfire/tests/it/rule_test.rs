@@ -67,10 +67,15 @@ fn results_are_written_for_continuous_integration() {
     assert!(text.contains("name=\"good &amp; &lt;co&gt;\"") && !text.contains("<co>"), "{text}");
     assert!(text.contains("expected   3s  trigger a t.high") && text.contains("time=\"0."), "{text}");
     assert_eq!(count("<"), count(">"), "every tag is closed: {text}");
-    // A case with a mistake is told with its place, and nothing is run.
+    // A case with a mistake is told with its place, as one that failed; the others are run.
     std::fs::write(project.path().join("cases/bad.yaml"), "name: bad\nexpects: []\n").unwrap();
-    let output = project.test(&[]).output().unwrap();
-    assert!(output.status.code() == Some(1) && said(&output).contains("bad.yaml:2: "), "{}", said(&output));
+    let output = project.test(&["--junit", file.to_str().unwrap()]).output().unwrap();
+    let told = said(&output);
+    assert!(output.status.code() == Some(1) && told.contains("bad.yaml:2: "), "{told}");
+    assert!(told.contains("ok      good") && told.contains("1 of 3 cases passed"), "{told}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("tests=\"3\" failures=\"2\"") && text.contains("bad.yaml:2: "), "{text}");
+    assert!(text.contains("message=\"1 difference: "), "{text}");
     let empty = tempfile::tempdir().unwrap();
     let output = watchfire()
         .args(["rule", "test"])
