@@ -17,6 +17,8 @@ use serde::Deserialize;
 use watchfire_model::{Duration, Secret};
 
 use crate::matcher::Matcher;
+use crate::stages::escalation::EscalationConfig;
+use crate::stages::storm::StormConfig;
 
 /// Everything about notification.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -29,6 +31,12 @@ pub struct NotifyConfig {
     pub receivers: Vec<ReceiverConfig>,
     /// Who is told of what.
     pub route: RouteConfig,
+    /// Who is told next where nobody acknowledges: routes name them.
+    #[serde(rename = "escalation")]
+    pub escalations: Vec<EscalationConfig>,
+    /// What of many alerts is one storm.
+    #[serde(rename = "storm")]
+    pub storms: Vec<StormConfig>,
 }
 
 /// Somebody who can be told, over one channel. To tell somebody over two, make two receivers and a route
@@ -56,6 +64,53 @@ pub struct ReceiverConfig {
     /// they go into further messages. Default 500.
     #[serde(default = "max_alerts")]
     pub max_alerts: usize,
+    /// How many messages it is sent in a minute at most; 0: any number. What is over it waits, and is told in one digest.
+    /// Default 3 where a person reads them, any number where a program does.
+    pub max_per_minute: Option<usize>,
+    /// Alerts that this bound does not hold back, such as those of safety: matchers, of which all of one list must hold.
+    #[serde(default)]
+    pub bypass: Vec<Vec<String>>,
+    /// Whether it is told that somebody acknowledged. Default: where the message before can be changed, or a program
+    /// keeps the state.
+    pub responses: Option<bool>,
+    /// Who is told instead once something waits for it for too long.
+    pub fallback: Option<FallbackConfig>,
+}
+
+/// A second way where the first does not work.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FallbackConfig {
+    /// Who is told.
+    pub receiver: String,
+    /// After a delivery has waited for so long. Default 5m.
+    #[serde(default = "fallback_after")]
+    pub after: Duration,
+}
+
+fn fallback_after() -> Duration {
+    Duration::from_secs(300)
+}
+
+/// Messages that a person can be expected to read in a minute.
+const PER_MINUTE: usize = 3;
+
+impl ReceiverConfig {
+    /// Whether a person reads what it gets.
+    fn is_read(&self) -> bool {
+        false
+    }
+
+    /// How many messages it is sent in a minute; `None`: any number.
+    pub fn max_per_minute(&self) -> Option<usize> {
+        let most = self.max_per_minute.unwrap_or(if self.is_read() { PER_MINUTE } else { 0 });
+        (most > 0).then_some(most)
+    }
+
+    /// Whether it is told what people did to an alert.
+    pub fn tells_responses(&self) -> bool {
+        self.responses.unwrap_or(false)
+    }
 }
 
 fn max_in_flight() -> usize {
@@ -112,6 +167,8 @@ pub struct RouteConfig {
     pub group_interval: Option<Duration>,
     /// When a group without changes is told again; `0s`: never.
     pub repeat_interval: Option<Duration>,
+    /// Who is told next where nobody acknowledges: an `[[escalation]]` by its name.
+    pub escalation: Option<String>,
     /// All must match: `severity=~"major|critical"`, with `=`, `!=`, `=~`, `!~`. None for the root.
     pub matchers: Vec<String>,
     /// The routes after this one are tried even where it matches.
@@ -152,6 +209,19 @@ impl NotifyConfig {
             if receiver.retry_initial == Duration::ZERO || receiver.retry_max < receiver.retry_initial {
                 return Err(error(place, "retry_initial is above 0s and not above retry_max"));
             }
+            for (j, text) in receiver.bypass.iter().flatten().enumerate() {
+                text.parse::<Matcher>().map_err(|fault| error(format!("{place}.bypass[{j}]"), fault))?;
+            }
+            if receiver.bypass.iter().any(Vec::is_empty) {
+                return Err(error(place, "bypass: a list without matchers would let everything through"));
+            }
+            if let Some(fallback) = &receiver.fallback
+                && (fallback.receiver == receiver.name
+                    || !self.receivers.iter().any(|other| other.name == fallback.receiver))
+            {
+                let fault = format!("fallback: {:?} is no other receiver", fallback.receiver);
+                return Err(error(place, fault));
+            }
             let Some(webhook) = &receiver.webhook else {
                 return Err(error(place, "has no channel: give it a `webhook`"));
             };
@@ -167,11 +237,35 @@ impl NotifyConfig {
         if self.route.r#continue {
             return Err(error("route", "the root cannot `continue`: nothing comes after it"));
         }
-        check_route(&self.route, "route", &names)
+        let mut escalations = HashSet::new();
+        for (i, escalation) in self.escalations.iter().enumerate() {
+            let place = format!("escalation[{i}] {:?}", escalation.name);
+            if !escalations.insert(escalation.name.as_str()) {
+                return Err(error(place, "another escalation has the same name"));
+            }
+            escalation.check(|name| names.contains(name)).map_err(|fault| error(place, fault))?;
+        }
+        let mut parents = HashSet::new();
+        for (i, storm) in self.storms.iter().enumerate() {
+            let place = format!("storm[{i}] {:?}", storm.parent);
+            if !parents.insert(storm.parent.as_str()) {
+                return Err(error(place, "another storm has the same parent"));
+            }
+            storm.check().map_err(|fault| error(place, fault))?;
+        }
+        check_route(&self.route, "route", &names, &escalations)
     }
 }
 
-fn check_route(route: &RouteConfig, place: &str, names: &HashSet<&str>) -> Result<(), ConfigError> {
+fn check_route(
+    route: &RouteConfig,
+    place: &str,
+    names: &HashSet<&str>,
+    escalations: &HashSet<&str>,
+) -> Result<(), ConfigError> {
+    if let Some(escalation) = route.escalation.as_deref().filter(|name| !escalations.contains(name)) {
+        return Err(error(place, format!("there is no escalation {escalation:?}")));
+    }
     if let Some(receiver) = &route.receiver
         && !names.contains(receiver.as_str())
     {
@@ -190,7 +284,7 @@ fn check_route(route: &RouteConfig, place: &str, names: &HashSet<&str>) -> Resul
         return Err(error(place, "group_by: \"...\" stands for all labels and stands alone"));
     }
     for (i, child) in route.routes.iter().enumerate() {
-        check_route(child, &format!("{place}.routes[{i}]"), names)?;
+        check_route(child, &format!("{place}.routes[{i}]"), names, escalations)?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub use error::StoreError;
 pub use labels::{LabelSet, fingerprint};
 pub use modules::ModuleRow;
 pub use retention::{Retention, Tidied, Tidying};
-pub use routing::{Flush, GroupRow, NewDelivery, Outbox};
+pub use routing::{DecisionRow, Flush, GroupRow, GroupRows, MemberRow, NewDelivery, Outbox, PendingRow};
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
 pub use tokens::{NewToken, Role, TokenRow};

@@ -5,6 +5,7 @@ use watchfire_store::LabelSet;
 
 use crate::config::{ConfigError, NotifyConfig, RouteConfig};
 use crate::matcher::Matcher;
+use crate::stages::hold::Times;
 
 /// What labels a group is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +36,10 @@ pub struct Target {
     pub group_labels: LabelSet,
     /// When.
     pub timers: Timers,
+    /// Within which times of day and year.
+    pub times: Times,
+    /// Who is told next where nobody acknowledges.
+    pub escalation: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +49,8 @@ struct Route {
     receiver: Option<String>,
     group_by: GroupBy,
     timers: Timers,
+    times: Times,
+    escalation: Option<String>,
     matchers: Vec<Matcher>,
     goes_on: bool,
     routes: Vec<Route>,
@@ -72,6 +79,8 @@ impl Router {
                 interval: Duration::ZERO,
                 repeat: Duration::from_secs(4 * 3600),
             },
+            times: Times::default(),
+            escalation: None,
             matchers: Vec::new(),
             goes_on: false,
             routes: Vec::new(),
@@ -109,6 +118,9 @@ fn compile(config: &RouteConfig, parent: &Route) -> Result<Route, ConfigError> {
             interval: config.group_interval.unwrap_or(parent.timers.interval),
             repeat: config.repeat_interval.unwrap_or(parent.timers.repeat),
         },
+        // Not inherited, as in Alertmanager: times are those of the route that names them.
+        times: Times { mute: config.mute_time_intervals.clone(), active: config.active_time_intervals.clone() },
+        escalation: config.escalation.clone().or_else(|| parent.escalation.clone()),
         matchers,
         goes_on: config.r#continue,
         routes: Vec::new(),
@@ -149,6 +161,8 @@ fn target(route: &Route, labels: &LabelSet) -> Option<Target> {
         group_key: format!("{}:{{{}}}", route.path, shown.join(", ")),
         group_labels,
         timers: route.timers,
+        times: route.times.clone(),
+        escalation: route.escalation.clone(),
     })
 }
 
