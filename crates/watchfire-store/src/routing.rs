@@ -404,7 +404,7 @@ async fn write(connection: &mut SqliteConnection, flush: &Flush, now: Timestamp)
 
 /// Runs a statement that ends with `IN (`.
 async fn in_list(
-    mut query: QueryBuilder<'_, Sqlite>,
+    mut query: QueryBuilder<Sqlite>,
     numbers: &[i64],
     connection: &mut SqliteConnection,
 ) -> Result<(), sqlx::Error> {
