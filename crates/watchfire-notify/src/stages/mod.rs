@@ -2,6 +2,9 @@
 //! configuration and time: none reads a clock or the store.
 
 pub mod group;
+pub mod inhibit;
+pub mod interval;
 pub mod notice;
 pub mod plan;
 pub mod route;
+pub mod silence;
