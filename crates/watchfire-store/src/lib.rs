@@ -38,6 +38,7 @@ pub mod routing;
 pub mod rules;
 pub mod secrets;
 mod settings;
+pub mod silences;
 pub mod tokens;
 mod uses;
 
@@ -57,6 +58,7 @@ pub use retention::{Retention, Tidied, Tidying};
 pub use routing::{DecisionRow, Flush, GroupRow, GroupRows, MemberRow, NewDelivery, Outbox, PendingRow};
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
+pub use silences::{Silence, SilenceMatcher};
 pub use tokens::{NewToken, Role, TokenRow};
 
 /// The store. Cheap to clone; all clones are one.

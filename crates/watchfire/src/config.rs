@@ -27,6 +27,8 @@ use watchfire_ingest::mqtt_source::{MqttSourceError, MqttSourceOptions};
 use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
+use watchfire_notify::stages::inhibit::InhibitConfig;
+use watchfire_notify::stages::interval::TimeIntervalConfig;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
 use watchfire_sink::http::HttpSinkConfig;
 use watchfire_sink::kafka::KafkaConfig;
@@ -66,6 +68,10 @@ pub struct Config {
     pub receiver: Vec<ReceiverConfig>,
     /// Who is told of what.
     pub route: RouteConfig,
+    /// Which alerts keep which others from being told.
+    pub inhibit: Vec<InhibitConfig>,
+    /// Times of day and year that routes name.
+    pub time_interval: Vec<TimeIntervalConfig>,
 }
 
 impl Default for Config {
@@ -85,6 +91,8 @@ impl Default for Config {
             sink: SinkConfig::default(),
             receiver: Vec::new(),
             route: RouteConfig::default(),
+            inhibit: Vec::new(),
+            time_interval: Vec::new(),
         }
     }
 }
@@ -495,6 +503,8 @@ impl Config {
             public_url: self.public_url.clone(),
             receivers: self.receiver.clone(),
             route: self.route.clone(),
+            inhibit: self.inhibit.clone(),
+            time_intervals: self.time_interval.clone(),
         }
     }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use watchfire_model::Timestamp;
 
 use crate::stages::escalation::Progress;
-use crate::stages::hold::{Hold, Times};
+use crate::stages::hold::Hold;
+use crate::stages::interval::Times;
 use crate::stages::notice::Notice;
 use crate::stages::route::{Target, Timers};
 

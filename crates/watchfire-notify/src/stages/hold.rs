@@ -8,7 +8,7 @@ use watchfire_model::Timestamp;
 use watchfire_store::{LabelSet, Outbox};
 
 use crate::stages::inhibit::Inhibitor;
-use crate::stages::interval::Intervals;
+use crate::stages::interval::{Intervals, Times};
 use crate::stages::silence::Silences;
 use crate::stages::storm::{self, Storms};
 
@@ -101,32 +101,6 @@ impl Flags {
     }
 }
 
-/// When a route tells anything: names of time intervals.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Times {
-    /// It tells nothing within any of these.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mute: Vec<String>,
-    /// Where there are any, it tells only within one of these.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub active: Vec<String>,
-}
-
-impl Times {
-    /// Whether the route always tells.
-    pub fn is_always(&self) -> bool {
-        self.mute.is_empty() && self.active.is_empty()
-    }
-
-    fn hold(&self, intervals: &Intervals, now: Timestamp) -> Option<Hold> {
-        if let Some(name) = self.mute.iter().find(|name| intervals.is_active(name, now)) {
-            return Some(Hold::Interval { name: format!("within {name}") });
-        }
-        let outside = !self.active.is_empty() && !self.active.iter().any(|name| intervals.is_active(name, now));
-        outside.then(|| Hold::Interval { name: format!("outside {}", self.active.join(", ")) })
-    }
-}
-
 /// All that may hold a notice back.
 #[derive(Clone, Copy, Debug)]
 pub struct Holds<'a> {
@@ -160,7 +134,7 @@ impl Holds<'_> {
         holds.extend(
             self.inhibitor.inhibited_by(labels, fingerprint).into_iter().map(|by| Hold::Inhibition { by }),
         );
-        holds.extend(times.hold(self.intervals, now));
+        holds.extend(times.muted(self.intervals, now).map(|name| Hold::Interval { name }));
         holds.extend(self.storms.holds(labels).map(Hold::Storm));
         holds
     }

@@ -10,6 +10,7 @@ mod client;
 mod device;
 mod other;
 mod plan;
+mod route;
 mod rule;
 mod table;
 mod top;
@@ -22,6 +23,7 @@ use clap::{Args, Subcommand};
 
 pub use client::ClientError;
 pub(crate) use client::{Client, segment};
+pub use route::{RouteCommand, run_route};
 pub use rule::RuleCommand;
 pub(crate) use rule::{pair, with_values};
 use table::Output;
