@@ -6,6 +6,7 @@ use watchfire_model::alert::Detail;
 use watchfire_model::{Severity, Timestamp};
 
 use crate::Store;
+use crate::alerts::AlertSource;
 use crate::db::{chunk, commit, json, parsed, parsed_opt, time, time_opt};
 use crate::error::StoreError;
 use crate::labels::LabelSet;
@@ -45,6 +46,8 @@ pub struct Outbox {
     pub rule: String,
     /// Its version at the transition.
     pub rule_version: u32,
+    /// With an alert of others: where it leads, which may be nowhere. Its labels and details are told as they are.
+    pub generator_url: Option<String>,
 }
 
 /// A notification group. What the body says is the business of the crate that routes.
@@ -100,7 +103,8 @@ impl Store {
         let failed = StoreError::sql("read the outbox");
         let rows = sqlx::query(
             "SELECT o.sequence AS place, t.id AS transition, t.kind, t.alert, t.severity, t.from_severity, \
-             t.from_since, t.reason, t.summary, t.details, t.at, t.recorded_at, t.rule_version, a.labels, a.raised_at, a.rule \
+             t.from_since, t.reason, t.summary, t.details, t.at, t.recorded_at, t.rule_version, a.labels, a.raised_at, a.rule, \
+             a.source, a.generator_url \
              FROM outbox AS o JOIN transitions AS t ON t.sequence = o.transition \
              JOIN alerts AS a ON a.id = t.alert WHERE o.routed_at IS NULL ORDER BY o.sequence LIMIT $1",
         )
@@ -127,6 +131,10 @@ impl Store {
                     raised_at: time(row, "raised_at")?,
                     rule: row.try_get("rule")?,
                     rule_version: row.try_get::<i64, _>("rule_version")? as u32,
+                    generator_url: match parsed(row, "source")? {
+                        AlertSource::Rule => None,
+                        AlertSource::External => Some(row.try_get("generator_url")?),
+                    },
                 })
             })
             .collect::<Result<_, sqlx::Error>>()

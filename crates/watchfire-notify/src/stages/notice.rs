@@ -47,7 +47,11 @@ fn notice(
     ends_at: Option<Timestamp>,
     public_url: Option<&str>,
 ) -> Notice {
-    let labels = with_severity(&outbox.labels, severity);
+    // Those of others are told as they were given: only so does their sender know its own.
+    let labels = match &outbox.generator_url {
+        None => with_severity(&outbox.labels, severity),
+        Some(_) => outbox.labels.clone(),
+    };
     let part = if ends_at.is_some() { "resolved" } else { "firing" };
     Notice {
         cause: format!("{}#{part}", outbox.transition),
@@ -57,7 +61,10 @@ fn notice(
         labels,
         starts_at,
         ends_at,
-        url: alert_url(public_url, &outbox.alert).unwrap_or_default(),
+        url: match &outbox.generator_url {
+            None => alert_url(public_url, &outbox.alert).unwrap_or_default(),
+            Some(url) => url.clone(),
+        },
         recorded_at: Some(outbox.recorded_at),
     }
 }
