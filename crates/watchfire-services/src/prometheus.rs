@@ -30,6 +30,8 @@ impl Prometheus {
             command.arg(format!("--config.file={}", folder.join("prometheus.yml").display()));
             command.arg(format!("--storage.tsdb.path={}", folder.join("data").display()));
             command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+            // It finds its Alertmanagers only some seconds after it has begun to evaluate.
+            command.arg("--rules.alert.resend-delay=1s");
             command
         };
         process.run(command, move || wire::http_ok(port, "/-/ready"))?;

@@ -57,7 +57,7 @@ pub fn provide(cache: &Path) -> Vec<String> {
     let whole = alertmanager(cache).join("module").is_file();
     want(whole || on_path("go").is_some(), &["golang-go"], "Go, which builds Alertmanager");
     for (what, fetched) in [
-        ("Alertmanager", once(cache, &alertmanager(cache), fetch_alertmanager)),
+        ("Alertmanager", provide_alertmanager(cache)),
         ("Kafka", once(cache, &kafka(cache), fetch_kafka)),
         ("PGlite", once(cache, &pglite(cache), fetch_pglite)),
     ] {
@@ -66,6 +66,11 @@ pub fn provide(cache: &Path) -> Vec<String> {
         }
     }
     missing
+}
+
+/// Builds Alertmanager and amtool, where they are not there yet.
+pub fn provide_alertmanager(cache: &Path) -> Result<(), String> {
+    once(cache, &alertmanager(cache), fetch_alertmanager)
 }
 
 /// Installs packages where that is possible without asking anybody: as root, on a system with apt-get.

@@ -30,7 +30,8 @@ struct GettableAlert<'a> {
     starts_at: String,
     status: Status<'a>,
     updated_at: String,
-    #[serde(rename = "generatorURL")]
+    /// Nothing is no address: the schema wants one.
+    #[serde(rename = "generatorURL", skip_serializing_if = "str::is_empty")]
     generator_url: &'a str,
     labels: &'a LabelSet,
 }
