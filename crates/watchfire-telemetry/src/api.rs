@@ -16,6 +16,8 @@ pub struct ApiMetrics {
     pub projector_lag: Gauge,
     /// Dead letters that were written to the store.
     pub dead_letters: Counter,
+    /// 1: the configuration that was read last is in force; 0: it could not be used, and the one before it is.
+    pub config_in_force: Gauge,
     /// What others said of their alerts, by `status`: `firing` or `resolved`.
     pub external_received: Family<[(&'static str, &'static str); 1], Counter>,
     /// What others said of their alerts and made no sense.
@@ -43,6 +45,11 @@ impl ApiMetrics {
             "projector_lag_records",
             "Records of the log that the store's tables lack",
             self.projector_lag.clone(),
+        );
+        registry.register(
+            "config_in_force",
+            "Whether the configuration that was read last is in force",
+            self.config_in_force.clone(),
         );
         registry.register(
             "external_alerts_received",

@@ -305,42 +305,16 @@ impl Default for StoreConfig {
             audit_for,
             audit,
         } = Retention::default();
-        Self {
-            alerts_for,
-            alerts,
-            evidence,
-            deliveries_for,
-            deliveries,
-            silences_for,
-            audit_for,
-            audit,
-        }
+        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 
 impl StoreConfig {
     /// As the store takes it.
     pub fn retention(&self) -> Retention {
-        let Self {
-            alerts_for,
-            alerts,
-            evidence,
-            deliveries_for,
-            deliveries,
-            silences_for,
-            audit_for,
-            audit,
-        } = self.clone();
-        Retention {
-            alerts_for,
-            alerts,
-            evidence,
-            deliveries_for,
-            deliveries,
-            silences_for,
-            audit_for,
-            audit,
-        }
+        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit } =
+            self.clone();
+        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 

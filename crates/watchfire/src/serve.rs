@@ -285,6 +285,7 @@ impl Server {
         let router = axum::Router::new().merge(ingest).fallback_service(api);
         let serving = listen::serve(listener, router, tls, config.http.connections.clone(), stop.clone());
         listeners.push(tokio::spawn(serving));
+        watchfire_telemetry::metrics().api.config_in_force.set(1);
         tracing::info!(http = %addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, "watchfire runs");
         Ok(Self {
             addresses,
@@ -328,6 +329,7 @@ impl Server {
         self.notifier.apply(prepared);
         // Where somebody else holds the subscriber of the process there is no level to set.
         let _ = telemetry::level().set(&config.telemetry.level);
+        watchfire_telemetry::metrics().api.config_in_force.set(1);
         Ok(())
     }
 
@@ -379,7 +381,10 @@ pub async fn run(load: impl Fn() -> Result<Config>, clock: Arc<dyn Clock>) -> Re
             said = server.engine().failed() => bail!("a thread of the partition loop has panicked: {said}"),
             _ = hang_up.recv() => match load().and_then(|config| server.reload(&config)) {
                 Ok(()) => tracing::info!("receivers, routes, certificates and the level of the log are as configured now"),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
+                Err(error) => {
+                    watchfire_telemetry::metrics().api.config_in_force.set(0);
+                    tracing::error!(error = format!("{error:#}"), "the configuration stays as it was");
+                }
             },
         }
     }

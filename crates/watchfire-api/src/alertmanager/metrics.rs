@@ -40,6 +40,10 @@ pub(super) async fn metrics(_: Viewer, State(state): State<AppState>) -> Result<
         .map(|receiver| (receiver.name, channel(&receiver.channels)))
         .collect();
     let ours = watchfire_telemetry::render();
+    let in_force = ours.lines().any(|line| line == "watchfire_config_in_force 1");
+    let name = "alertmanager_config_last_reload_successful";
+    text.head(name, "gauge", "Whether the last configuration reload attempt was successful.");
+    text.line(name, &[], in_force.into());
     received(&ours, &mut text);
     notifications(&ours, &channels, &mut text);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response())

@@ -19,6 +19,7 @@ use crate::{call, wait_for};
 /// A server with a receiver, and amtool against it.
 struct Place {
     server: Server,
+    config: Config,
     receiver: Receiver,
     _folder: tempfile::TempDir,
 }
@@ -35,8 +36,15 @@ impl Place {
             folder.path().join("data")
         );
         let config = Config::read(&text, "test", []).unwrap();
-        let server = Server::start(config, Arc::new(SystemClock)).await.unwrap();
-        Self { server, receiver, _folder: folder }
+        let server = Server::start(config.clone(), Arc::new(SystemClock)).await.unwrap();
+        Self { server, config, receiver, _folder: folder }
+    }
+
+    /// Ends as on SIGTERM and starts again with what it kept.
+    async fn restart(self) -> Self {
+        self.server.stop().await.unwrap();
+        let server = Server::start(self.config.clone(), Arc::new(SystemClock)).await.unwrap();
+        Self { server, ..self }
     }
 
     fn url(&self) -> String {
@@ -187,6 +195,38 @@ async fn amtool_shows_its_token_as_bearer_or_as_a_password() {
         amtool.says(&["alert", "query"]).await;
         assert_eq!(amtool.run(&add).await.status.success(), may);
     }
+    place.server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_of_others_and_silences_outlive_a_restart_and_are_told_once() {
+    let place = Place::start("").await;
+    let post = async |place: &Place, path: &str, body: Value| {
+        let answer = reqwest::Client::new().post(format!("{}/api/v2{path}", place.url())).json(&body).send();
+        assert!(answer.await.unwrap().status().is_success());
+    };
+    let alert = json!([{"labels": {"alertname": "Down", "instance": "a"}}]);
+    let silence = json!({"matchers": [{"name": "alertname", "value": "Slow", "isRegex": false}],
+        "startsAt": "2026-01-01T00:00:00Z", "endsAt": "2126-01-01T00:00:00Z", "createdBy": "a", "comment": "c"});
+    post(&place, "/alerts", alert.clone()).await;
+    post(&place, "/silences", silence).await;
+    wait_for("the notice", async || (place.receiver.told().len() == 1).then_some(())).await;
+    let (alerts, silences) = (place.get("/alerts").await, place.get("/silences").await);
+    let place = place.restart().await;
+    wait_for("the loop is level", async || {
+        let status = call(place.server.addresses.http, "GET", "/status", None).await;
+        (status["ready"] == true).then_some(())
+    })
+    .await;
+    // Its sender goes on to say it, as it does every minute.
+    post(&place, "/alerts", alert).await;
+    let now = place.get("/alerts").await;
+    for member in ["fingerprint", "startsAt", "labels", "annotations"] {
+        assert_eq!(now[0][member], alerts[0][member], "{member}");
+    }
+    assert_eq!(place.get("/silences").await, silences);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((place.receiver.told().len(), now.as_array().unwrap().len()), (1, 1));
     place.server.stop().await.unwrap();
 }
 
