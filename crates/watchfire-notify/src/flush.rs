@@ -100,9 +100,13 @@ impl Flusher {
         self.configured = Some(settings.clone());
         if silences.has_changed().unwrap_or(false) {
             silences.borrow_and_update();
-            let all = self.store.silences_to_apply(self.clock.wall()).await?;
+            let all = self.store.silences().await?;
+            let silences = Silences::new(&all);
+            for (id, fault) in silences.faulty() {
+                tracing::warn!(silence = id, fault, "a silence cannot be used");
+            }
             if let Some(groups) = &mut self.groups {
-                groups.silence(Silences::new(&all));
+                groups.silence(silences);
             }
         }
         self.count_fleet(&settings).await?;
@@ -208,9 +212,7 @@ async fn read(store: &Store, settings: &Settings) -> Result<Groups, StoreError> 
     let places: Vec<i64> = rows.pending.iter().map(|pending| pending.transition).collect();
     let pending = store.transitions_at(&places).await?;
     let flags = store.responses().await?.into_iter().map(|row| {
-        let flags =
-            Flags { acknowledged: row.acknowledged, shelved: row.shelved, suppressed: row.suppressed };
-        (row.alert, flags)
+        (row.alert, Flags { acknowledged: row.acknowledged, ..Flags::default() })
     });
     let bounds = store.setting(plan::SETTING).await?;
     let active = store.active_labels().await?;

@@ -232,6 +232,16 @@ impl Notifier {
         state.config.receivers.iter().map(info).collect()
     }
 
+    /// The configuration that is in force.
+    pub fn config(&self) -> NotifyConfig {
+        self.lock().config.clone()
+    }
+
+    /// What decisions depend on now; another value once another configuration is in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
+
     /// Sends a message that says that it is a test. One attempt, beside the ledger.
     pub async fn test_receiver(&self, name: &str) -> Result<TestResult, NotifyError> {
         let (webhook, public_url) = {

@@ -81,6 +81,13 @@ pub fn annotations(
 ) -> BTreeMap<String, String> {
     let mut annotations: BTreeMap<String, String> =
         outbox.details.iter().map(|detail| (detail.name.clone(), value_text(&detail.value))).collect();
+    // Those of others are what they said, and nothing else but where we show it.
+    if outbox.generator_url.is_some() {
+        if let Some(url) = alert_url(public_url, &outbox.alert) {
+            annotations.entry("alert_url".into()).or_insert(url);
+        }
+        return annotations;
+    }
     annotations.insert("summary".into(), outbox.summary.clone());
     annotations.insert("description".into(), description(outbox, labels, ended, public_url));
     if let Some(url) = alert_url(public_url, &outbox.alert) {
@@ -154,6 +161,7 @@ mod tests {
             raised_at: "2026-01-01T00:00:00Z".parse().unwrap(),
             rule: "hot".into(),
             rule_version: 3,
+            generator_url: None,
         }
     }
 

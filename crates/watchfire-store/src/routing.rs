@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use watchfire_model::alert::Detail;
 use watchfire_model::{Severity, Timestamp};
 
+use crate::alerts::AlertSource;
 use crate::db::{chunk, commit, json, parsed, parsed_opt, time, time_opt};
 use crate::error::StoreError;
 use crate::labels::LabelSet;
@@ -52,12 +53,14 @@ pub struct Outbox {
     pub rule: String,
     /// Its version at the transition.
     pub rule_version: u32,
+    /// With an alert of others: where it leads, which may be nowhere. Its labels and details are told as they are.
+    pub generator_url: Option<String>,
 }
 
 /// What is read of a transition to tell people of it: [`Outbox`] without its place.
 const TRANSITION: &str = "t.id AS transition, t.sequence AS transition_sequence, t.kind, t.alert, t.severity, \
      t.from_severity, t.from_since, t.reason, t.actor, t.comment, t.summary, t.details, t.at, t.recorded_at, \
-     t.rule_version, a.labels, a.raised_at, a.rule";
+     t.rule_version, a.labels, a.raised_at, a.rule, a.source, a.generator_url";
 
 fn outbox(row: &SqliteRow, sequence: i64) -> Result<Outbox, sqlx::Error> {
     Ok(Outbox {
@@ -80,6 +83,10 @@ fn outbox(row: &SqliteRow, sequence: i64) -> Result<Outbox, sqlx::Error> {
         raised_at: time(row, "raised_at")?,
         rule: row.try_get("rule")?,
         rule_version: row.try_get::<i64, _>("rule_version")? as u32,
+        generator_url: match parsed(row, "source")? {
+            AlertSource::Rule => None,
+            AlertSource::External => Some(row.try_get("generator_url")?),
+        },
     })
 }
 
@@ -135,6 +142,15 @@ pub struct GroupRows {
     pub members: Vec<MemberRow>,
     /// What they are to tell, in order.
     pub pending: Vec<PendingRow>,
+}
+
+/// What people did to an alert, as far as it matters to whoever is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseRow {
+    /// The alert.
+    pub alert: String,
+    /// Somebody looks after it.
+    pub acknowledged: bool,
 }
 
 /// A delivery that is to be made.
@@ -264,6 +280,19 @@ impl Store {
             .await
             .map_err(&failed)?;
         rows.iter().map(|row| json(row, "labels")).collect::<Result<_, sqlx::Error>>().map_err(&failed)
+    }
+
+    /// What people did to alerts that are active, of those to which they did anything.
+    pub async fn responses(&self) -> Result<Vec<ResponseRow>, StoreError> {
+        let failed = StoreError::sql("read what was done to alerts");
+        let rows = sqlx::query("SELECT id FROM alerts WHERE state = 'active' AND acknowledged_at IS NOT NULL")
+            .fetch_all(self.db().read())
+            .await
+            .map_err(&failed)?;
+        rows.iter()
+            .map(|row| Ok(ResponseRow { alert: row.try_get("id")?, acknowledged: true }))
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(&failed)
     }
 
     /// All notification groups.

@@ -72,6 +72,8 @@ pub struct Config {
     pub inhibit: Vec<InhibitConfig>,
     /// Times of day and year that routes name.
     pub time_interval: Vec<TimeIntervalConfig>,
+    /// What those who speak Alertmanager's API find.
+    pub alertmanager: AlertmanagerConfig,
 }
 
 impl Default for Config {
@@ -93,6 +95,7 @@ impl Default for Config {
             route: RouteConfig::default(),
             inhibit: Vec::new(),
             time_interval: Vec::new(),
+            alertmanager: AlertmanagerConfig::default(),
         }
     }
 }
@@ -260,6 +263,21 @@ impl LogConfig {
     }
 }
 
+/// What those who speak Alertmanager's API find.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertmanagerConfig {
+    /// An alert of others that says no end is over so long after it was said last.
+    pub resolve_timeout: Duration,
+}
+
+impl Default for AlertmanagerConfig {
+    /// As Alertmanager has it.
+    fn default() -> Self {
+        Self { resolve_timeout: Duration::from_secs(300) }
+    }
+}
+
 /// How long history is kept, and how much of it; whichever is over first. What is active, pending or not routed yet
 /// stays, and so does what the log could still replay.
 #[derive(Clone, Debug, Deserialize)]
@@ -275,6 +293,8 @@ pub struct StoreConfig {
     pub deliveries_for: Duration,
     /// As many of them.
     pub deliveries: u64,
+    /// Silences that ended.
+    pub silences_for: Duration,
     /// The audit trail.
     pub audit_for: Duration,
     /// As many lines of it.
@@ -283,18 +303,26 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        let Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
-            Retention::default();
-        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+        let Retention {
+            alerts_for,
+            alerts,
+            evidence,
+            deliveries_for,
+            deliveries,
+            silences_for,
+            audit_for,
+            audit,
+        } = Retention::default();
+        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 
 impl StoreConfig {
     /// As the store takes it.
     pub fn retention(&self) -> Retention {
-        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
+        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit } =
             self.clone();
-        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 

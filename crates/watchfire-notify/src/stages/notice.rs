@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use watchfire_model::{Severity, Timestamp};
 use watchfire_store::labels::with_severity;
-use watchfire_store::{AlertRow, LabelSet, Outbox, fingerprint};
+use watchfire_store::{AlertRow, AlertSource, LabelSet, Outbox, fingerprint};
 
 use crate::message::{alert_url, annotations};
 
@@ -98,7 +98,11 @@ fn notice(
     ends_at: Option<Timestamp>,
     public_url: Option<&str>,
 ) -> Notice {
-    let labels = with_severity(&outbox.labels, severity);
+    // Those of others are told as they were given: only so does their sender know its own.
+    let labels = match &outbox.generator_url {
+        None => with_severity(&outbox.labels, severity),
+        Some(_) => outbox.labels.clone(),
+    };
     let part = if ends_at.is_some() { "resolved" } else { "firing" };
     let mut annotations = annotations(outbox, &labels, ends_at, public_url);
     for (name, value) in [("response_by", &outbox.actor), ("response_comment", &outbox.comment)] {
@@ -116,7 +120,10 @@ fn notice(
         labels,
         starts_at,
         ends_at,
-        url: alert_url(public_url, &outbox.alert).unwrap_or_default(),
+        url: match &outbox.generator_url {
+            None => alert_url(public_url, &outbox.alert).unwrap_or_default(),
+            Some(url) => url.clone(),
+        },
         recorded_at: Some(outbox.recorded_at),
     }
 }
@@ -161,6 +168,7 @@ pub fn standing(row: &AlertRow, public_url: Option<&str>) -> Notice {
         raised_at: row.raised_at,
         rule: row.rule.clone(),
         rule_version: row.rule_version,
+        generator_url: (row.source == AlertSource::External).then(|| row.generator_url.clone()),
     };
     let notice = notice(Event::Standing, &outbox, row.severity, row.severity_since, None, public_url);
     Notice { recorded_at: None, ..notice }

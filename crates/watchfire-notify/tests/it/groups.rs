@@ -30,6 +30,7 @@ fn outbox(sequence: i64, device: u8, firing: bool, now: Timestamp) -> Outbox {
         raised_at: now,
         rule: "hot".into(),
         rule_version: 1,
+        generator_url: None,
     }
 }
 
