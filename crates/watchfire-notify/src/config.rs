@@ -340,7 +340,7 @@ fn check_route(route: &RouteConfig, place: &str, names: &Names<'_>) -> Result<()
         return Err(error(place, "group_by: \"...\" stands for all labels and stands alone"));
     }
     for (i, child) in route.routes.iter().enumerate() {
-        check_route(child, &format!("{place}.routes[{i}]"), names, escalations)?;
+        check_route(child, &format!("{place}.routes[{i}]"), names)?;
     }
     Ok(())
 }

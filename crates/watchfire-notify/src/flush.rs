@@ -211,9 +211,11 @@ async fn read(store: &Store, settings: &Settings) -> Result<Groups, StoreError> 
     let rows = store.groups().await?;
     let places: Vec<i64> = rows.pending.iter().map(|pending| pending.transition).collect();
     let pending = store.transitions_at(&places).await?;
-    let flags = store.responses().await?.into_iter().map(|row| {
-        (row.alert, Flags { acknowledged: row.acknowledged, ..Flags::default() })
-    });
+    let flags = store
+        .responses()
+        .await?
+        .into_iter()
+        .map(|row| (row.alert, Flags { acknowledged: row.acknowledged, ..Flags::default() }));
     let bounds = store.setting(plan::SETTING).await?;
     let active = store.active_labels().await?;
     let (groups, damaged) =

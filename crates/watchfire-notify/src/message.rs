@@ -147,6 +147,7 @@ mod tests {
         Outbox {
             sequence: 1,
             transition: "t".into(),
+            transition_sequence: 1,
             kind: "raised".into(),
             alert: "0123456789abcdef".into(),
             labels: LabelSet::new(),
@@ -154,6 +155,8 @@ mod tests {
             from_severity: None,
             from_since: None,
             reason: None,
+            actor: None,
+            comment: None,
             summary: "Bearing too hot".into(),
             details: details.iter().map(|(n, v)| Detail { name: n.to_string(), value: v.clone() }).collect(),
             at: "2026-01-01T00:00:00Z".parse().unwrap(),

@@ -55,7 +55,9 @@ pub use error::StoreError;
 pub use labels::{LabelSet, fingerprint};
 pub use modules::ModuleRow;
 pub use retention::{Retention, Tidied, Tidying};
-pub use routing::{DecisionRow, Flush, GroupRow, GroupRows, MemberRow, NewDelivery, Outbox, PendingRow, ResponseRow};
+pub use routing::{
+    DecisionRow, Flush, GroupRow, GroupRows, MemberRow, NewDelivery, Outbox, PendingRow, ResponseRow,
+};
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
 pub use silences::{ForgottenAfter, NewSilence, Silence, SilenceMatcher, SilenceState, SilenceUse};

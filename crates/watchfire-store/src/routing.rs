@@ -248,7 +248,9 @@ impl Store {
                 .push(TRANSITION)
                 .push(" FROM transitions AS t JOIN alerts AS a ON a.id = t.alert WHERE t.sequence IN (");
             let mut list = query.separated(", ");
-            part.iter().for_each(|place| drop(list.push_bind(*place)));
+            for place in part {
+                list.push_bind(*place);
+            }
             query.push(") ORDER BY t.sequence");
             let rows = query.build().fetch_all(self.db().read()).await.map_err(&failed)?;
             for row in &rows {
@@ -265,7 +267,9 @@ impl Store {
         for part in ids.chunks(chunk(1)) {
             let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE id IN (");
             let mut list = query.separated(", ");
-            part.iter().for_each(|id| drop(list.push_bind(*id)));
+            for id in part {
+                list.push_bind(*id);
+            }
             query.push(")");
             found.extend(query.build_query_as().fetch_all(self.db().read()).await.map_err(&failed)?);
         }
@@ -285,10 +289,11 @@ impl Store {
     /// What people did to alerts that are active, of those to which they did anything.
     pub async fn responses(&self) -> Result<Vec<ResponseRow>, StoreError> {
         let failed = StoreError::sql("read what was done to alerts");
-        let rows = sqlx::query("SELECT id FROM alerts WHERE state = 'active' AND acknowledged_at IS NOT NULL")
-            .fetch_all(self.db().read())
-            .await
-            .map_err(&failed)?;
+        let rows =
+            sqlx::query("SELECT id FROM alerts WHERE state = 'active' AND acknowledged_at IS NOT NULL")
+                .fetch_all(self.db().read())
+                .await
+                .map_err(&failed)?;
         rows.iter()
             .map(|row| Ok(ResponseRow { alert: row.try_get("id")?, acknowledged: true }))
             .collect::<Result<_, sqlx::Error>>()
@@ -313,10 +318,11 @@ impl Store {
                     body: row.try_get("body")?,
                 });
             }
-            for row in
-                sqlx::query("SELECT group_id, fingerprint, alert, since, told, held_by FROM notification_members")
-                    .fetch_all(&mut *connection)
-                    .await?
+            for row in sqlx::query(
+                "SELECT group_id, fingerprint, alert, since, told, held_by FROM notification_members",
+            )
+            .fetch_all(&mut *connection)
+            .await?
             {
                 all.members.push(MemberRow {
                     group: row.try_get("group_id")?,
@@ -438,7 +444,9 @@ async fn in_list(
     connection: &mut SqliteConnection,
 ) -> Result<(), sqlx::Error> {
     let mut list = query.separated(", ");
-    numbers.iter().for_each(|number| drop(list.push_bind(*number)));
+    for number in numbers {
+        list.push_bind(*number);
+    }
     query.push(")");
     query.build().execute(connection).await.map(drop)
 }
@@ -517,8 +525,9 @@ async fn write_groups(connection: &mut SqliteConnection, flush: &Flush) -> Resul
 
 async fn write_members(connection: &mut SqliteConnection, flush: &Flush) -> Result<(), sqlx::Error> {
     for part in flush.left.chunks(chunk(2)) {
-        let mut query =
-            QueryBuilder::<Sqlite>::new("DELETE FROM notification_members WHERE (group_id, fingerprint) IN (");
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "DELETE FROM notification_members WHERE (group_id, fingerprint) IN (",
+        );
         query.push_values(part, |mut tuple, (group, fingerprint)| {
             tuple.push_bind(*group).push_bind(fingerprint.as_str());
         });

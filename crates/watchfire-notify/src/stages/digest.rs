@@ -161,8 +161,12 @@ impl Many {
 impl Summary {
     /// "Digest: 1204 alerts began and 3 ended in 12 groups (silence 1200, threshold 7)".
     pub fn text(&self) -> String {
-        let named: Vec<String> =
-            self.by_alert.iter().take(5).map(|count| format!("{} {}", count.name, count.firing + count.resolved)).collect();
+        let named: Vec<String> = self
+            .by_alert
+            .iter()
+            .take(5)
+            .map(|count| format!("{} {}", count.name, count.firing + count.resolved))
+            .collect();
         let more = self.by_alert.len().saturating_sub(5);
         let more = if more > 0 { format!(", {more} other names") } else { String::new() };
         format!(

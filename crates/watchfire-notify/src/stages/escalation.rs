@@ -181,7 +181,12 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let known = |name: &str| name != "head";
-        assert!(config("").check(known).unwrap_err().contains("steps[1].receivers: there is no receiver \"head\""));
+        assert!(
+            config("")
+                .check(known)
+                .unwrap_err()
+                .contains("steps[1].receivers: there is no receiver \"head\"")
+        );
         assert_eq!(config("").check(|_| true), Ok(()));
         let empty = EscalationConfig { steps: Vec::new(), ..config("") };
         assert!(empty.check(|_| true).unwrap_err().contains("no steps"));

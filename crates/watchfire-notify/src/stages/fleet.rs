@@ -20,7 +20,9 @@ impl Fleet {
     /// Takes a device in.
     pub fn add(&mut self, device: &DeviceSpec) {
         self.devices += 1;
-        for (name, value) in device.labels.iter().filter(|(name, _)| !["type", "site"].contains(&name.as_str())) {
+        for (name, value) in
+            device.labels.iter().filter(|(name, _)| !["type", "site"].contains(&name.as_str()))
+        {
             *self.with.entry((name.clone(), value.clone())).or_default() += 1;
         }
         for (name, value) in [("type", &device.kind), ("site", &device.site)] {
@@ -100,7 +102,8 @@ mod tests {
                 id: format!("press-{i}"),
                 kind: "press".into(),
                 site: if i % 2 == 0 { "lyon" } else { "oslo" }.into(),
-                labels: [("firmware".to_string(), firmware.to_string()), ("type".into(), "other".into())].into(),
+                labels: [("firmware".to_string(), firmware.to_string()), ("type".into(), "other".into())]
+                    .into(),
                 ..DeviceSpec::default()
             });
         }

@@ -278,6 +278,10 @@ impl Group {
 
     /// What fires on unchanged, as far as there is room: alerts by their ids.
     pub fn standing(&self, most: usize) -> impl Iterator<Item = (Fingerprint, &Member)> {
-        self.members.iter().filter(|(_, member)| member.told).map(|(key, member)| (*key, &**member)).take(most)
+        self.members
+            .iter()
+            .filter(|(_, member)| member.told)
+            .map(|(key, member)| (*key, &**member))
+            .take(most)
     }
 }

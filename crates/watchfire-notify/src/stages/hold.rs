@@ -28,7 +28,7 @@ pub enum Hold {
     /// Another alert that says more.
     Inhibition {
         /// The fingerprint of the other.
-        by: String,
+        source: String,
     },
     /// The route tells nothing at this time.
     Interval {
@@ -59,7 +59,7 @@ impl fmt::Display for Hold {
             Self::Shelved => write!(f, "the alert is shelved"),
             Self::Suppressed => write!(f, "the device or the rule is out of service"),
             Self::Silence { id } => write!(f, "silence {id}"),
-            Self::Inhibition { by } => write!(f, "inhibited by the alert with the fingerprint {by}"),
+            Self::Inhibition { source } => write!(f, "inhibited by the alert with the fingerprint {source}"),
             Self::Interval { name } => write!(f, "the route tells nothing at this time: {name}"),
             Self::Storm(held) if held.down => write!(f, "{} {} is down", held.parent, held.value),
             Self::Storm(held) => write!(f, "a storm of {} {}", held.parent, held.value),
@@ -131,9 +131,8 @@ impl Holds<'_> {
         holds.extend(flags.shelved.then_some(Hold::Shelved));
         holds.extend(flags.suppressed.then_some(Hold::Suppressed));
         holds.extend(self.silences.holding(labels, now).into_iter().map(|id| Hold::Silence { id }));
-        holds.extend(
-            self.inhibitor.inhibited_by(labels, fingerprint).into_iter().map(|by| Hold::Inhibition { by }),
-        );
+        let sources = self.inhibitor.inhibited_by(labels, fingerprint);
+        holds.extend(sources.into_iter().map(|source| Hold::Inhibition { source }));
         holds.extend(times.muted(self.intervals, now).map(|name| Hold::Interval { name }));
         holds.extend(self.storms.holds(labels).map(Hold::Storm));
         holds

@@ -138,7 +138,9 @@ pub fn notices(outbox: &Outbox, public_url: Option<&str>) -> Vec<Notice> {
             notice(event, outbox, from, since, Some(outbox.at), public_url),
             notice(event, outbox, outbox.severity, outbox.at, None, public_url),
         ],
-        (Event::Resolved, _) => vec![notice(event, outbox, outbox.severity, since, Some(outbox.at), public_url)],
+        (Event::Resolved, _) => {
+            vec![notice(event, outbox, outbox.severity, since, Some(outbox.at), public_url)]
+        }
         (Event::Raised | Event::SeverityChanged, _) => {
             vec![notice(event, outbox, outbox.severity, outbox.at, None, public_url)]
         }

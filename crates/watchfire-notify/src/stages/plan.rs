@@ -10,7 +10,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use watchfire_model::Timestamp;
 use watchfire_store::{
-    AlertRow, AlertState, DecisionRow, Flush, GroupRow, GroupRows, LabelSet, MemberRow, NewDelivery, Outbox, PendingRow,
+    AlertRow, AlertState, DecisionRow, Flush, GroupRow, GroupRows, LabelSet, MemberRow, NewDelivery, Outbox,
+    PendingRow,
 };
 
 use crate::channel::payload;
@@ -226,7 +227,8 @@ impl Groups {
             let member = Member { alert: row.alert, since: row.since, told: row.told, held };
             group.members.insert(number(&row.fingerprint), Box::new(member));
         }
-        let known: HashMap<i64, &Outbox> = pending.iter().map(|item| (item.transition_sequence, item)).collect();
+        let known: HashMap<i64, &Outbox> =
+            pending.iter().map(|item| (item.transition_sequence, item)).collect();
         for row in rows.pending {
             let Some(group) = ids.get(&row.group).and_then(|id| groups.groups.get_mut(id)) else { continue };
             let Some(item) = known.get(&row.transition) else { continue };
@@ -235,7 +237,8 @@ impl Groups {
             if let Some(notice) = notice {
                 let fingerprint = number(&notice.fingerprint);
                 // Before those of its own, in the order of the store.
-                let at = group.pending.iter().filter(|pending| matches!(pending, Pending::Kept { .. })).count();
+                let at =
+                    group.pending.iter().filter(|pending| matches!(pending, Pending::Kept { .. })).count();
                 group.pending.insert(at, Pending::Kept { transition: row.transition, fires, fingerprint });
             }
         }
@@ -396,7 +399,14 @@ impl Groups {
         if notice.fires() {
             let targets = settings.router.route(&notice.labels);
             if targets.is_empty() {
-                self.decide(now, &notice.alert, None, "route", "dropped", "no route leads to a receiver".into());
+                self.decide(
+                    now,
+                    &notice.alert,
+                    None,
+                    "route",
+                    "dropped",
+                    "no route leads to a receiver".into(),
+                );
             }
             for target in targets {
                 let id = self.group(&target);
@@ -434,8 +444,7 @@ impl Groups {
 
     /// The group of a target; a new one where there is none.
     fn group(&mut self, target: &Target) -> GroupId {
-        let name =
-            Arc::new(GroupName { receiver: target.receiver.clone(), key: target.group_key.clone() });
+        let name = Arc::new(GroupName { receiver: target.receiver.clone(), key: target.group_key.clone() });
         match self.groups.get_mut(&name) {
             Some(group) => {
                 group.body.timers = target.timers;
@@ -595,10 +604,14 @@ impl Groups {
         let first = group.waits_until.is_none();
         group.waits_until = Some(until);
         let alerts: Vec<String> = if first {
-            group.pending.iter().filter_map(|pending| match pending {
-                Pending::Here(notice) => Some(notice.alert.clone()),
-                Pending::Kept { .. } => None,
-            }).collect()
+            group
+                .pending
+                .iter()
+                .filter_map(|pending| match pending {
+                    Pending::Here(notice) => Some(notice.alert.clone()),
+                    Pending::Kept { .. } => None,
+                })
+                .collect()
         } else {
             Vec::new()
         };
@@ -721,7 +734,8 @@ impl Groups {
             });
             if !bypasses && let Some((_, most)) = bounded {
                 let sent = self.sent.entry(id.receiver.clone()).or_default();
-                let room = (1..=most).rev().find(|n| sent.allowed(*n, most, now) == Allowed::Each).unwrap_or(1);
+                let room =
+                    (1..=most).rev().find(|n| sent.allowed(*n, most, now) == Allowed::Each).unwrap_or(1);
                 let labels = group.body.labels.clone();
                 let single = Single { group: id.clone(), labels, telling };
                 self.collected.entry(id.receiver.clone()).or_default().add(single, room);
@@ -746,7 +760,14 @@ impl Groups {
             self.decide(now, &alert, Some(id), hold, "held", detail);
         }
         for alert in told.dropped {
-            self.decide(now, &alert, Some(id), "hold", "dropped", "it was over before anybody was told".into());
+            self.decide(
+                now,
+                &alert,
+                Some(id),
+                "hold",
+                "dropped",
+                "it was over before anybody was told".into(),
+            );
         }
     }
 
@@ -786,7 +807,8 @@ impl Groups {
                 Pending::Here(notice) => notices.push(*notice),
                 Pending::Kept { transition, fires, .. } => {
                     let item = found.transitions.get(&transition);
-                    let of = item.map(|item| crate::stages::notice::notices(item, public_url)).unwrap_or_default();
+                    let of =
+                        item.map(|item| crate::stages::notice::notices(item, public_url)).unwrap_or_default();
                     notices.extend(of.into_iter().find(|notice| notice.fires() == fires));
                 }
             }
@@ -794,6 +816,8 @@ impl Groups {
         group.body.own_pending.clear();
         let mut changed: Vec<Notice> = Vec::new();
         let mut seen: HashSet<Fingerprint> = HashSet::new();
+        // What earlier messages of these told: the store was not asked about it.
+        let mut here: HashMap<Fingerprint, Notice> = HashMap::new();
         for notice in notices {
             let fingerprint = number(&notice.fingerprint);
             told.touched.insert(fingerprint);
@@ -806,7 +830,8 @@ impl Groups {
                 }
                 continue;
             }
-            if notice.fires() && notice.event != Event::Acknowledged && notice.event != Event::ShelveExpiring {
+            if notice.fires() && notice.event != Event::Acknowledged && notice.event != Event::ShelveExpiring
+            {
                 let holds = self.holds(settings).on(
                     &notice.alert,
                     &notice.fingerprint,
@@ -820,13 +845,16 @@ impl Groups {
                     if notice.transition.is_none() && notice.event != Event::Standing {
                         group.body.own.insert(notice.fingerprint.clone(), notice.clone());
                     }
-                    let member = Member { alert: notice.alert, since: now, told: was_told, held: Some(holds) };
+                    let member =
+                        Member { alert: notice.alert, since: now, told: was_told, held: Some(holds) };
                     group.members.insert(fingerprint, Box::new(member));
                     continue;
                 }
             }
             if seen.contains(&fingerprint) || changed.len() >= max_alerts {
-                told.tellings.push(message(group, std::mem::take(&mut changed), max_alerts, found, public_url, now));
+                let changed = std::mem::take(&mut changed);
+                told.tellings.push(message(group, changed, max_alerts, (found, &here), public_url, now));
+                here.extend(fired(&told.tellings));
                 seen.clear();
                 if !notice.fires() && !group.told(fingerprint) {
                     continue;
@@ -836,7 +864,7 @@ impl Groups {
             changed.push(notice);
         }
         if !changed.is_empty() {
-            told.tellings.push(message(group, changed, max_alerts, found, public_url, now));
+            told.tellings.push(message(group, changed, max_alerts, (found, &here), public_url, now));
         }
         told
     }
@@ -861,10 +889,12 @@ impl Groups {
                 left_out += 1;
                 continue;
             }
-            let Some(notice) = stands(group, *fingerprint, member, found, settings.public_url.as_deref()) else {
+            let Some(notice) = stands(group, *fingerprint, member, found, settings.public_url.as_deref())
+            else {
                 continue;
             };
-            if holds.on(&member.alert, &notice.fingerprint, &notice.labels, &group.body.times, now).is_empty() {
+            if holds.on(&member.alert, &notice.fingerprint, &notice.labels, &group.body.times, now).is_empty()
+            {
                 standing.push(notice);
             }
         }
@@ -880,14 +910,16 @@ impl Groups {
     pub fn finish(&mut self, settings: &Settings, now: Timestamp) -> Flush {
         let public_url = settings.public_url.as_deref();
         for (receiver, collected) in std::mem::take(&mut self.collected) {
-            let most = settings.receivers.get(&receiver).and_then(|one| one.max_per_minute).unwrap_or(usize::MAX);
+            let most =
+                settings.receivers.get(&receiver).and_then(|one| one.max_per_minute).unwrap_or(usize::MAX);
             let sent = self.sent.entry(receiver.clone()).or_default();
             self.bounds_changed = true;
             match collected {
                 Collected::Singles(singles) => {
                     for single in singles {
                         sent.send(most, now);
-                        let delivery = delivery(&single.group, &single.labels, &single.telling, public_url, now);
+                        let delivery =
+                            delivery(&single.group, &single.labels, &single.telling, public_url, now);
                         if let Some(group) = self.groups.get_mut(&single.group) {
                             self.flush.superseded.extend(group.body.repetition.take());
                             if single.telling.reason == Reason::Repeat {
@@ -957,7 +989,10 @@ impl Groups {
                         alert: member.alert.clone(),
                         since: member.since,
                         told: member.told,
-                        held_by: member.held.as_ref().map(|held| serde_json::to_string(held).unwrap_or_default()),
+                        held_by: member
+                            .held
+                            .as_ref()
+                            .map(|held| serde_json::to_string(held).unwrap_or_default()),
                     }),
                     None => self.flush.left.push((group.id, shown)),
                 }
@@ -986,8 +1021,7 @@ impl Groups {
         outcome: &str,
         detail: String,
     ) {
-        let (receiver, group_key) =
-            group.map(|id| (id.receiver.clone(), id.key.clone())).unwrap_or_default();
+        let (receiver, group_key) = group.map(|id| (id.receiver.clone(), id.key.clone())).unwrap_or_default();
         let (stage, outcome) = (stage.to_string(), outcome.to_string());
         self.flush.decisions.push(DecisionRow {
             at,
@@ -1052,11 +1086,17 @@ fn stands(
     same.then(|| standing(row, public_url))
 }
 
+/// What the last of these messages told that fires.
+fn fired(tellings: &[Telling]) -> impl Iterator<Item = (Fingerprint, Notice)> {
+    let changed = tellings.last().into_iter().flat_map(|telling| &telling.changed);
+    changed.filter(|notice| notice.fires()).map(|notice| (number(&notice.fingerprint), notice.clone()))
+}
+
 fn message(
     group: &mut Group,
     changed: Vec<Notice>,
     max_alerts: usize,
-    found: &Found,
+    (found, here): (&Found, &HashMap<Fingerprint, Notice>),
     public_url: Option<&str>,
     now: Timestamp,
 ) -> Telling {
@@ -1071,7 +1111,8 @@ fn message(
         }
         all += 1;
         if standing.len() < room {
-            standing.extend(stands(group, *fingerprint, member, found, public_url));
+            let known = here.get(fingerprint).cloned();
+            standing.extend(known.or_else(|| stands(group, *fingerprint, member, found, public_url)));
         }
     }
     let truncated = all - standing.len();

@@ -14,7 +14,7 @@ use watchfire_store::{LabelSet, fingerprint};
 
 use crate::matcher::Matcher;
 use crate::stages::fleet::{Fleet, Trait};
-use crate::stages::notice::Notice;
+use crate::stages::notice::{Event, Notice};
 
 /// The name of the alert that tells of a storm.
 pub const ALERT: &str = "watchfire-storm";
@@ -108,6 +108,8 @@ struct Parent {
     names: BTreeMap<String, u64>,
     /// Alerts that say that it is down.
     down: BTreeSet<String>,
+    /// When it was looked at last, something said so.
+    was_down: bool,
     storm: Option<Storm>,
 }
 
@@ -176,7 +178,8 @@ impl Storms {
             if rule.says_down(labels) {
                 let id = (name.clone(), device.clone());
                 let down = &mut parents.entry(id.clone()).or_default().down;
-                let changed = if fires { down.insert(fingerprint(labels)) } else { down.remove(&fingerprint(labels)) };
+                let changed =
+                    if fires { down.insert(fingerprint(labels)) } else { down.remove(&fingerprint(labels)) };
                 if changed {
                     touched.insert(id);
                 }
@@ -201,7 +204,11 @@ impl Storms {
             // What says that the parent is down is told, whatever label the parent has of itself.
             let itself = labels.get("device") == Some(value) && rule.says_down(labels);
             let down = !parent.down.is_empty();
-            (!itself && (down || parent.storm.is_some())).then(|| Held { parent: name.clone(), value: value.clone(), down })
+            (!itself && (down || parent.storm.is_some())).then(|| Held {
+                parent: name.clone(),
+                value: value.clone(),
+                down,
+            })
         })
     }
 
@@ -219,7 +226,8 @@ impl Storms {
             let alerting = parent.devices.len() as u64;
             let children = fleet.count(&id.0, &id.1);
             let share = (children as f64 * rule.config.share).ceil() as u64;
-            let threshold = if parent.down.is_empty() { share.max(rule.config.least) } else { rule.config.least };
+            let threshold =
+                if parent.down.is_empty() { share.max(rule.config.least) } else { rule.config.least };
             match &mut parent.storm {
                 None if alerting >= threshold => {
                     parent.storm = Some(Storm { since: now, told: 0 });
@@ -245,8 +253,9 @@ impl Storms {
                     }
                 }
             }
-            let parent = &parents[&id];
-            *changed |= parent.down.is_empty() && parent.storm.is_none();
+            let is_down = !parent.down.is_empty();
+            *changed |= parent.was_down && !is_down;
+            parent.was_down = is_down;
             if parent.devices.is_empty() && parent.down.is_empty() && parent.storm.is_none() {
                 parents.remove(&id);
             }
@@ -262,7 +271,8 @@ impl Storms {
 
     /// What must outlive a restart: the counts come from the alerts that fire.
     pub fn kept(&self) -> Kept {
-        let storm = |(id, parent): (&ParentId, &Parent)| Some((id.0.clone(), id.1.clone(), parent.storm.clone()?));
+        let storm =
+            |(id, parent): (&ParentId, &Parent)| Some((id.0.clone(), id.1.clone(), parent.storm.clone()?));
         let mut kept: Kept = self.parents.iter().filter_map(storm).collect();
         kept.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
         kept
@@ -373,6 +383,8 @@ fn notice(
     };
     Notice {
         cause: format!("storm/{name}/{value}/{}#{part}", storm.since.0),
+        transition: None,
+        event: if ended.is_some() { Event::Resolved } else { Event::Raised },
         alert: format!("storm-{}", fingerprint(&labels)),
         fingerprint: fingerprint(&labels),
         annotations: [("summary", summary), ("description", description)]
@@ -416,7 +428,8 @@ mod tests {
     }
 
     fn storms(more: &str) -> Storms {
-        let config: StormConfig = toml::from_str(&format!("parent = \"site\"\nshare = 0.1\nleast = 4\n{more}")).unwrap();
+        let config: StormConfig =
+            toml::from_str(&format!("parent = \"site\"\nshare = 0.1\nleast = 4\n{more}")).unwrap();
         assert_eq!(config.check(), Ok(()));
         Storms::new(&[config])
     }
@@ -459,7 +472,10 @@ mod tests {
         // Twice as many: told again. Few are left: over.
         (11..22).for_each(|i| again.fires(&device(i)));
         let told = again.settle(&fleet, at(80), &mut changed);
-        assert!(told.len() == 1 && told[0].annotations["summary"].starts_with("Storm: 22 of 100"), "{told:?}");
+        assert!(
+            told.len() == 1 && told[0].annotations["summary"].starts_with("Storm: 22 of 100"),
+            "{told:?}"
+        );
         (0..10).for_each(|i| again.resolved(&device(i)));
         (11..18).for_each(|i| again.resolved(&device(i)));
         let over = again.settle(&fleet, at(90), &mut changed);
