@@ -27,8 +27,10 @@ use watchfire_ingest::mqtt_source::{MqttSourceError, MqttSourceOptions};
 use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
+use watchfire_notify::stages::escalation::EscalationConfig;
 use watchfire_notify::stages::inhibit::InhibitConfig;
 use watchfire_notify::stages::interval::TimeIntervalConfig;
+use watchfire_notify::stages::storm::StormConfig;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
 use watchfire_sink::http::HttpSinkConfig;
 use watchfire_sink::kafka::KafkaConfig;
@@ -72,6 +74,10 @@ pub struct Config {
     pub inhibit: Vec<InhibitConfig>,
     /// Times of day and year that routes name.
     pub time_interval: Vec<TimeIntervalConfig>,
+    /// Who is told next where nobody acknowledges.
+    pub escalation: Vec<EscalationConfig>,
+    /// What of many alerts is one storm.
+    pub storm: Vec<StormConfig>,
     /// What those who speak Alertmanager's API find.
     pub alertmanager: AlertmanagerConfig,
 }
@@ -95,6 +101,8 @@ impl Default for Config {
             route: RouteConfig::default(),
             inhibit: Vec::new(),
             time_interval: Vec::new(),
+            escalation: Vec::new(),
+            storm: Vec::new(),
             alertmanager: AlertmanagerConfig::default(),
         }
     }
@@ -533,6 +541,8 @@ impl Config {
             route: self.route.clone(),
             inhibit: self.inhibit.clone(),
             time_intervals: self.time_interval.clone(),
+            escalations: self.escalation.clone(),
+            storms: self.storm.clone(),
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use watchfire_model::Timestamp;
-use watchfire_notify::message;
+use watchfire_notify::stages::notice::standing;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::route::Target;
-use watchfire_store::{AlertFilter, AlertRow, AlertSource, AlertState, LabelSet, Outbox, Store, StoreError};
+use watchfire_store::{AlertFilter, AlertRow, AlertState, LabelSet, Store, StoreError};
 
 /// Events that are read at once.
 const EVENTS: u32 = 1000;
@@ -119,27 +119,8 @@ impl State {
 /// How an alert is told: as the messages about it do.
 fn told(row: &AlertRow, settings: &Settings) -> ActiveAlert {
     let public_url = settings.public_url.as_deref();
-    let generator_url = (row.source == AlertSource::External).then(|| row.generator_url.clone());
-    let outbox = Outbox {
-        sequence: row.sequence,
-        transition: String::new(),
-        kind: "raised".into(),
-        alert: row.id.clone(),
-        labels: row.labels.clone(),
-        severity: row.severity,
-        from_severity: None,
-        from_since: None,
-        reason: None,
-        summary: row.summary.clone(),
-        details: row.details.clone(),
-        at: row.severity_since,
-        recorded_at: row.severity_since,
-        raised_at: row.raised_at,
-        rule: row.rule.clone(),
-        rule_version: row.rule_version,
-        generator_url: generator_url.clone(),
-    };
-    let mut annotations = message::annotations(&outbox, &row.labels, None, public_url);
+    let notice = standing(row, public_url);
+    let mut annotations = notice.annotations;
     // Alertmanager has no word for it: a program that looks for it finds it here.
     if let (Some(at), Some(by)) = (row.acknowledged_at, &row.acknowledged_by) {
         let comment = row.acknowledge_comment.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
@@ -152,7 +133,7 @@ fn told(row: &AlertRow, settings: &Settings) -> ActiveAlert {
         annotations,
         starts_at: row.severity_since,
         updated_at: row.last_seen.max(row.severity_since).max(row.acknowledged_at.unwrap_or_default()),
-        url: generator_url.or_else(|| message::alert_url(public_url, &row.id)).unwrap_or_default(),
+        url: notice.url,
         targets: settings.router.route(&row.labels),
     }
 }

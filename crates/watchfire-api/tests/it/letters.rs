@@ -281,7 +281,8 @@ async fn letters_of_a_rule_are_replayed_in_slices_each_once() {
     assert_eq!(bulk("rule=hot&code=time").await["letters"], 0);
     // All letters of one record are used together by the first of them: the second of the slice went with it, and
     // the three behind the slice are not there any more. That of the timers is no input, and never listed.
-    let counts = |answer: &Value| ["letters", "replayed", "refused"].map(|name| answer[name].as_u64().unwrap());
+    let counts =
+        |answer: &Value| ["letters", "replayed", "refused"].map(|name| answer[name].as_u64().unwrap());
     let first = bulk("rule=hot&code=refused&limit=2").await;
     assert_eq!(counts(&first), [2, 2, 0]);
     let next = first["next"].as_str().expect("a full slice goes on");

@@ -1,6 +1,6 @@
 //! A whole API in this process, called without a network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +23,6 @@ use watchfire_model::call::{Effects, Manifest, Subscription};
 use watchfire_model::{Control, Digest, Limits, PartitionId, Timestamp};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
-use watchfire_notify::stages::route::Router;
 use watchfire_store::Store;
 use watchfire_testkit::{MemoryLog, NativeModule, NativeModules};
 
@@ -66,9 +65,8 @@ const NOTIFY: &str = r#"
 
 fn notify() -> (NotifyConfig, Arc<Settings>) {
     let config: NotifyConfig = toml::from_str(NOTIFY).unwrap();
-    let router = Router::new(&config).unwrap();
-    let settings =
-        Settings { router, public_url: Some("https://plant.example".into()), max_alerts: HashMap::new() };
+    let mut settings = Settings::new(&config).unwrap();
+    settings.public_url = Some("https://plant.example".into());
     (config, Arc::new(settings))
 }
 
