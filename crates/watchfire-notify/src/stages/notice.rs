@@ -65,6 +65,10 @@ fn notice(
 /// The notices of a transition, in the order in which they are told. A change of severity is another label
 /// set: the old one is resolved, then the new one fires.
 pub fn notices(outbox: &Outbox, public_url: Option<&str>) -> Vec<Notice> {
+    // What people did is no change of the alert: nobody is told of it by itself.
+    if !matches!(outbox.kind.as_str(), "raised" | "severity_changed" | "realarmed" | "resolved") {
+        return Vec::new();
+    }
     let since = outbox.from_since.unwrap_or(outbox.raised_at);
     match (outbox.kind.as_str(), outbox.from_severity) {
         ("severity_changed", Some(from)) => vec![
