@@ -307,7 +307,10 @@ impl Store {
         let raised = windows.rate();
         let mut chattering: Vec<Chattering> = chattering
             .into_iter()
-            .map(|(hash, named)| Chattering { raises: conditions.get(&hash).map_or(0, |it| it.count), ..named })
+            .map(|(hash, named)| Chattering {
+                raises: conditions.get(&hash).map_or(0, |it| it.count),
+                ..named
+            })
             .collect();
         chattering.sort_by(|a, b| {
             let name = |it: &Chattering| (it.rule.clone(), it.device.clone(), it.key.clone());
@@ -376,7 +379,8 @@ impl Store {
     /// Active, standing, unacknowledged, shelved, suppressed.
     async fn active_now(&self, filter: &QualityFilter) -> Result<[u64; 5], StoreError> {
         let failed = StoreError::sql("count what is active");
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) AS active, coalesce(sum(a.raised_at <= ");
+        let mut query =
+            QueryBuilder::<Sqlite>::new("SELECT count(*) AS active, coalesce(sum(a.raised_at <= ");
         query.push_bind((filter.to - STANDING).0).push(
             "), 0) AS standing, coalesce(sum(a.acknowledged_at IS NULL), 0) AS unacknowledged, \
              coalesce(sum(a.shelved_at IS NOT NULL), 0) AS shelved, \
@@ -415,7 +419,8 @@ impl Store {
                 windows.add(at);
             }
         }
-        let load = |(receiver, windows): (String, Windows)| ReceiverLoad { receiver, messages: windows.rate() };
+        let load =
+            |(receiver, windows): (String, Windows)| ReceiverLoad { receiver, messages: windows.rate() };
         Ok(loads.into_iter().map(load).collect())
     }
 

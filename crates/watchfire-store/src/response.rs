@@ -337,7 +337,9 @@ impl Act {
             }
             Self::Shelve { until, one_shot, notice_at, reason } => {
                 if !active {
-                    return Err(StoreError::Refused("the alert is resolved: there is nothing to shelve".into()));
+                    return Err(StoreError::Refused(
+                        "the alert is resolved: there is nothing to shelve".into(),
+                    ));
                 }
                 if (response.shelved_until, response.shelve_one_shot) == (Some(*until), *one_shot)
                     && response.shelve_reason.as_ref() == Some(reason)
@@ -361,9 +363,7 @@ impl Act {
                 response.assigned_by = to.is_some().then(|| by.into());
                 response.assigned_at = to.is_some().then_some(at);
                 let event = match to {
-                    Some(to) => {
-                        Event::new("assigned", false).with("assigned_to", Value::Text(to.clone()))
-                    }
+                    Some(to) => Event::new("assigned", false).with("assigned_to", Value::Text(to.clone())),
                     None => Event::new("unassigned", false),
                 };
                 event.saying(comment.as_deref())

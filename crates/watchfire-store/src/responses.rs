@@ -246,7 +246,9 @@ async fn refuse_if_newer(connection: &mut SqliteConnection, alert: &AlertRow) ->
     .await
     .map_err(StoreError::sql("look for a newer alert"))?;
     match newer {
-        Some(id) => Err(StoreError::Refused(format!("the alert is resolved, and the one that is shelved is {id}"))),
+        Some(id) => {
+            Err(StoreError::Refused(format!("the alert is resolved, and the one that is shelved is {id}")))
+        }
         None => Ok(()),
     }
 }

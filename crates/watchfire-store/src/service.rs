@@ -165,8 +165,9 @@ impl Store {
             Some(cursor) => serde_json::from_str(cursor).map_err(|_| StoreError::Cursor(cursor.into()))?,
             None => Default::default(),
         };
-        let mut query =
-            QueryBuilder::<Sqlite>::new("SELECT * FROM out_of_service WHERE phase <> 'ending' AND (device, rule) > (");
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT * FROM out_of_service WHERE phase <> 'ending' AND (device, rule) > (",
+        );
         query.push_bind(after.0).push(", ").push_bind(after.1).push(")");
         for (column, value) in [(" AND device = ", device), (" AND rule = ", rule)] {
             if let Some(value) = value {
@@ -229,7 +230,8 @@ async fn settle_part(
     let Some(Changing { row, ends, progress, ended_by, ended_comment }) = changing else {
         return Ok((None, 0));
     };
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE state = 'active' AND sequence > ");
+    let mut query =
+        QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE state = 'active' AND sequence > ");
     query.push_bind(progress);
     for (column, value) in [(" AND device = ", &row.device), (" AND rule = ", &row.rule)] {
         if let Some(value) = value {

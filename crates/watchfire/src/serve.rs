@@ -264,6 +264,7 @@ impl Server {
                 anonymous: config.http.anonymous,
                 scratch: data.join("scratch"),
                 ready_lag: if config.engine.ready_lag == 0 { 10_000 } else { config.engine.ready_lag },
+                shelve: config.alerts.shelve(),
             },
         });
         let tls = config.http.tls.clone().map(|tls| ServerTls::load(tls, &["h2", "http/1.1"])).transpose();

@@ -15,9 +15,12 @@ mod health;
 mod modules;
 mod page;
 mod plan;
+mod quality;
 mod receivers;
 mod recorded;
+mod responses;
 mod rules;
+mod service;
 mod sinks;
 mod streams;
 mod tokens;
@@ -100,11 +103,18 @@ pub struct ApiOptions {
     pub scratch: PathBuf,
     /// `/-/ready` says no while a partition is further behind than this many records.
     pub ready_lag: u64,
+    /// For how long alerts may be shelved.
+    pub shelve: watchfire_store::ShelvePolicy,
 }
 
 impl Default for ApiOptions {
     fn default() -> Self {
-        Self { anonymous: Anonymous::default(), scratch: std::env::temp_dir(), ready_lag: 10_000 }
+        Self {
+            anonymous: Anonymous::default(),
+            scratch: std::env::temp_dir(),
+            ready_lag: 10_000,
+            shelve: watchfire_store::ShelvePolicy::default(),
+        }
     }
 }
 
@@ -227,8 +237,22 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(alerts::list_alerts))
         .routes(routes!(alerts::alert_events))
         .routes(routes!(alerts::get_alert))
-        .routes(routes!(alerts::acknowledge_alert))
-        .routes(routes!(alerts::comment_alert))
+        .routes(routes!(quality::alert_statistics))
+        .routes(routes!(responses::acknowledge_alert))
+        .routes(routes!(responses::unacknowledge_alert))
+        .routes(routes!(responses::confirm_alert))
+        .routes(routes!(responses::shelve_alert))
+        .routes(routes!(responses::unshelve_alert))
+        .routes(routes!(responses::assign_alert))
+        .routes(routes!(responses::comment_alert))
+        .routes(routes!(responses::acknowledge_alerts))
+        .routes(routes!(responses::shelve_alerts))
+        .routes(routes!(responses::list_shelves))
+        .routes(routes!(
+            service::list_out_of_service,
+            service::put_out_of_service,
+            service::delete_out_of_service
+        ))
         .routes(routes!(alerts::reset_alert))
         .routes(routes!(streams::list_streams))
         .routes(routes!(streams::tail_stream))

@@ -4,5 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod lifecycle;
+mod plant;
+mod quality;
+mod responses;
 mod retention;
+mod service;
 mod tables;
