@@ -321,6 +321,15 @@ impl Work {
                         let record = record.as_ref().map(|entry| &entry.record);
                         letters.add_failure(entry, skipped, record, registry).await?;
                     }
+                    Record::Redo(redo) => {
+                        if let Some(upto) = &redo.upto {
+                            // They may be on their way to the store with this very stretch.
+                            letters.write().await?;
+                            let failed = redo.failed.to_string();
+                            let (by, at) = (&redo.by.name, entry.appended_at);
+                            self.store.mark_record_replayed(&redo.rule, &failed, upto, by, at).await?;
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -429,7 +438,7 @@ impl Work {
 
     async fn project_swap(&self, entry: &Entry) -> Result<(), ProjectError> {
         match &entry.record {
-            Record::Activated { rule, version } => {
+            Record::Activated { rule, version, .. } => {
                 found(self.store.record_activation(rule, *version, entry.position).await)
             }
             _ => Ok(()),

@@ -14,8 +14,8 @@ const PARTS: usize = 12;
 /// Failures that open a breaker by the time that they take, at least.
 const LEAST_FAILURES: u64 = 3;
 
-/// Records and rows that are kept behind a rule that catches up: more than come while a slice is on its way.
-const TAIL: (usize, usize) = (256, 4096);
+/// Records and bytes that are kept behind a rule that catches up: more than come while a slice is on its way.
+const TAIL: (usize, usize) = (256, 16 << 20);
 
 /// The callbacks of a rule in the span that its breaker looks at. It is measured, so it is no part of what a replay has
 /// to come to: it begins anew with the process.
@@ -91,6 +91,10 @@ pub(crate) struct Outage {
     pub tries: u32,
     /// What it has not seen.
     pub missed: Missed,
+    /// The rule is the same version, and selects the same devices, from this record on: a slice whose rows were chosen
+    /// before is not what it missed.
+    #[serde(default)]
+    pub as_of: Offset,
     /// What an operator wants to become of that, whatever the deployment says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<OnRecovery>,
@@ -135,22 +139,23 @@ pub(crate) struct Tail {
     /// Everything from this record on is here.
     from: Offset,
     records: VecDeque<(Offset, Arc<Rows>)>,
-    rows: usize,
+    /// Of the records that the rows are of: they are kept whole.
+    bytes: usize,
 }
 
 impl Tail {
     /// Nothing from this record on is missed yet.
     pub fn begin(&mut self, from: Offset) {
         self.records.clear();
-        (self.from, self.rows) = (from, 0);
+        (self.from, self.bytes) = (from, 0);
     }
 
     pub fn push(&mut self, offset: Offset, rows: Arc<Rows>) {
-        self.rows += rows.len();
+        self.bytes += rows.batch().size();
         self.records.push_back((offset, rows));
-        while self.records.len() > TAIL.0 || self.rows > TAIL.1 {
+        while self.records.len() > 1 && (self.records.len() > TAIL.0 || self.bytes > TAIL.1) {
             let Some((gone, rows)) = self.records.pop_front() else { return };
-            self.rows -= rows.len();
+            self.bytes -= rows.batch().size();
             self.from = gone + 1;
         }
     }
@@ -163,7 +168,7 @@ impl Tail {
     /// Takes the earliest record.
     pub fn pop(&mut self) -> Option<(Offset, Arc<Rows>)> {
         let (offset, rows) = self.records.pop_front()?;
-        self.rows -= rows.len();
+        self.bytes -= rows.batch().size();
         self.from = offset + 1;
         Some((offset, rows))
     }
@@ -215,18 +220,17 @@ mod tests {
     #[test]
     fn the_tail_forgets_the_earliest_and_says_so() {
         let mut builder = BatchBuilder::new();
-        for row in 0..1000 {
-            builder.begin(DeviceHandle(0), Timestamp(row));
-            builder.boolean("x", true).unwrap();
-            builder.commit();
-        }
+        // One row, of which the text is a quarter of what may be kept.
+        builder.begin(DeviceHandle(0), Timestamp(0));
+        builder.text("x", &"long".repeat(TAIL.1 / 16)).unwrap();
+        builder.commit();
         let batch = Arc::new(builder.finish());
         let rows = Arc::new(Rows::new("readings".into(), batch, None, Arc::new([])));
         let mut tail = Tail::default();
         tail.begin(10);
-        (10..14).for_each(|offset| tail.push(offset, rows.clone()));
+        (10..13).for_each(|offset| tail.push(offset, rows.clone()));
         assert!(tail.reaches(10) && !tail.reaches(9));
-        tail.push(14, rows);
+        tail.push(13, rows);
         assert!(tail.reaches(11) && !tail.reaches(10));
         assert_eq!(tail.pop().map(|(offset, _)| offset), Some(11));
         assert!(tail.reaches(12) && !tail.reaches(11));

@@ -13,9 +13,9 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use watchfire_log::{Append, Breaker, BreakerChange, Log, LogError, MissedRange, Record, Redo};
+use watchfire_log::{Append, Breaker, BreakerChange, Log, LogError, MissedRange, Record, Redo, Slice};
 use watchfire_model::rule::metric_matches;
-use watchfire_model::{Actor, BatchBuilder, Offset, PartitionId, Position};
+use watchfire_model::{Actor, BatchBuilder, Offset, PartitionId, Position, RuleVersion};
 use watchfire_telemetry::metrics;
 
 use crate::partition::{Behind, Kept, Partition, copy_row};
@@ -65,7 +65,14 @@ fn append(log: &dyn Log, partition: PartitionId, behind: &Behind) -> Result<(), 
     let last = behind.upto.min(behind.from.saturating_add(RECORDS));
     let mut rows = BatchBuilder::new();
     while reader.offset() < last && rows.rows() < ROWS && rows.size() < BYTES {
-        let Some(entry) = reader.next()? else { break };
+        let entry = match reader.next() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => break,
+            // What is in front of the damage is appended first; then the damage is where the rest begins.
+            Err(LogError::Corrupt { .. }) if reader.offset() > behind.from => break,
+            Err(error @ LogError::Corrupt { .. }) => return pass_over(log, partition, behind, error),
+            Err(error) => return Err(error),
+        };
         let Record::Readings { stream, batch, .. } = &entry.record else { continue };
         if *stream != behind.stream {
             continue;
@@ -84,7 +91,8 @@ fn append(log: &dyn Log, partition: PartitionId, behind: &Behind) -> Result<(), 
         rule: behind.rule.to_string(),
         stream: behind.stream.clone(),
         failed: Position { epoch: log.epoch(), partition, offset: behind.from },
-        missed: Some(MissedRange { from: behind.from, next }),
+        missed: Some(Slice { from: behind.from, next, as_of: behind.upto }),
+        upto: None,
         by: Actor { name: "engine".into(), ..Actor::default() },
         batch: Arc::new(rows.finish()),
     };
@@ -93,6 +101,52 @@ fn append(log: &dyn Log, partition: PartitionId, behind: &Behind) -> Result<(), 
         tracing::debug!(rule = %behind.rule, %partition, "a slice of what was missed is not appended: {error}");
     }
     Ok(())
+}
+
+/// What cannot be read at the beginning of what a rule missed is lost to it, up to the next record that can be.
+fn pass_over(
+    log: &dyn Log,
+    partition: PartitionId,
+    behind: &Behind,
+    error: LogError,
+) -> Result<(), LogError> {
+    let is_read = |from| matches!(log.reader(partition, from).map(|mut reader| reader.next()), Ok(Ok(_)));
+    // A group, and where it is its length that is damaged the rest of a file: looked for at ever longer steps, and then
+    // exactly.
+    let (mut damaged, mut step) = (behind.from, 1);
+    let mut next = loop {
+        let at = damaged.saturating_add(step).min(behind.upto);
+        if at == behind.upto || is_read(at) {
+            break at;
+        }
+        (damaged, step) = (at, step * 2);
+    };
+    while next - damaged > 1 {
+        let middle = damaged + (next - damaged) / 2;
+        if is_read(middle) { next = middle } else { damaged = middle }
+    }
+    let rule = &behind.rule;
+    tracing::error!(%rule, %partition, from = behind.from, next, "lost to the rule: {error}");
+    note_lost(log, partition, rule, behind.version, MissedRange { from: behind.from, next });
+    Ok(())
+}
+
+/// Notes records as lost to a rule; whether that was taken.
+fn note_lost(
+    log: &dyn Log,
+    partition: PartitionId,
+    rule: &str,
+    version: RuleVersion,
+    range: MissedRange,
+) -> bool {
+    let (count, rule) = (range.next - range.from, rule.to_string());
+    let label = [("rule", rule.clone())];
+    let record = Record::Breaker(Box::new(Breaker { rule, version, change: BreakerChange::Lost { range } }));
+    let taken = log.append(Append::Records(vec![(partition, record)])).is_ok();
+    if taken {
+        metrics().rules.missed_lost.get_or_create(&label).inc_by(count);
+    }
+    taken
 }
 
 /// What the log keeps for rules that are out, over all partitions: a cursor of the log has an offset in each.
@@ -143,8 +197,8 @@ impl Keeping {
 pub(crate) struct Outages {
     want: SyncSender<Wanted>,
     keeping: Arc<Keeping>,
-    /// The slice that was asked for last, by rule: where it begins, and when.
-    asked: BTreeMap<Arc<str>, (Offset, Instant)>,
+    /// The slice that was asked for last, by rule: where it begins, since when the rule is as it is, and when that was.
+    asked: BTreeMap<Arc<str>, (Offset, Offset, Instant)>,
     /// Up to where it was noted that what a rule missed is not kept any more, and when.
     lost: BTreeMap<Arc<str>, (Offset, Instant)>,
     /// Rules whose breaker was not closed when it was looked last.
@@ -163,10 +217,11 @@ impl Outages {
         self.asked.retain(|rule, _| behind.iter().any(|behind| behind.rule == *rule));
         for behind in behind {
             let known = self.asked.get(&behind.rule);
-            if known.is_some_and(|(from, at)| *from == behind.from && at.elapsed() < AGAIN) {
+            let is_it = |from: &Offset, as_of: &Offset| (*from, *as_of) == (behind.from, behind.as_of);
+            if known.is_some_and(|(from, as_of, at)| is_it(from, as_of) && at.elapsed() < AGAIN) {
                 continue;
             }
-            let asked = (behind.rule.clone(), (behind.from, Instant::now()));
+            let asked = (behind.rule.clone(), (behind.from, behind.as_of, Instant::now()));
             // A full queue: at the next turn.
             if self.want.try_send(Wanted { partition: partition.id(), behind }).is_ok() {
                 self.asked.insert(asked.0, asked.1);
@@ -195,12 +250,8 @@ impl Outages {
                 "a part of what the rule missed is not kept any more, and lost to it"
             );
             let version = partition.version_of(&rule).unwrap_or_default();
-            let change = BreakerChange::Lost { range: MissedRange { from, next: first } };
-            let record = Record::Breaker(Box::new(Breaker { rule: rule.to_string(), version, change }));
             // What is not taken now is noted the next time.
-            if log.append(Append::Records(vec![(partition.id(), record)])).is_ok() {
-                let label = [("rule", rule.to_string())];
-                metrics().rules.missed_lost.get_or_create(&label).inc_by(first - from);
+            if note_lost(log, partition.id(), &rule, version, MissedRange { from, next: first }) {
                 self.lost.insert(rule, (first, Instant::now()));
             }
         }

@@ -2,14 +2,16 @@
 //! and nobody could deploy anything better. So a replay notes, in a file, the call that it is about to make; a start
 //! that finds the same call there for the third time skips it, as one that failed.
 //!
-//! Only a replay pays for it: what dies while it is live dies in the replay too, or is gone. The file is not synced:
-//! it has to survive the process, not the machine.
+//! Only a replay pays for it: what dies while it is live dies in the replay too, or is gone. But for tries of a rule that
+//! is out: nothing of them is in the log before they are over, so they are noted while they are live. The files are not
+//! synced: they have to survive the process, not the machine.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use watchfire_model::{Offset, PartitionId};
+use watchfire_model::{Offset, PartitionId, RuleVersion};
 
 use crate::error::EngineError;
 
@@ -109,9 +111,81 @@ impl Drop for Deaths {
     }
 }
 
+/// Tries of rules that are out of one partition: those under way, and those in which the process died.
+pub(crate) struct Tries {
+    path: PathBuf,
+    /// By rule: the version, and how often it was begun and not ended.
+    begun: BTreeMap<String, (RuleVersion, u32)>,
+}
+
+impl Tries {
+    /// Opens the note of a partition.
+    pub fn open(folder: &Path, partition: PartitionId) -> Self {
+        let path = folder.join(format!("partition-{partition}.trying"));
+        // What is not there or cannot be read is as good as nothing: then the try is made once more.
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let entry = |line: &str| {
+            let mut words = line.splitn(3, ' ');
+            let (version, times) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some((words.next()?.to_string(), (version, times)))
+        };
+        Self { path, begun: text.lines().filter_map(entry).collect() }
+    }
+
+    /// A version is about to be tried. An error says why it must not be.
+    pub fn begin(&mut self, rule: &str, version: RuleVersion) -> Result<(), String> {
+        let known = self.begun.get(rule).filter(|(other, _)| *other == version);
+        let times = known.map_or(0, |(_, times)| *times);
+        if times >= DEATHS {
+            return Err(format!(
+                "the process ended {times} times while it was tried: deploy another version"
+            ));
+        }
+        self.begun.insert(rule.to_string(), (version, times + 1));
+        self.write();
+        Ok(())
+    }
+
+    /// The try is over, whatever came of it.
+    pub fn end(&mut self, rule: &str) {
+        self.begun.remove(rule);
+        self.write();
+    }
+
+    fn write(&self) {
+        let line =
+            |(rule, (version, times)): (&String, &(RuleVersion, u32))| format!("{version} {times} {rule}\n");
+        let text: String = self.begun.iter().map(line).collect();
+        // In one step, since the process may end at any.
+        let new = self.path.with_extension("new");
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.path));
+        if let Err(error) = written {
+            tracing::warn!(path = %self.path.display(), %error, "the try of a rule could not be noted");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_that_ended_the_process_three_times_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Tries::open(folder.path(), PartitionId(1));
+        for _ in 0..3 {
+            let mut tries = open();
+            tries.begin("other one", 7).unwrap();
+            tries.end("other one");
+            tries.begin("a rule", 2).unwrap();
+        }
+        let mut tries = open();
+        assert!(tries.begin("a rule", 2).unwrap_err().contains("3 times"));
+        tries.begin("other one", 7).unwrap();
+        tries.begin("a rule", 3).unwrap();
+        tries.end("a rule");
+        assert_eq!(open().begun.keys().collect::<Vec<_>>(), ["other one"]);
+    }
 
     #[test]
     fn a_call_is_known_by_its_place_and_counted_while_it_is_the_same() {

@@ -18,7 +18,7 @@ use watchfire_model::{Offset, PartitionId, Position, RuleVersion};
 
 use crate::catch_up::{self, Keeping, Outages};
 use crate::checkpoint::Checkpoint;
-use crate::deaths::Deaths;
+use crate::deaths::{Deaths, Tries};
 use crate::error::EngineError;
 use crate::lookahead::Lookahead;
 use crate::partition::{PartitionSetup, Pieces};
@@ -157,6 +157,7 @@ impl Engine {
                 }
                 partition.watch_replay(Box::new(deaths));
             }
+            partition.note_tries(Tries::open(&options.state_folder, id));
             keeping.set(id, &partition.needed());
             log.set_cursor("engine", id, from);
             let reader = log.pacing_reader(id, from)?;

@@ -1,7 +1,7 @@
 //! What the log says already of records that are about to be replayed. A replay obeys it: the same
 //! activations, the same failures, and nothing appended that is there.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use watchfire_log::record::Skipped;
@@ -11,8 +11,8 @@ use watchfire_model::{Offset, PartitionId, Position, RuleVersion};
 /// Collected from the log for one partition.
 #[derive(Debug, Default)]
 pub struct Lookahead {
-    /// In the order of the log: a version that was refused does not count, so its number comes again.
-    activations: HashMap<(String, RuleVersion), VecDeque<Result<(), String>>>,
+    /// By the control record that wanted the version: one that was refused does not count, so its number comes again.
+    activations: HashMap<(Offset, String, RuleVersion), Result<(), String>>,
     /// A call may have left several out, each for some of its rows.
     skipped: HashMap<(Offset, String, u32), Vec<Skipped>>,
     /// Breakers that opened, by the callback behind which they did.
@@ -47,12 +47,11 @@ impl Lookahead {
             return;
         }
         match &entry.record {
-            Record::Activated { rule, version } => {
-                self.activations.entry((rule.clone(), *version)).or_default().push_back(Ok(()));
+            Record::Activated { rule, version, offset } if *offset >= from => {
+                self.activations.insert((*offset, rule.clone(), *version), Ok(()));
             }
-            Record::Refused { rule, version, reason } => {
-                let refused = Err(reason.clone());
-                self.activations.entry((rule.clone(), *version)).or_default().push_back(refused);
+            Record::Refused { rule, version, offset, reason } if *offset >= from => {
+                self.activations.insert((*offset, rule.clone(), *version), Err(reason.clone()));
             }
             Record::Skipped(skipped) if skipped.offset >= from => {
                 let key = (skipped.offset, skipped.rule.clone(), skipped.callback);
@@ -76,8 +75,14 @@ impl Lookahead {
             && self.origins.is_empty()
     }
 
-    pub(crate) fn activation(&mut self, rule: &str, version: RuleVersion) -> Option<Result<(), String>> {
-        self.activations.get_mut(&(rule.to_string(), version))?.pop_front()
+    /// What came of a version that the control record at `offset` wanted; `None`: nothing yet.
+    pub(crate) fn activation(
+        &self,
+        offset: Offset,
+        rule: &str,
+        version: RuleVersion,
+    ) -> Option<Result<(), String>> {
+        self.activations.get(&(offset, rule.to_string(), version)).cloned()
     }
 
     /// What a call left out; empty: nothing.
@@ -98,5 +103,30 @@ impl Lookahead {
 
     pub(crate) fn has(&self, origin: &Origin) -> bool {
         self.origins.contains(origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use watchfire_model::{Epoch, Timestamp};
+
+    #[test]
+    fn what_came_of_a_version_counts_for_the_record_that_wanted_it() {
+        let mut known = Lookahead::default();
+        let mut add = |at: Offset, record: Record| {
+            let position = Position { epoch: Epoch(1), partition: PartitionId(0), offset: at };
+            let entry = Entry { position, appended_at: Timestamp(0), record };
+            known.add(PartitionId(0), 10, &entry);
+        };
+        let refused = |offset| Record::Refused { rule: "r".into(), version: 2, offset, reason: "no".into() };
+        // The checkpoint lies between the record that wanted it and what came of it: that is in the checkpoint.
+        add(11, refused(8));
+        add(15, refused(12));
+        add(20, Record::Activated { rule: "r".into(), version: 2, offset: 17 });
+        assert_eq!(known.activation(12, "r", 2), Some(Err("no".into())));
+        assert_eq!(known.activation(17, "r", 2), Some(Ok(())));
+        assert_eq!(known.activation(19, "r", 2), None, "nothing came of it yet");
+        assert_eq!(known.activation(8, "r", 2), None);
     }
 }

@@ -4,7 +4,7 @@
 //! state of the same layout as well. Where the state is large this costs a copy of it in memory, and in the next
 //! checkpoint; how many there are, and how large they may be together, is bounded.
 
-use watchfire_model::call::DeviceSet;
+use watchfire_model::call::{DeviceSet, Subscription};
 use watchfire_model::{DeviceHandle, KeyedState, Offset, RuleVersion, Timestamp};
 
 use crate::rule::{Conditions, Timers};
@@ -30,6 +30,10 @@ pub(crate) struct Snapshot {
     /// Devices that were silent.
     pub silent: DeviceSet,
     pub conditions: Conditions,
+    /// What it waited for: without it the version could come back only where its module can be started.
+    pub subscription: Subscription,
+    /// The record from which on it had missed everything by then; `None`: nothing.
+    pub missed: Option<Offset>,
     /// Everything but the state, which says so itself, is not in a checkpoint yet.
     pub dirty: bool,
 }
@@ -138,6 +142,8 @@ mod tests {
             timers: Timers::new(),
             silent: DeviceSet::default(),
             conditions: Conditions::new(),
+            subscription: Subscription::default(),
+            missed: None,
             dirty: false,
         };
         snapshots.keep(snapshot, limit);

@@ -242,13 +242,15 @@ pub fn to_json(entry: &Entry) -> Value {
             put("consumed", all.iter().map(consumed).collect());
         }
         Record::Control(control) => put("control", json!(control)),
-        Record::Activated { rule, version } => {
+        Record::Activated { rule, version, offset } => {
             put("rule", json!(rule));
             put("version", json!(version));
+            put("of", json!(offset));
         }
-        Record::Refused { rule, version, reason } => {
+        Record::Refused { rule, version, offset, reason } => {
             put("rule", json!(rule));
             put("version", json!(version));
+            put("of", json!(offset));
             put("reason", json!(reason));
         }
         Record::Skipped(skipped) => put("skipped", json!(skipped)),
@@ -259,6 +261,9 @@ pub fn to_json(entry: &Entry) -> Value {
             put("failed", json!(redo.failed));
             if let Some(missed) = redo.missed {
                 put("missed", json!(missed));
+            }
+            if let Some(upto) = &redo.upto {
+                put("upto", json!(upto));
             }
             put("by", json!(redo.by));
             put("rows", rows(&redo.batch));

@@ -16,4 +16,4 @@ pub mod record;
 pub use clock::{Clock, ManualClock, ScaledClock, SystemClock};
 pub use contract::{Append, AppendError, Log, LogError, LogReader, Ticket};
 pub use embedded::{EmbeddedLog, LogOptions, OpenReport};
-pub use record::{Breaker, BreakerChange, Consumed, Entry, MissedRange, Origin, Record, Redo, Reject};
+pub use record::{Breaker, BreakerChange, Consumed, Entry, MissedRange, Origin, Record, Redo, Reject, Slice};

@@ -39,12 +39,14 @@ pub enum Record {
     Tick,
     /// A change that all partitions make at the same place.
     Control(Box<Control>),
-    /// This partition runs the rule version from here on.
+    /// This partition runs the rule version, from the record on that said so.
     Activated {
         /// The rule.
         rule: String,
         /// The version.
         version: RuleVersion,
+        /// The control record that wanted it (same partition).
+        offset: Offset,
     },
     /// This partition could not start the rule version, or migrate its state: it goes on with the old one.
     Refused {
@@ -52,6 +54,8 @@ pub enum Record {
         rule: String,
         /// The version.
         version: RuleVersion,
+        /// The control record that wanted it (same partition).
+        offset: Offset,
         /// Why.
         reason: String,
     },
@@ -164,15 +168,30 @@ pub struct Redo {
     /// The record on which the rule failed: readings, or an earlier redo. Of a slice: where it begins.
     pub failed: Position,
     /// Of a slice: the records of which these are all the rows that the rule missed.
-    pub missed: Option<MissedRange>,
+    pub missed: Option<Slice>,
+    /// Of rows that the rule failed on: the last of the dead letters that they are from. It and those before it of the
+    /// same record and rule are used up by this.
+    pub upto: Option<String>,
     /// Who wanted it.
     pub by: Actor,
     /// The rows, and no others.
     pub batch: Arc<Batch>,
 }
 
-/// A stretch of the log that a rule did not get to see. A slice counts only where it begins with what the rule misses
-/// next, so each row is evaluated once, however often the slice stands in the log.
+/// A part of what a rule did not get to see. It counts only where it begins with what the rule misses next, so each row
+/// is evaluated once, however often the slice stands in the log; and where neither the version nor the devices that it
+/// selects have changed since its rows were chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// From this offset on ...
+    pub from: Offset,
+    /// ... and up to before this one.
+    pub next: Offset,
+    /// The rows are those for the rule as it was before this record.
+    pub as_of: Offset,
+}
+
+/// A stretch of the log that a rule did not get to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissedRange {
     /// From this offset on ...

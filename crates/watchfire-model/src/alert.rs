@@ -193,6 +193,8 @@ pub enum ResolveReason {
     Deselected,
     /// The device was deleted.
     DeviceDeleted,
+    /// The rule went back to a version that had not raised it.
+    RolledBack,
 }
 
 /// What a verdict rests on: enough to evaluate it again.

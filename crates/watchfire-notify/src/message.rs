@@ -119,6 +119,7 @@ pub fn description(
                 Some("rule_removed") => ", the rule was removed",
                 Some("deselected") => ", the rule does not select the device any more",
                 Some("device_deleted") => ", the device was deleted",
+                Some("rolled_back") => ", the rule went back to a version that had not raised it",
                 Some(_) => ", another alert took its place",
             };
             let lasted = span_text(ended.since(outbox.raised_at));

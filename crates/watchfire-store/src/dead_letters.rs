@@ -84,7 +84,9 @@ pub struct NewDeadLetter {
 /// Rows of a dead letter, as a replay needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptRows {
-    /// The order of their letter.
+    /// Their letter.
+    pub id: String,
+    /// Its place in the order of letters.
     pub sequence: i64,
     /// The stream.
     pub source: String,
@@ -389,8 +391,8 @@ impl Store {
         behind: i64,
     ) -> Result<Option<KeptRows>, StoreError> {
         const ACTION: &str = "read the rows of a dead letter";
-        let found: Option<(i64, String, Vec<u8>, String)> = sqlx::query_as(
-            "SELECT sequence, source, payload, handles FROM dead_letters WHERE position = $1 AND rule = $2 \
+        let found: Option<(String, i64, String, Vec<u8>, String)> = sqlx::query_as(
+            "SELECT id, sequence, source, payload, handles FROM dead_letters WHERE position = $1 AND rule = $2 \
              AND sequence > $3 AND handles IS NOT NULL AND replayed_at IS NULL ORDER BY sequence LIMIT 1",
         )
         .bind(position)
@@ -399,26 +401,26 @@ impl Store {
         .fetch_optional(self.db().read())
         .await
         .map_err(StoreError::sql(ACTION))?;
-        let Some((sequence, source, payload, handles)) = found else { return Ok(None) };
+        let Some((id, sequence, source, payload, handles)) = found else { return Ok(None) };
         let handles = serde_json::from_str(&handles)
             .map_err(|error| StoreError::sql(ACTION)(sqlx::Error::Decode(error.into())))?;
-        Ok(Some(KeptRows { sequence, source, payload, handles }))
+        Ok(Some(KeptRows { id, sequence, source, payload, handles }))
     }
 
-    /// Marks the letters of one record and rule as replayed, up to the last one that was used and those that were
-    /// not before: the rule sees them together. Gives how many.
+    /// Marks the letters of one record and rule as replayed, up to `upto`, the last one that was used: the rule sees them
+    /// together. Those that were marked before stay as they are. Gives how many.
     pub async fn mark_record_replayed(
         &self,
         rule: &str,
         position: &str,
-        upto: i64,
+        upto: &str,
         by: &str,
         at: Timestamp,
     ) -> Result<u64, StoreError> {
         let done = sqlx::query(
             "UPDATE dead_letters SET replayed_at = $1, replayed_by = $2 \
-             WHERE position = $3 AND rule = $4 AND sequence <= $5 AND handles IS NOT NULL \
-             AND replayed_at IS NULL",
+             WHERE position = $3 AND rule = $4 AND handles IS NOT NULL AND replayed_at IS NULL \
+             AND sequence <= (SELECT sequence FROM dead_letters WHERE id = $5)",
         )
         .bind(at.0)
         .bind(by)

@@ -67,6 +67,7 @@ fn reason_text(reason: ResolveReason) -> &'static str {
         ResolveReason::RuleRemoved => "rule_removed",
         ResolveReason::Deselected => "deselected",
         ResolveReason::DeviceDeleted => "device_deleted",
+        ResolveReason::RolledBack => "rolled_back",
     }
 }
 

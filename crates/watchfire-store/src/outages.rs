@@ -7,8 +7,11 @@ use utoipa::ToSchema;
 use watchfire_model::{PartitionId, Timestamp};
 
 use crate::Store;
-use crate::db::{limit, time, time_opt};
+use crate::db::{commit, limit, time, time_opt};
 use crate::error::StoreError;
+
+/// How many times that a rule was out are kept of it.
+pub const KEPT: u32 = 100;
 
 /// One time that a rule was out of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
@@ -104,8 +107,10 @@ pub enum OutageChange {
 }
 
 impl Store {
-    /// Keeps that a rule was taken out; one that is known stays as it is.
+    /// Keeps that a rule was taken out; one that is known stays as it is. The latest [`KEPT`] of a rule are kept.
     pub async fn add_outage(&self, row: &OutageRow) -> Result<(), StoreError> {
+        const ACTION: &str = "keep that a rule is out";
+        let mut connection = self.db().write().await?;
         sqlx::query(
             "INSERT INTO rule_outages (position, rule, rule_version, partition, opened_at, why, reason) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (position) DO NOTHING",
@@ -117,10 +122,19 @@ impl Store {
         .bind(row.opened_at.0)
         .bind(&row.why)
         .bind(&row.reason)
-        .execute(self.db().writer())
+        .execute(&mut *connection)
         .await
-        .map(drop)
-        .map_err(StoreError::sql("keep that a rule is out"))
+        .map_err(StoreError::sql(ACTION))?;
+        sqlx::query(
+            "DELETE FROM rule_outages WHERE rule = $1 AND rowid NOT IN (SELECT rowid FROM rule_outages \
+             WHERE rule = $1 ORDER BY opened_at DESC, rowid DESC LIMIT $2)",
+        )
+        .bind(&row.rule)
+        .bind(KEPT)
+        .execute(&mut *connection)
+        .await
+        .map_err(StoreError::sql(ACTION))?;
+        commit(connection, ACTION).await
     }
 
     /// Changes the latest time that a rule was out of a partition by then, if it ever was. A change that is made again,

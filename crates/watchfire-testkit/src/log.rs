@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -41,6 +42,7 @@ struct State {
 struct Partition {
     first: Offset,
     entries: Vec<Arc<Entry>>,
+    damaged: Range<Offset>,
 }
 
 impl Partition {
@@ -68,7 +70,9 @@ impl MemoryLog {
     /// what is appended to one is not in the other.
     pub fn copy(&self) -> Arc<Self> {
         let state = self.lock();
-        Self::with(self.identity, self.epoch, state.now, state.partitions.clone(), state.written.clone())
+        let mut partitions = state.partitions.clone();
+        partitions.iter_mut().for_each(|partition| partition.damaged = 0..0);
+        Self::with(self.identity, self.epoch, state.now, partitions, state.written.clone())
     }
 
     /// As [`MemoryLog::copy`], but only the first `records` of it in the order in which they were written.
@@ -173,6 +177,11 @@ impl MemoryLog {
         part.entries.drain(..count as usize);
         part.first += count;
         state.written.retain(|e| e.position.partition != partition || e.position.offset >= offset);
+    }
+
+    /// From now on records of a partition cannot be read any more, as after a fault of the disk. A copy is whole.
+    pub fn damage(&self, partition: PartitionId, offsets: Range<Offset>) {
+        self.lock().partitions[usize::from(partition.0)].damaged = offsets;
     }
 
     /// The cursor of a reader.
@@ -357,6 +366,10 @@ impl LogReader for Reader {
         let part = &state.partitions[usize::from(self.partition.0)];
         if self.next < part.first {
             return Err(LogError::Gone { partition: self.partition, wanted: self.next, first: part.first });
+        }
+        if part.damaged.contains(&self.next) {
+            let what = "it does not fit its checksum".into();
+            return Err(LogError::Corrupt { file: "memory".into(), at: self.next, what });
         }
         let entry = part.entries.get((self.next - part.first) as usize).cloned();
         self.next += u64::from(entry.is_some());

@@ -176,6 +176,11 @@ impl NativeModules {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(module));
         digest
     }
+
+    /// A module is gone.
+    pub fn remove(&self, digest: Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+    }
 }
 
 impl Modules for NativeModules {

@@ -279,8 +279,8 @@ pub(crate) fn apply_entry(registries: &mut Registries, rules: &mut Rules, entry:
 /// What a partition says of a rule version with this record, if it does.
 pub(crate) fn swap_of(record: &Record) -> Option<(&str, RuleVersion, Swap)> {
     match record {
-        Record::Activated { rule, version } => Some((rule, *version, Swap::Activated)),
-        Record::Refused { rule, version, reason } => {
+        Record::Activated { rule, version, .. } => Some((rule, *version, Swap::Activated)),
+        Record::Refused { rule, version, reason, .. } => {
             Some((rule, *version, Swap::Refused { reason: reason.clone() }))
         }
         _ => None,

@@ -19,6 +19,9 @@ use crate::contract::{BreakerState, RawInput, ResubmitError};
 use crate::problem::Problem;
 use crate::readings::add_readings;
 
+/// How long a replay waits for the tables after a start.
+const LEVEL: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The code of what its sender was not allowed to say.
 const NOT_AUTHORISED: &str = "not-authorised";
 
@@ -153,7 +156,8 @@ pub(crate) async fn replay_dead_letter(
 }
 
 /// What is being replayed: taken before anything is read, so that two callers never use a letter twice. It is
-/// not kept in the store: after a crash the letter is there, and a reading that was appended is known as a repeat.
+/// not kept in the store. After a crash the log says which letters of rules were used, and the projector marks them; an
+/// input is there again, and a reading of it that was appended is known as a repeat.
 struct Claim<'a> {
     state: &'a super::State,
     key: String,
@@ -190,6 +194,9 @@ pub(super) async fn claim_and_replay(
             None => letter.id.clone(),
         },
     )?;
+    if let Some((_, position)) = &record {
+        level_with_start(state, position).await?;
+    }
     // Whoever had the claim before may just have used it.
     let letter = state.store.dead_letter(id).await?;
     if letter.replayed_at.is_some() {
@@ -203,20 +210,36 @@ pub(super) async fn claim_and_replay(
     }
     let outcome = match &record {
         Some((rule, position)) => redo(state, caller, &letter, rule, position).await,
-        None => resubmit(state, letter).await.map(|answer| (answer, 0)),
+        None => resubmit(state, letter).await.map(|answer| (answer, String::new())),
     };
     state.audit(caller, "dead-letter.replay", id, outcome.as_ref().err().map(|p| p.detail.clone())).await;
     let (answer, upto) = outcome?;
     let now = state.clock.wall();
     match record {
         Some((rule, position)) => {
-            state.store.mark_record_replayed(&rule, &position, upto, &caller.name, now).await?;
+            state.store.mark_record_replayed(&rule, &position, &upto, &caller.name, now).await?;
         }
         None => {
             state.store.mark_replayed(id, &caller.name, now).await?;
         }
     }
     Ok(answer)
+}
+
+/// Waits until the tables have what the log held at the start of the process.
+async fn level_with_start(state: &AppState, position: &str) -> Result<(), Problem> {
+    let failed: Position = position.parse().map_err(|error| Problem::internal(&error))?;
+    let Some(last) = state.ended.get(usize::from(failed.partition.0)).and_then(|end| end.checked_sub(1))
+    else {
+        return Ok(());
+    };
+    let mut projection = state.projection.clone();
+    let reached = projection.reached(Position { offset: last, ..failed });
+    tokio::time::timeout(LEVEL, reached).await.map_err(|_| {
+        let detail =
+            "after the start it is not known yet which dead letters were used: try again in a moment";
+        Problem::unavailable("starting", detail)
+    })
 }
 
 /// Has a rule evaluate the rows once more that it failed on at a record. Gives the last letter that had any: what
@@ -227,7 +250,7 @@ async fn redo(
     letter: &DeadLetterRow,
     rule: &str,
     position: &str,
-) -> Result<(ReplayAnswer, i64), Problem> {
+) -> Result<(ReplayAnswer, String), Problem> {
     if letter.rows == 0 {
         let what = letter.callback.as_deref().unwrap_or("callback");
         return Err(Problem::refused(
@@ -241,15 +264,15 @@ async fn redo(
     let registries = state.control.registries();
     let registry = registries.0.get(usize::from(failed.partition.0));
     let mut batch = BatchBuilder::new();
-    let (mut stream, mut upto) = (None, 0);
-    while let Some(kept) = state.store.kept_rows(rule, position, upto).await? {
+    let (mut last, mut behind) = (None, 0);
+    while let Some(kept) = state.store.kept_rows(rule, position, behind).await? {
         if let Some(registry) = registry {
             add_readings(&mut batch, &kept.payload, &kept.handles, registry)
                 .map_err(|error| Problem::internal(&error))?;
         }
-        (stream, upto) = (Some(kept.source), kept.sequence);
+        (last, behind) = (Some((kept.source, kept.id)), kept.sequence);
     }
-    let Some(stream) = stream else {
+    let Some((stream, upto)) = last else {
         return Err(Problem::conflict(
             "not-kept",
             "the record with the rows was gone before its failure was noted: there is nothing to evaluate again",
@@ -257,7 +280,8 @@ async fn redo(
     };
     let (rule, stream, by) = (rule.to_string(), stream.into(), caller.actor(None));
     let batch = Arc::new(batch.finish());
-    let positions = state.control.redo(Redo { rule, stream, failed, missed: None, by, batch }).await?;
+    let redo = Redo { rule, stream, failed, missed: None, upto: Some(upto.clone()), by, batch };
+    let positions = state.control.redo(redo).await?;
     Ok((ReplayAnswer { id: letter.id.clone(), outcome: "redo", accepted: None, positions }, upto))
 }
 

@@ -113,6 +113,9 @@ pub(crate) struct State {
     event_streams: Arc<Semaphore>,
     /// Dead letters that are being replayed at this moment.
     replaying: Mutex<BTreeSet<String>>,
+    /// Where the log ended at the start, by partition: up to there the tables must be before a letter is used, since it
+    /// may have been just before the process ended.
+    ended: Vec<u64>,
     /// One backup at a time: each is a copy of everything.
     backup: Arc<Semaphore>,
     /// Who reads the log from the disk.
@@ -169,7 +172,11 @@ struct Document;
 
 /// Everything under `/api/v1`, and `/metrics`, `/-/healthy`, `/-/ready` beside it.
 pub fn router(services: Services) -> Router {
+    let log = &services.log;
     let state = Arc::new(State {
+        ended: (0..log.partitions())
+            .map(|partition| log.range(watchfire_model::PartitionId(partition)).1)
+            .collect(),
         services,
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         replaying: Mutex::default(),

@@ -116,7 +116,7 @@ async fn rules_are_checked_deployed_rolled_back_and_removed() {
 async fn a_deployment_waits_for_every_partition_and_one_refusal_takes_it_back() {
     let server = Server::start().await;
     upload(&server, "component").await;
-    let activated = |version| Record::Activated { rule: "hot".into(), version };
+    let activated = |version| Record::Activated { rule: "hot".into(), version, offset: 0 };
     let (answer, ()) = tokio::join!(
         server.call("PUT", "/api/v1/rules/hot?wait=true", json!({"module": "threshold"})),
         async {
@@ -132,7 +132,8 @@ async fn a_deployment_waits_for_every_partition_and_one_refusal_takes_it_back() 
         while server.control.rule("hot").unwrap().current != Some(2) {
             tokio::task::yield_now().await;
         }
-        let refused = Record::Refused { rule: "hot".into(), version: 2, reason: "no memory".into() };
+        let refused =
+            Record::Refused { rule: "hot".into(), version: 2, offset: 0, reason: "no memory".into() };
         server.append(vec![(0, activated(2)), (1, refused)]).await;
     });
     problem(&answer, 422, "refused");

@@ -205,6 +205,27 @@ async fn a_redo_stands_in_one_partition_with_its_rows_and_can_fail_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_used_once_also_when_the_process_ends_before_it_is_marked() {
+    let failed = Failed::new().await;
+    let letter = paths(&failed.server, "?rule=hot").await.remove(1);
+    let id = ok(&failed.server.call("GET", &letter, Value::Null).await, 200)["id"].clone();
+    // What a process had appended that ended then.
+    ok(&failed.replay(&letter).await, 200);
+    let Record::Redo(redo) = failed.last().0 else { panic!() };
+    assert_eq!(json!(redo.upto), id);
+    let other = Failed::new().await;
+    let letter = paths(&other.server, "?rule=hot").await.remove(1);
+    let upto =
+        ok(&other.server.call("GET", &letter, Value::Null).await, 200)["id"].as_str().map(String::from);
+    let failed = watchfire_model::Position { offset: other.offset, ..redo.failed };
+    let redo = watchfire_log::Redo { upto, failed, ..*redo };
+    other.server.append(vec![(1, Record::Redo(Box::new(redo)))]).await;
+    problem(&other.replay(&letter).await, 409, "replayed");
+    let letter = ok(&other.server.call("GET", &letter, Value::Null).await, 200).clone();
+    assert!(letter["replayed_at"].is_string() && letter["replayed_by"].is_string(), "{letter}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redo_that_would_do_nothing_is_refused_and_the_letter_stays() {
     let failed = Failed::new().await;
     let server = &failed.server;

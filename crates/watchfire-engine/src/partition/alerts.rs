@@ -414,7 +414,7 @@ impl Partition {
                     }
                 }
                 (then, Some(mut now)) if raised_now => {
-                    let step = now.remove(ResolveReason::Operator, here.time);
+                    let step = now.remove(ResolveReason::RolledBack, here.time);
                     *rule.condition_or_new(device, &key) = now;
                     if let Some(step) = step {
                         self.make(here, rule, device, &key, step, &cause, out);

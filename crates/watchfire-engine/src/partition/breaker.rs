@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use watchfire_log::{Breaker, BreakerChange, MissedRange, Record, Redo};
+use watchfire_log::{Breaker, BreakerChange, Record, Redo, Slice};
 use watchfire_model::breaker::OnRecovery;
-use watchfire_model::call::{Callback, DeviceSet, Rows};
-use watchfire_model::{Offset, Timestamp};
+use watchfire_model::call::{CallFailure, Callback, DeviceSet, FailureKind, Rows};
+use watchfire_model::{Duration, Offset, RuleVersion, Timestamp};
 use watchfire_telemetry::metrics;
 
 use super::call::Of;
@@ -28,11 +28,14 @@ use crate::status::{BreakerStatus, RuleEventKind};
 #[derive(Clone, Debug)]
 pub(crate) struct Behind {
     pub rule: Arc<str>,
+    pub version: RuleVersion,
     pub stream: Arc<str>,
     /// What it misses begins here ...
     pub from: Offset,
     /// ... and what was evaluated ends here.
     pub upto: Offset,
+    /// Since this record its version and what it selects are as they are.
+    pub as_of: Offset,
     pub selected: Arc<DeviceSet>,
     /// Patterns; empty: all.
     pub metrics: Arc<[String]>,
@@ -60,6 +63,7 @@ impl Partition {
             wait: *wait,
             tries: before.as_ref().map_or(0, |before| before.tries),
             missed: before.as_ref().map_or_else(Missed::default, |before| before.missed),
+            as_of: before.as_ref().map_or(0, |before| before.as_of),
             choice: before.and_then(|before| before.choice),
         };
         rule.outage = Some(Box::new(outage));
@@ -100,11 +104,20 @@ impl Partition {
         let Some(outage) = &rule.outage else { return };
         let wait = rule.spec.breaker.wait_after(outage.wait);
         let limits = rule.spec.limits.clone();
-        let change = match self.try_call(rule, here.time, rows, limits, false) {
-            (Ok(()), _) => BreakerChange::Closed,
-            (Err(failure), _) => {
-                BreakerChange::StaysOpen { kind: failure.kind, reason: failure.message, wait }
+        let begun = self.tries.as_mut().map_or(Ok(()), |tries| tries.begin(&rule.name, rule.version));
+        let tried = match begun {
+            Ok(()) => {
+                let (tried, _) = self.try_call(rule, here.time, rows, limits, false);
+                if let Some(tries) = &mut self.tries {
+                    tries.end(&rule.name);
+                }
+                tried
             }
+            Err(message) => Err(CallFailure::new(FailureKind::Trapped, message)),
+        };
+        let change = match tried {
+            Ok(()) => BreakerChange::Closed,
+            Err(failure) => BreakerChange::StaysOpen { kind: failure.kind, reason: failure.message, wait },
         };
         rule.trying = true;
         let (rule, version) = (rule.name.to_string(), rule.version);
@@ -156,6 +169,7 @@ impl Partition {
     /// Another version runs: it has not failed yet. Of another stream it has missed nothing.
     pub(super) fn repaired(&mut self, here: Here, rule: &mut Rule, other_stream: bool) {
         (rule.window, rule.trying) = (Window::default(), false);
+        selects_otherwise(here, rule);
         match &mut rule.outage {
             None => {}
             Some(_) if other_stream => self.recover(here, rule),
@@ -163,6 +177,29 @@ impl Partition {
             // It may select other rows than those that were kept.
             Some(_) => rule.tail.begin(here.position.offset + 1),
         }
+    }
+
+    /// A version that is taken back has missed what came since it was left: it catches up with that.
+    pub(super) fn fall_behind(&mut self, here: Here, rule: &mut Rule, from: Offset, withdrawn: RuleVersion) {
+        if from >= here.position.offset {
+            return;
+        }
+        self.stand_still(rule);
+        let reason = format!("version {withdrawn} was taken back, because it could not start everywhere");
+        rule.outage = Some(Box::new(Outage {
+            since: here.time,
+            why: reason.clone(),
+            kind: FailureKind::Refused,
+            reason,
+            retry_at: None,
+            wait: Duration::ZERO,
+            tries: 0,
+            missed: Missed { from: Some(from), ..Missed::default() },
+            as_of: here.position.offset + 1,
+            choice: Some(OnRecovery::CatchUp),
+        }));
+        rule.tail.begin(here.position.offset + 1);
+        rule.dirty.head = true;
     }
 
     /// What an operator wants to become of what a rule missed.
@@ -184,13 +221,14 @@ impl Partition {
         });
     }
 
-    /// A slice of what a rule missed. It counts only where it begins with what the rule misses next.
-    pub(super) fn slice(&mut self, here: Here, redo: &Redo, range: MissedRange, out: &mut Vec<Output>) {
+    /// A slice of what a rule missed. It counts only where it begins with what the rule misses next, and was chosen for
+    /// the rule as it is.
+    pub(super) fn slice(&mut self, here: Here, redo: &Redo, range: Slice, out: &mut Vec<Output>) {
         let Some(&id) = self.rule_ids.get(redo.rule.as_str()) else { return };
         self.with_rule(id, |partition, rule| {
             let Some(outage) = &mut rule.outage else { return };
             let wanted = !rule.paused && !outage.is_open() && outage.missed.from == Some(range.from);
-            if !wanted || range.next <= range.from {
+            if !wanted || range.next <= range.from || range.as_of < outage.as_of {
                 return;
             }
             outage.missed.from = Some(range.next);
@@ -295,14 +333,21 @@ impl Partition {
         for timer in rule.timers.values_mut() {
             timer.due = timer.due.max(Timestamp(here.time.0.saturating_add(1)));
         }
+        rule.dirty.timers = true;
+        self.begin_delays_anew(here, rule);
+        self.wire(here.time, rule);
+    }
+
+    /// Nobody looked until now: what is pending begins again. Clocks of devices went on meanwhile, so a delay would be
+    /// over by the first look without anybody having seen the condition stand for so long.
+    pub(super) fn begin_delays_anew(&self, here: Here, rule: &mut Rule) {
         for (device, conditions) in &mut rule.conditions {
             let Some(track) = self.streams[rule.stream].tracks.get(device.0 as usize) else { continue };
             for (_, condition) in conditions {
                 condition.begin_delay_anew(track.clock_at(here.time));
             }
         }
-        (rule.dirty.timers, rule.dirty.conditions) = (true, true);
-        self.wire(here.time, rule);
+        rule.dirty.conditions = true;
     }
 
     /// The rules that wait for a slice.
@@ -312,9 +357,11 @@ impl Partition {
             let stream = &self.streams[rule.stream];
             Some(Behind {
                 rule: rule.name.clone(),
+                version: rule.version,
                 stream: stream.name.clone(),
                 from: outage.missed.from?,
                 upto: self.next,
+                as_of: outage.as_of,
                 selected: stream.selections.devices(rule.group),
                 metrics: rule.subscription.metrics.as_slice().into(),
             })
@@ -361,5 +408,13 @@ impl Partition {
             lost: missed.lost,
             on_recovery: outage.choice.unwrap_or(rule.spec.breaker.on_recovery),
         })
+    }
+}
+
+/// The version of a rule or the devices that it selects are others from here on.
+pub(super) fn selects_otherwise(here: Here, rule: &mut Rule) {
+    if let Some(outage) = &mut rule.outage {
+        outage.as_of = here.position.offset + 1;
+        rule.dirty.head = true;
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use watchfire_log::Record;
 use watchfire_model::alert::{Cause, ResolveReason};
 use watchfire_model::call::{
-    CallFailure, DeviceSet, FailureKind, Instance, Module, Setup, Silence, Subscription,
+    CallFailure, DeviceSet, FailureKind, Instance, Module, Schedule, Setup, Silence, Subscription,
 };
 use watchfire_model::{
     Control, DeviceHandle, DeviceSpec, KeyedState, OnRecovery, PartitionId, RuleSpec, RuleVersion,
 };
 
+use super::breaker::selects_otherwise;
 use super::call::load_failure;
 use super::versions::{Back, Begin, Restored};
 use super::{Here, Output, Partition, search};
@@ -20,19 +21,31 @@ use crate::cron::Cron;
 use crate::due::{Due, Kind};
 use crate::rule::{Dirty, Rule, RuleId, RunningSchedule};
 use crate::selection::Move;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshot, Snapshots};
 use crate::status::{RuleEventKind, RuleStats};
 use crate::stream::Track;
 
 /// What a version needs to run, made before anything is changed.
 pub(super) struct Prepared {
-    module: Arc<dyn Module>,
-    instance: Box<dyn Instance>,
+    /// `None`: it is started when it is called first.
+    started: Option<(Arc<dyn Module>, Box<dyn Instance>)>,
     subscription: Subscription,
-    schedules: Vec<(String, (String, Option<String>), Cron)>,
+    schedules: Vec<ReadSchedule>,
     /// What it goes on with; `None`: what is there.
     state: Option<KeyedState>,
     state_version: u32,
+}
+
+/// A schedule: its name, as it was written with its zone, and read.
+type ReadSchedule = (String, (String, Option<String>), Cron);
+
+fn read_schedules(subscription: &Subscription) -> Result<Vec<ReadSchedule>, CallFailure> {
+    let read = |schedule: &Schedule| {
+        let cron = Cron::parse(&schedule.cron, schedule.zone.as_deref())
+            .map_err(|error| CallFailure::new(FailureKind::Refused, error.to_string()))?;
+        Ok((schedule.name.clone(), (schedule.cron.clone(), schedule.zone.clone()), cron))
+    };
+    subscription.schedules.iter().map(read).collect()
 }
 
 impl Partition {
@@ -128,6 +141,7 @@ impl Partition {
             for Move { group, member } in moves {
                 for id in self.streams[place].selections.rules(group) {
                     self.with_rule(id, |partition, rule| {
+                        selects_otherwise(here, rule);
                         if member {
                             partition.watch_silence(here.time, rule, device);
                         } else {
@@ -169,7 +183,7 @@ impl Partition {
         discard_state: bool,
         out: &mut Vec<Output>,
     ) {
-        let recorded = self.known.activation(&spec.name, version);
+        let recorded = self.known.activation(here.position.offset, &spec.name, version);
         let result = match &recorded {
             Some(Err(reason)) => Err(load_failure(reason.clone())),
             _ => {
@@ -200,7 +214,8 @@ impl Partition {
         match recorded {
             None => {
                 tracing::warn!(rule = name, version, position = %here.position, "refused: {reason}");
-                let record = Record::Refused { rule: name.into(), version, reason: reason.clone() };
+                let (rule, offset) = (name.into(), here.position.offset);
+                let record = Record::Refused { rule, version, offset, reason: reason.clone() };
                 out.push(Output::Own(record));
             }
             // It was activated once and cannot be now: a module that is gone, or another release. What
@@ -227,19 +242,26 @@ impl Partition {
             replay: here.replay,
         };
         let (instance, subscription) = module.start(&setup)?;
-        let mut schedules = Vec::new();
-        for schedule in &subscription.schedules {
-            let cron = Cron::parse(&schedule.cron, schedule.zone.as_deref())
-                .map_err(|error| CallFailure::new(FailureKind::Refused, error.to_string()))?;
-            schedules.push((schedule.name.clone(), (schedule.cron.clone(), schedule.zone.clone()), cron));
-        }
+        let schedules = read_schedules(&subscription)?;
         let state_version = module.manifest().state_version;
         let old = self.rule_ids.get(spec.name.as_str());
         let state = match old.and_then(|id| self.rules[id.0 as usize].as_ref()) {
             Some(old) => self.carry(&*module, spec, old, begin)?,
             None => None,
         };
-        Ok(Prepared { module, instance, subscription, schedules, state, state_version })
+        Ok(Prepared { started: Some((module, instance)), subscription, schedules, state, state_version })
+    }
+
+    /// What a version needs that was left a moment ago, and was not to be: nothing of it can fail.
+    pub(super) fn prepare_again(snapshot: &Snapshot) -> Prepared {
+        Prepared {
+            started: None,
+            subscription: snapshot.subscription.clone(),
+            // They were read when the version started.
+            schedules: read_schedules(&snapshot.subscription).unwrap_or_default(),
+            state: Some(snapshot.state.clone()),
+            state_version: snapshot.state_version,
+        }
     }
 
     /// Swaps a version in; with `restored`, timers, silence and conditions as they were when it was left. `new`: that is
@@ -256,7 +278,8 @@ impl Partition {
         out: &mut Vec<Output>,
     ) {
         if new {
-            out.push(Output::Own(Record::Activated { rule: spec.name.clone(), version }));
+            let (rule, offset) = (spec.name.clone(), here.position.offset);
+            out.push(Output::Own(Record::Activated { rule, version, offset }));
         }
         let name: Arc<str> = spec.name.as_str().into();
         let stream = self.stream(&spec.input, here.time);
@@ -308,7 +331,7 @@ impl Partition {
             rule.state_version = prepared.state_version;
             (rule.version, rule.spec) = (version, spec.clone());
             rule.parameters = Arc::new(spec.parameters.clone());
-            (rule.module, rule.instance) = (Some(prepared.module), Some(prepared.instance));
+            (rule.module, rule.instance) = prepared.started.unzip();
             let silence = rule.subscription.silence == prepared.subscription.silence;
             rule.subscription = prepared.subscription;
             if !silence {

@@ -26,7 +26,7 @@ use watchfire_model::{
     Transition,
 };
 
-use crate::deaths::CallWatch;
+use crate::deaths::{CallWatch, Tries};
 use crate::due::DueQueue;
 use crate::lookahead::Lookahead;
 use crate::rule::{Rule, RuleId};
@@ -97,6 +97,7 @@ pub struct Partition {
     rows_since_checkpoint: u64,
     /// Told of every call of a replay before it is made (`true`) and after.
     watch: Option<Box<dyn CallWatch>>,
+    tries: Option<Tries>,
     /// For the length of one record.
     clocks: Vec<Timestamp>,
     waiting: Vec<DeviceHandle>,
@@ -144,6 +145,7 @@ impl Partition {
             removed_rules: Vec::new(),
             rewrite: false,
             watch: None,
+            tries: None,
             rows_since_checkpoint: 0,
             clocks: Vec::new(),
             waiting: Vec::new(),
@@ -161,6 +163,11 @@ impl Partition {
     /// Who is told of every call of the replay, and says which one is not made.
     pub(crate) fn watch_replay(&mut self, watch: Box<dyn CallWatch>) {
         self.watch = Some(watch);
+    }
+
+    /// Where tries of rules that are out are noted.
+    pub(crate) fn note_tries(&mut self, tries: Tries) {
+        self.tries = Some(tries);
     }
 
     /// Which partition it is.

@@ -22,7 +22,7 @@ use crate::status::RuleStats;
 use crate::stream::{REPORTED, Stream, Track};
 
 /// Grows when the bytes change their meaning.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 const HEAD: u8 = 0;
 const DEVICE: u8 = 1;
@@ -65,10 +65,19 @@ struct RuleHead {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outage: Option<Box<Outage>>,
     state_version: u32,
+    #[serde(flatten)]
+    subscription: SubscriptionHead,
+    silent: Vec<u32>,
+    /// When each of the schedules is due next, in their order.
+    next: Vec<Option<i64>>,
+}
+
+/// What a version asks for.
+#[derive(Serialize, Deserialize)]
+struct SubscriptionHead {
     metrics: Vec<String>,
     /// `None`: off; 0: by the registry; else microseconds.
     silence: Option<u64>,
-    silent: Vec<u32>,
     schedules: Vec<ScheduleHead>,
 }
 
@@ -77,7 +86,35 @@ struct ScheduleHead {
     name: String,
     cron: String,
     zone: Option<String>,
-    next: Option<i64>,
+}
+
+impl SubscriptionHead {
+    fn of(subscription: &Subscription) -> Self {
+        let schedule =
+            |s: &Schedule| ScheduleHead { name: s.name.clone(), cron: s.cron.clone(), zone: s.zone.clone() };
+        Self {
+            metrics: subscription.metrics.clone(),
+            silence: match subscription.silence {
+                Silence::Off => None,
+                Silence::Registry => Some(0),
+                Silence::After(span) => Some(span.0.max(1)),
+            },
+            schedules: subscription.schedules.iter().map(schedule).collect(),
+        }
+    }
+
+    fn read(self) -> Subscription {
+        let schedule = |s: ScheduleHead| Schedule { name: s.name, cron: s.cron, zone: s.zone };
+        Subscription {
+            metrics: self.metrics,
+            silence: match self.silence {
+                None => Silence::Off,
+                Some(0) => Silence::Registry,
+                Some(span) => Silence::After(Duration(span)),
+            },
+            schedules: self.schedules.into_iter().map(schedule).collect(),
+        }
+    }
 }
 
 fn key(kind: u8, parts: &[u32]) -> Vec<u8> {
@@ -250,23 +287,9 @@ fn rule_bytes(rule: &Rule) -> Vec<u8> {
         paused: rule.paused,
         outage: rule.outage.clone(),
         state_version: rule.state_version,
-        metrics: rule.subscription.metrics.clone(),
-        silence: match rule.subscription.silence {
-            Silence::Off => None,
-            Silence::Registry => Some(0),
-            Silence::After(span) => Some(span.0.max(1)),
-        },
+        subscription: SubscriptionHead::of(&rule.subscription),
         silent: rule.silent.iter_from(0).map(|device| device.0).collect(),
-        schedules: rule
-            .schedules
-            .iter()
-            .map(|schedule| ScheduleHead {
-                name: schedule.name.clone(),
-                cron: schedule.text.0.clone(),
-                zone: schedule.text.1.clone(),
-                next: schedule.next.map(|next| next.0),
-            })
-            .collect(),
+        next: rule.schedules.iter().map(|schedule| schedule.next.map(|next| next.0)).collect(),
     };
     serde_json::to_vec(&head).unwrap_or_default()
 }
@@ -293,6 +316,8 @@ fn snapshot_bytes(snapshot: &Snapshot) -> Vec<u8> {
     let mut w = Writer::default();
     w.u32(snapshot.state_version).u64(snapshot.offset).i64(snapshot.at.0);
     w.bytes(&timers_bytes(&snapshot.timers)).bytes(&conditions_bytes(&snapshot.conditions));
+    w.bytes(&serde_json::to_vec(&SubscriptionHead::of(&snapshot.subscription)).unwrap_or_default());
+    w.u64(snapshot.missed.unwrap_or(Offset::MAX));
     for device in snapshot.silent.iter_from(0) {
         w.u32(device.0);
     }
@@ -308,6 +333,8 @@ fn read_snapshot(version: RuleVersion, bytes: &[u8]) -> Option<Snapshot> {
         at: Timestamp(r.i64()?),
         timers: read_timers(r.bytes()?)?,
         conditions: read_conditions(r.bytes()?)?,
+        subscription: serde_json::from_slice::<SubscriptionHead>(r.bytes()?).ok()?.read(),
+        missed: Some(r.u64()?).filter(|from| *from < Offset::MAX),
         state: KeyedState::new(),
         silent: DeviceSet::default(),
         dirty: false,
@@ -443,28 +470,16 @@ impl Image {
         for device in &head.silent {
             silent.set(DeviceHandle(*device), true);
         }
+        let subscription = head.subscription.read();
         let mut schedules = Vec::new();
-        for schedule in &head.schedules {
+        for (schedule, next) in subscription.schedules.iter().zip(&head.next) {
             schedules.push(RunningSchedule {
                 name: schedule.name.clone(),
                 text: (schedule.cron.clone(), schedule.zone.clone()),
                 cron: Cron::parse(&schedule.cron, schedule.zone.as_deref()).ok()?,
-                next: schedule.next.map(Timestamp),
+                next: next.map(Timestamp),
             });
         }
-        let subscription = Subscription {
-            metrics: head.metrics,
-            silence: match head.silence {
-                None => Silence::Off,
-                Some(0) => Silence::Registry,
-                Some(span) => Silence::After(Duration(span)),
-            },
-            schedules: head
-                .schedules
-                .into_iter()
-                .map(|s| Schedule { name: s.name, cron: s.cron, zone: s.zone })
-                .collect(),
-        };
         let stream = partition.stream_names.get(head.spec.input.as_str()).copied()?;
         let rule = Rule {
             id: RuleId(id),

@@ -16,10 +16,15 @@ impl Partition {
     /// name is another one, and is not taken for the one that sent the rows.
     pub(super) fn redo(&mut self, here: Here, redo: &Redo, out: &mut Vec<Output>) {
         self.rows_since_checkpoint += redo.batch.rows() as u64;
+        let Some(&id) = self.rule_ids.get(redo.rule.as_str()) else { return };
+        self.with_rule(id, |partition, rule| {
+            if rule.stands() {
+                partition.begin_delays_anew(here, rule);
+            }
+        });
         if let Some(range) = redo.missed {
             return self.slice(here, redo, range, out);
         }
-        let Some(&id) = self.rule_ids.get(redo.rule.as_str()) else { return };
         self.with_rule(id, |partition, rule| {
             if let Some(rows) = partition.rows_of_redo(rule, redo) {
                 partition.call_rule(here, rule, Callback::Batch(rows), here.time, Of::Redo, out);

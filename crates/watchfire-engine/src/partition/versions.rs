@@ -10,7 +10,7 @@ use watchfire_model::{DeviceHandle, KeyedState, Limits, RollbackState, RuleSpec,
 
 use super::call::load_failure;
 use super::{Here, Output, Partition};
-use crate::rule::{Conditions, Rule, Timers};
+use crate::rule::{Conditions, Rule, RuleId, Timers};
 use crate::snapshot::Snapshot;
 use crate::status::{KeptState, LeftState};
 
@@ -141,6 +141,8 @@ impl Partition {
                 timers: rule.timers.clone(),
                 silent: rule.silent.clone(),
                 conditions: rule.conditions.clone(),
+                subscription: rule.subscription.clone(),
+                missed: rule.outage.as_ref().and_then(|outage| outage.missed.from),
                 dirty: true,
             };
             rule.snapshots.keep(snapshot, limit);
@@ -163,9 +165,11 @@ impl Partition {
             return;
         }
         let Some(spec) = spec else { return self.remove_rule(here, name, out) };
-        let number = if withdrawn { to } else { version };
+        if withdrawn && let Some(id) = id {
+            return self.take_back(here, id, from, to, spec, out);
+        }
         let (Some(id), Some(rule)) = (id, rule) else {
-            return self.deploy(here, spec, number, false, out);
+            return self.deploy(here, spec, version, false, out);
         };
         let is_kept = rule.snapshots.get(to).is_some();
         let begin = match state {
@@ -174,14 +178,14 @@ impl Partition {
             RollbackState::Kept => Begin::Kept(to),
             RollbackState::Empty => Begin::Empty,
         };
-        let recorded = self.known.activation(name, number);
+        let recorded = self.known.activation(here.position.offset, name, version);
         let result = match &recorded {
             Some(Err(reason)) => Err(load_failure(reason.clone())),
             _ => self.prepare(here, spec, begin),
         };
         let prepared = match result {
             Ok(prepared) => prepared,
-            Err(failure) => return self.refuse(here, name, number, failure, recorded, out),
+            Err(failure) => return self.refuse(here, name, version, failure, recorded, out),
         };
         // Taken out first: what is kept of the version that is left now may push it out.
         let restored = self.with_rule(id, |_, rule| match begin {
@@ -193,14 +197,35 @@ impl Partition {
             _ => None,
         });
         let spec = Arc::new(spec.clone());
-        if withdrawn {
-            // The version goes on as if it had not been left.
-            self.with_rule(id, |_, rule| rule.snapshots.remove(to));
-        } else {
-            self.leave_version(here, &spec);
-        }
-        let new = recorded.is_none() && !withdrawn;
-        self.activate(here, spec, number, prepared, restored.flatten(), new, out);
+        self.leave_version(here, &spec);
+        self.activate(here, spec, version, prepared, restored.flatten(), recorded.is_none(), out);
+    }
+
+    /// A version that another partition refused goes as if it had never been: what it left goes on where it was left,
+    /// and catches up with what came since. It must not fail, or partitions would go on with different versions: nothing
+    /// is started here, but by the first call.
+    fn take_back(
+        &mut self,
+        here: Here,
+        id: RuleId,
+        from: RuleVersion,
+        to: RuleVersion,
+        spec: &RuleSpec,
+        out: &mut Vec<Output>,
+    ) {
+        let left = self.with_rule(id, |_, rule| {
+            let left = rule.snapshots.get(to).cloned();
+            rule.snapshots.remove(to);
+            left
+        });
+        // The newest is kept in any case: without it the version was never left here.
+        let Some(left) = left.flatten() else { return };
+        let missed = left.missed.unwrap_or(left.offset + 1);
+        let prepared = Self::prepare_again(&left);
+        let Snapshot { timers, silent, conditions, .. } = left;
+        let restored = Restored { timers, silent, conditions };
+        self.activate(here, Arc::new(spec.clone()), to, prepared, Some(restored), false, out);
+        self.with_rule(id, |partition, rule| partition.fall_behind(here, rule, missed, from));
     }
 
     /// Timers, silence and conditions as they were, as far as their devices are selected by the version that comes back.

@@ -284,7 +284,7 @@ fn a_replay_from_anywhere_gives_the_same_byte_for_byte() {
             "Cleared",
             "again",
             "cleared",
-            "Operator",
+            "RolledBack",
             "Deselected",
             "DeviceDeleted",
             "RuleRemoved",

@@ -294,6 +294,55 @@ async fn a_thread_that_panics_is_told() {
 }
 
 #[tokio::test]
+async fn a_try_in_which_the_process_dies_again_and_again_is_not_made() {
+    let site = Site::new(1);
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = calls.clone();
+    let module = site.modules.add(NativeModule::new("t", Subscription::default(), move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        trap("broken")
+    }));
+    site.devices(&["a"]);
+    site.control(deployed(rule("r", module, json!({"breaker": {"calls": 2}})), 1));
+    // As three processes before have left it.
+    let note = site.folder.path().join("partition-0.trying");
+    std::fs::write(&note, "1 3 r\n").unwrap();
+    let engine = site.start();
+    engine.wait_level().await.unwrap();
+    for second in 0..2 {
+        site.log.set_now(at(second));
+        site.put(readings(&[(0, second, 20.0)]));
+        engine.wait_level().await.unwrap();
+    }
+    until("it is out", async || !engine.status().await.rules["r"].breakers.is_empty()).await;
+    let made = calls.load(std::sync::atomic::Ordering::Relaxed);
+    site.log.set_now(at(30));
+    site.put(readings(&[(0, 30, 20.0)]));
+    let stays = || {
+        site.log.records().into_iter().find_map(|entry| match &entry.record {
+            Record::Breaker(breaker) => match &breaker.change {
+                watchfire_log::BreakerChange::StaysOpen { reason, .. } => Some(reason.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    until("it stays out", async || stays().is_some()).await;
+    assert!(stays().unwrap().contains("3 times"), "{stays:?}", stays = stays());
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), made, "it was not called");
+    // Another version is tried at once; its own tries are noted, and over.
+    site.control(deployed(rule("r", module, json!({"breaker": {"calls": 2}, "parameters": {"n": 2}})), 2));
+    engine.wait_level().await.unwrap();
+    for second in 31..60 {
+        site.log.set_now(at(second));
+        site.put(readings(&[(0, second, 20.0)]));
+    }
+    until("it is called", async || calls.load(std::sync::atomic::Ordering::Relaxed) > made).await;
+    engine.stop();
+    assert!(!std::fs::read_to_string(&note).unwrap().contains("2 1 r"));
+}
+
+#[tokio::test]
 async fn a_call_in_which_the_process_dies_again_and_again_is_skipped() {
     let site = Site::new(1);
     let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));

@@ -92,7 +92,7 @@ fn a_rollback_of_several_versions_brings_back_the_state_from_then() {
     assert_eq!(kept(dump, Some(1)), [[1], [1]], "what was kept stays kept");
     assert_eq!(kept(dump, Some(2)), [[2], [1]]);
     assert_eq!(kept(dump, Some(3)), [vec![3, 0], vec![2, 0]]);
-    assert_eq!(world.told()[3..], ["100 a/hot raised", "100 b/hot Operator"]);
+    assert_eq!(world.told()[3..], ["100 a/hot raised", "100 b/hot RolledBack"]);
     world.put(Record::CheckpointMark);
     world.readings(&[(1, 4, 1.0)]);
     assert_eq!(kept(&world.dumps()[0], None), [[1], [2]]);

@@ -174,7 +174,15 @@ impl World {
             b.commit();
         }
         let (rule, stream, by) = (skipped.rule.clone(), stream.clone(), Actor::default());
-        Record::Redo(Box::new(Redo { rule, stream, failed, missed: None, by, batch: b.finish().into() }))
+        Record::Redo(Box::new(Redo {
+            rule,
+            stream,
+            failed,
+            missed: None,
+            upto: None,
+            by,
+            batch: b.finish().into(),
+        }))
     }
 
     pub fn devices(&mut self, ids: &[&str]) {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use watchfire_model::{Actor, Position, RuleVersion, Timestamp};
+use watchfire_model::{Actor, Offset, Position, RuleVersion, Timestamp};
 
 use super::{CodecError, Input, batch, put_bytes};
-use crate::record::{Consumed, GapReason, MissedRange, Record, Redo};
+use crate::record::{Consumed, GapReason, Record, Redo, Slice};
 
 const READINGS: u8 = 1;
 const REJECTS: u8 = 2;
@@ -25,12 +25,14 @@ const BREAKER: u8 = 12;
 struct ActivatedBody {
     rule: String,
     version: RuleVersion,
+    offset: Offset,
 }
 
 #[derive(Serialize, Deserialize)]
 struct RefusedBody {
     rule: String,
     version: RuleVersion,
+    offset: Offset,
     reason: String,
 }
 
@@ -42,7 +44,9 @@ struct RedoHead {
     failed: Position,
     by: Actor,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    missed: Option<MissedRange>,
+    missed: Option<Slice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upto: Option<String>,
 }
 
 /// The kind of a record as it is written.
@@ -88,19 +92,21 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), CodecError> {
         }
         Record::Tick | Record::CheckpointMark => {}
         Record::Control(control) => out.extend_from_slice(&json(control)?),
-        Record::Activated { rule, version } => {
-            out.extend_from_slice(&json(&ActivatedBody { rule: rule.clone(), version: *version })?);
+        Record::Activated { rule, version, offset } => {
+            let body = ActivatedBody { rule: rule.clone(), version: *version, offset: *offset };
+            out.extend_from_slice(&json(&body)?);
         }
-        Record::Refused { rule, version, reason } => {
-            let body = RefusedBody { rule: rule.clone(), version: *version, reason: reason.clone() };
+        Record::Refused { rule, version, offset, reason } => {
+            let (rule, reason) = (rule.clone(), reason.clone());
+            let body = RefusedBody { rule, version: *version, offset: *offset, reason };
             out.extend_from_slice(&json(&body)?);
         }
         Record::Skipped(skipped) => out.extend_from_slice(&json(skipped)?),
         Record::Breaker(breaker) => out.extend_from_slice(&json(breaker)?),
         Record::Redo(redo) => {
-            let Redo { rule, stream, failed, missed, by, batch } = &**redo;
-            let (rule, stream, by) = (rule.clone(), stream.to_string(), by.clone());
-            put_bytes(out, &json(&RedoHead { rule, stream, failed: *failed, by, missed: *missed })?);
+            let Redo { rule, stream, failed, missed, upto, by, batch } = &**redo;
+            let (rule, stream, by, upto) = (rule.clone(), stream.to_string(), by.clone(), upto.clone());
+            put_bytes(out, &json(&RedoHead { rule, stream, failed: *failed, by, missed: *missed, upto })?);
             batch::encode(batch, out);
         }
         Record::Gap { from, to, reason } => {
@@ -154,20 +160,20 @@ pub fn decode(kind: u8, bytes: &[u8]) -> Result<Record, CodecError> {
         CHECKPOINT_MARK => Record::CheckpointMark,
         CONTROL => Record::Control(Box::new(parse(rest(&mut input), "a control record")?)),
         ACTIVATED => {
-            let ActivatedBody { rule, version } = parse(rest(&mut input), "an activation")?;
-            Record::Activated { rule, version }
+            let ActivatedBody { rule, version, offset } = parse(rest(&mut input), "an activation")?;
+            Record::Activated { rule, version, offset }
         }
         REFUSED => {
-            let RefusedBody { rule, version, reason } = parse(rest(&mut input), "a refusal")?;
-            Record::Refused { rule, version, reason }
+            let RefusedBody { rule, version, offset, reason } = parse(rest(&mut input), "a refusal")?;
+            Record::Refused { rule, version, offset, reason }
         }
         SKIPPED => Record::Skipped(Box::new(parse(rest(&mut input), "a skipped call")?)),
         BREAKER => Record::Breaker(Box::new(parse(rest(&mut input), "a breaker")?)),
         REDO => {
             let head = parse(input.bytes("the head of a redo")?, "the head of a redo")?;
-            let RedoHead { rule, stream, failed, by, missed } = head;
+            let RedoHead { rule, stream, failed, by, missed, upto } = head;
             let batch = Arc::new(batch::decode(&mut input)?);
-            Record::Redo(Box::new(Redo { rule, stream: stream.into(), failed, missed, by, batch }))
+            Record::Redo(Box::new(Redo { rule, stream: stream.into(), failed, missed, upto, by, batch }))
         }
         GAP => Record::Gap {
             from: Timestamp(input.i64("a gap")?),

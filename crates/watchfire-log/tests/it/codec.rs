@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use watchfire_log::codec::group::{GroupHeader, GroupWriter, SegmentHeader, Share};
 use watchfire_log::codec::record::{decode, encode, kind};
 use watchfire_log::record::{GapReason, Origin, Record, Skipped};
-use watchfire_log::{Append, Breaker, BreakerChange, Consumed, MissedRange, Redo, Reject};
+use watchfire_log::{Append, Breaker, BreakerChange, Consumed, MissedRange, Redo, Reject, Slice};
 use watchfire_model::call::FailureKind;
 use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Duration, Epoch, PartitionId, Position, Timestamp};
 
@@ -69,8 +69,12 @@ fn record() -> impl Strategy<Value = Record> {
         let Record::Readings { stream, batch, .. } = readings else { unreachable!() };
         let failed = Position { epoch: Epoch(2), partition: PartitionId(2), offset };
         let by = Actor { name: rule.clone(), reason, request: None };
-        let missed = Some(MissedRange { from: offset, next: !offset }).filter(|_| offset % 2 == 0);
-        Record::Redo(Box::new(Redo { rule, stream, failed, missed, by, batch }))
+        let slice = Slice { from: offset, next: !offset, as_of: offset / 3 };
+        let (missed, upto) = match offset % 2 {
+            0 => (Some(slice), None),
+            _ => (None, Some(rule.clone())),
+        };
+        Record::Redo(Box::new(Redo { rule, stream, failed, missed, upto, by, batch }))
     });
     let breaker = (any::<u64>(), ".{0,20}", 0..4).prop_map(|(offset, rule, change)| {
         // A wait is a day at most.
@@ -96,13 +100,14 @@ fn record() -> impl Strategy<Value = Record> {
         1 => Just(control[0].1.clone()),
         1 => (any::<i64>(), any::<i64>()).prop_map(|(from, to)| Record::Gap {
             from: Timestamp(from), to: Timestamp(to), reason: GapReason::WriteFailed }),
-        1 => (".{0,9}", any::<u32>()).prop_map(|(rule, version)| Record::Activated { rule, version }),
+        1 => (".{0,9}", any::<u32>(), any::<u64>())
+            .prop_map(|(rule, version, offset)| Record::Activated { rule, version, offset }),
         1 => prop::collection::vec((".{0,9}", any::<i32>(), any::<i64>(), any::<bool>()), 0..4).prop_map(|all| {
             let consumed = |(topic, partition, from, anew): (String, i32, i64, bool)| Consumed {
                 source: "kafka".into(), topic, partition, from, next: !from, anew };
             Record::Consumed(all.into_iter().map(consumed).collect()) }),
-        1 => (".{0,9}", any::<u32>()).prop_map(|(rule, version)| Record::Refused {
-            reason: rule.clone(), rule, version }),
+        1 => (".{0,9}", any::<u32>(), any::<u64>()).prop_map(|(rule, version, offset)| Record::Refused {
+            reason: rule.clone(), rule, version, offset }),
     ]
 }
 

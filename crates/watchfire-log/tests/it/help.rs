@@ -121,7 +121,7 @@ pub fn redo(number: u64) -> Append {
     let failed = Position { epoch: Epoch(1), partition: PartitionId(1), offset: number };
     let (stream, batch) = ("readings".into(), row(number).into());
     let (rule, by) = (format!("rule-{number}"), Actor::default());
-    let redo = Redo { rule, stream, failed, missed: None, by, batch };
+    let redo = Redo { rule, stream, failed, missed: None, upto: None, by, batch };
     Append::Records(vec![(PartitionId(1), Record::Redo(Box::new(redo)))])
 }
 

@@ -127,22 +127,24 @@ async fn rows_of_a_rule_are_found_by_their_devices_and_used_once() {
         assert_eq!(found(device).await, expected, "{device}");
     }
     let used = async || {
-        let (mut behind, mut handles) = (0, Vec::new());
+        let (mut behind, mut handles, mut ids) = (0, Vec::new(), Vec::new());
         while let Some(kept) = store.kept_rows("hot", "1/0/8", behind).await.unwrap() {
             assert_eq!((kept.source.as_str(), kept.payload.is_empty()), ("readings", false));
             behind = kept.sequence;
             handles.extend(kept.handles);
+            ids.push(kept.id);
         }
-        (handles, behind)
+        (handles, ids)
     };
-    let (handles, last) = used().await;
+    let (handles, ids) = used().await;
     assert_eq!(handles, [0, 1, 2, 10, 20, 21]);
     // What came after the last one that was used is not marked with it.
-    let before = last - 1;
-    assert_eq!(store.mark_record_replayed("hot", "1/0/8", before, "anna", START).await.unwrap(), 2);
+    let mark = async |upto: &str| store.mark_record_replayed("hot", "1/0/8", upto, "anna", START).await;
+    assert_eq!(mark(&ids[ids.len() - 2]).await.unwrap(), 2);
     assert_eq!(used().await.0, [20, 21]);
-    assert_eq!(store.mark_record_replayed("hot", "1/0/8", last, "anna", START).await.unwrap(), 1);
-    assert_eq!(used().await, (Vec::new(), 0));
+    assert_eq!(mark(&ids[ids.len() - 1]).await.unwrap(), 1);
+    assert_eq!(mark("1/0/8/no-letter").await.unwrap(), 0);
+    assert_eq!(used().await, (Vec::new(), Vec::new()));
     assert_eq!(store.dead_letter("1/0/9/2").await.unwrap().rows, 2);
 }
 
@@ -371,4 +373,24 @@ async fn guesses_from_one_address_do_not_keep_others_out() {
         tokio::time::timeout(std::time::Duration::from_millis(1), store.check_device("b", "other", good));
     let _ = given_up.await;
     assert_eq!(store.check_device("b", "other", good).await.unwrap(), Checked::Right);
+}
+
+#[tokio::test]
+async fn of_the_times_that_a_rule_was_out_the_latest_are_kept() {
+    use watchfire_store::outages::{KEPT, OutageRow};
+    let Place { store, folder: _folder, .. } = place().await;
+    let out = |rule: &str, time: u32| OutageRow {
+        position: format!("1/0/{rule}{time}"),
+        rule: rule.into(),
+        opened_at: START + watchfire_model::Duration::from_secs(time.into()),
+        ..OutageRow::default()
+    };
+    store.add_outage(&out("other", 0)).await.unwrap();
+    for time in 0..KEPT + 3 {
+        store.add_outage(&out("hot", time)).await.unwrap();
+    }
+    let kept = store.outages("hot", 1000).await.unwrap();
+    assert_eq!(kept.len() as u32, KEPT);
+    assert_eq!(kept.last(), Some(&out("hot", 3)));
+    assert_eq!(store.outages("other", 10).await.unwrap().len(), 1);
 }
