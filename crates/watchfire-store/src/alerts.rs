@@ -116,6 +116,42 @@ pub struct AlertRow {
     /// The module that raised it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
+    /// Whose it is.
+    pub source: AlertSource,
+    /// Where one of others leads.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub generator_url: String,
+}
+
+/// Whose alert it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertSource {
+    /// A rule of ours made it.
+    Rule,
+    /// Others sent it: its labels and details are what they said.
+    External,
+}
+
+impl AlertSource {
+    /// As written in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::External => "external",
+        }
+    }
+}
+
+impl std::str::FromStr for AlertSource {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rule" => Ok(Self::Rule),
+            "external" => Ok(Self::External),
+            _ => Err(format!("{text:?} is no source of alerts: rule or external")),
+        }
+    }
 }
 
 impl sqlx::FromRow<'_, SqliteRow> for AlertRow {
@@ -146,6 +182,8 @@ impl sqlx::FromRow<'_, SqliteRow> for AlertRow {
             position: row.try_get("position")?,
             rule_version: row.try_get::<i64, _>("rule_version")? as u32,
             module: row.try_get("module")?,
+            source: parsed(row, "source")?,
+            generator_url: row.try_get("generator_url")?,
         })
     }
 }

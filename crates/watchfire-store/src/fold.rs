@@ -15,11 +15,11 @@ use std::collections::{BTreeMap, HashMap};
 use watchfire_model::alert::{AlertUpdate, Evidence, ResolveReason, Transition, TransitionKind};
 use watchfire_model::{Severity, Timestamp};
 
-use crate::alerts::{AlertRow, AlertState};
-use crate::labels::{fingerprint, labels, with_severity};
+use crate::alerts::{AlertRow, AlertSource, AlertState};
+use crate::labels::{LabelSet, fingerprint, labels, with_severity};
 
-/// Rule, device, key.
-pub(crate) type Identity = (String, String, String);
+/// Rule, device, key, and whose it is.
+pub(crate) type Identity = (String, String, String, AlertSource);
 
 /// A row of the table of transitions.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +71,19 @@ fn reason_text(reason: ResolveReason) -> &'static str {
 }
 
 fn identity(transition: &Transition) -> Identity {
-    (transition.rule.clone(), transition.device.id.clone(), transition.key.clone())
+    (transition.rule.clone(), transition.device.id.clone(), transition.key.clone(), source(transition))
+}
+
+fn source(transition: &Transition) -> AlertSource {
+    if transition.external.is_some() { AlertSource::External } else { AlertSource::Rule }
+}
+
+/// The same labels with another severity; those of others stay as they were given.
+fn relabelled(row: &AlertRow, severity: Severity) -> LabelSet {
+    match row.source {
+        AlertSource::Rule => with_severity(&row.labels, severity),
+        AlertSource::External => row.labels.clone(),
+    }
 }
 
 impl Fold {
@@ -80,7 +92,7 @@ impl Fold {
         let active = rows
             .iter()
             .filter(|row| row.state == AlertState::Active)
-            .map(|row| ((row.rule.clone(), row.device.clone(), row.key.clone()), row.id.clone()))
+            .map(|row| ((row.rule.clone(), row.device.clone(), row.key.clone(), row.source), row.id.clone()))
             .collect();
         let rows = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
         Self { rows, active, next: last + 1, ..Self::default() }
@@ -126,7 +138,7 @@ impl Fold {
         row.cleared_at = latched.then_some(transition.at);
         row.severity = transition.severity;
         row.severity_since = transition.at;
-        row.labels = with_severity(&row.labels, transition.severity);
+        row.labels = relabelled(row, transition.severity);
         row.fingerprint = fingerprint(&row.labels);
         row.last_seen = row.last_seen.max(transition.at);
         row.summary.clone_from(&transition.summary);
@@ -157,7 +169,13 @@ impl Fold {
         if let Some(other) = self.active.remove(&identity) {
             self.supersede(&other, transition);
         }
-        let labels = labels(&transition.rule, &transition.device, &transition.key, transition.severity);
+        let (labels, generator_url) = match &transition.external {
+            Some(external) => (external.labels.clone(), external.generator_url.clone()),
+            None => {
+                let (rule, device, key) = (&transition.rule, &transition.device, &transition.key);
+                (labels(rule, device, key, transition.severity), String::new())
+            }
+        };
         let row = AlertRow {
             id: transition.alert.0.clone(),
             sequence: self.next,
@@ -184,6 +202,8 @@ impl Fold {
             position: transition.position.to_string(),
             rule_version: transition.rule_version,
             module: transition.evidence.as_ref().map(|evidence| evidence.module.to_string()),
+            source: source(transition),
+            generator_url,
         };
         self.active.insert(identity, row.id.clone());
         self.touch(&row.id);
@@ -239,7 +259,7 @@ impl Fold {
                 row.cleared_at = None;
                 row.severity = transition.severity;
                 row.severity_since = transition.at;
-                row.labels = with_severity(&row.labels, transition.severity);
+                row.labels = relabelled(row, transition.severity);
                 row.fingerprint = fingerprint(&row.labels);
                 outbox = before != transition.severity;
             }

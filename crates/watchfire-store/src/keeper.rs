@@ -411,7 +411,7 @@ async fn upsert_alerts(connection: &mut SqliteConnection, rows: &[&AlertRow]) ->
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO alerts (id, sequence, rule, device, key, severity, summary, details, labels, \
          fingerprint, state, raised_at, severity_since, cleared_at, resolved_at, resolve_reason, last_seen, \
-         count, partition, position, rule_version, module) ",
+         count, partition, position, rule_version, module, source, generator_url) ",
     );
     query.push_values(rows, |mut tuple, row| {
         tuple
@@ -436,7 +436,9 @@ async fn upsert_alerts(connection: &mut SqliteConnection, rows: &[&AlertRow]) ->
             .push_bind(i64::from(row.partition))
             .push_bind(row.position.as_str())
             .push_bind(i64::from(row.rule_version))
-            .push_bind(row.module.as_deref());
+            .push_bind(row.module.as_deref())
+            .push_bind(row.source.as_str())
+            .push_bind(row.generator_url.as_str());
     });
     // What people said (acknowledged) and where it began are not the loop's to change.
     query.push(
@@ -444,7 +446,8 @@ async fn upsert_alerts(connection: &mut SqliteConnection, rows: &[&AlertRow]) ->
          details = excluded.details, labels = excluded.labels, fingerprint = excluded.fingerprint, \
          state = excluded.state, severity_since = excluded.severity_since, \
          cleared_at = excluded.cleared_at, resolved_at = excluded.resolved_at, \
-         resolve_reason = excluded.resolve_reason, last_seen = excluded.last_seen, count = excluded.count",
+         resolve_reason = excluded.resolve_reason, last_seen = excluded.last_seen, \
+         count = excluded.count, generator_url = excluded.generator_url",
     );
     query.build().execute(&mut *connection).await?;
     Ok(())

@@ -27,6 +27,10 @@ use watchfire_ingest::mqtt_source::{MqttSourceError, MqttSourceOptions};
 use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
+use watchfire_notify::stages::escalation::EscalationConfig;
+use watchfire_notify::stages::inhibit::InhibitConfig;
+use watchfire_notify::stages::interval::TimeIntervalConfig;
+use watchfire_notify::stages::storm::StormConfig;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
 use watchfire_sink::http::HttpSinkConfig;
 use watchfire_sink::kafka::KafkaConfig;
@@ -66,6 +70,16 @@ pub struct Config {
     pub receiver: Vec<ReceiverConfig>,
     /// Who is told of what.
     pub route: RouteConfig,
+    /// Which alerts keep which others from being told.
+    pub inhibit: Vec<InhibitConfig>,
+    /// Times of day and year that routes name.
+    pub time_interval: Vec<TimeIntervalConfig>,
+    /// Who is told next where nobody acknowledges.
+    pub escalation: Vec<EscalationConfig>,
+    /// What of many alerts is one storm.
+    pub storm: Vec<StormConfig>,
+    /// What those who speak Alertmanager's API find.
+    pub alertmanager: AlertmanagerConfig,
 }
 
 impl Default for Config {
@@ -85,6 +99,11 @@ impl Default for Config {
             sink: SinkConfig::default(),
             receiver: Vec::new(),
             route: RouteConfig::default(),
+            inhibit: Vec::new(),
+            time_interval: Vec::new(),
+            escalation: Vec::new(),
+            storm: Vec::new(),
+            alertmanager: AlertmanagerConfig::default(),
         }
     }
 }
@@ -252,6 +271,21 @@ impl LogConfig {
     }
 }
 
+/// What those who speak Alertmanager's API find.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertmanagerConfig {
+    /// An alert of others that says no end is over so long after it was said last.
+    pub resolve_timeout: Duration,
+}
+
+impl Default for AlertmanagerConfig {
+    /// As Alertmanager has it.
+    fn default() -> Self {
+        Self { resolve_timeout: Duration::from_secs(300) }
+    }
+}
+
 /// How long history is kept, and how much of it; whichever is over first. What is active, pending or not routed yet
 /// stays, and so does what the log could still replay.
 #[derive(Clone, Debug, Deserialize)]
@@ -267,6 +301,8 @@ pub struct StoreConfig {
     pub deliveries_for: Duration,
     /// As many of them.
     pub deliveries: u64,
+    /// Silences that ended.
+    pub silences_for: Duration,
     /// The audit trail.
     pub audit_for: Duration,
     /// As many lines of it.
@@ -275,18 +311,26 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        let Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
-            Retention::default();
-        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+        let Retention {
+            alerts_for,
+            alerts,
+            evidence,
+            deliveries_for,
+            deliveries,
+            silences_for,
+            audit_for,
+            audit,
+        } = Retention::default();
+        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 
 impl StoreConfig {
     /// As the store takes it.
     pub fn retention(&self) -> Retention {
-        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
+        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit } =
             self.clone();
-        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 
@@ -495,6 +539,10 @@ impl Config {
             public_url: self.public_url.clone(),
             receivers: self.receiver.clone(),
             route: self.route.clone(),
+            inhibit: self.inhibit.clone(),
+            time_intervals: self.time_interval.clone(),
+            escalations: self.escalation.clone(),
+            storms: self.storm.clone(),
         }
     }
 

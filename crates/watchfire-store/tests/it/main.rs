@@ -5,4 +5,5 @@
 
 mod alerts;
 mod retention;
+mod silences;
 mod tables;
