@@ -25,6 +25,8 @@ const SLEEP: Duration = Duration::from_secs(1);
 
 /// How often what the fleet consists of is counted anew, where storms are looked for.
 const FLEET: Duration = Duration::from_secs(60);
+/// Sweeps over what people did for a time, one after another, at most: each ends some hundred alerts.
+const SWEEPS: usize = 10;
 
 pub(crate) struct Flusher {
     pub store: Store,
@@ -177,8 +179,30 @@ impl Flusher {
         }
     }
 
+    /// Ends what people did to alerts for a time. Bounded: routing waits meanwhile.
+    async fn expire(&self) {
+        let now = self.clock.wall();
+        for _ in 0..SWEEPS {
+            match self.store.expire_responses(now).await {
+                Ok(expired) if expired.more => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::error!(error = error.chain(), "what people did for a time could not be ended");
+                    return;
+                }
+            }
+        }
+    }
+
     async fn measure(&mut self) {
         let telemetry = &metrics().alerts;
+        self.expire().await;
+        if let Ok(counts) = self.store.standing_counts(self.clock.wall()).await {
+            telemetry.standing.set(counts.standing as i64);
+            telemetry.shelved.set(counts.shelved as i64);
+            telemetry.suppressed.set(counts.suppressed as i64);
+            telemetry.raised_lately.set(counts.raised_lately as i64);
+        }
         if let Ok(counts) = self.store.active_counts().await {
             for severity in watchfire_model::Severity::ALL {
                 let count = counts.iter().find(|(one, _)| *one == severity).map_or(0, |(_, count)| *count);

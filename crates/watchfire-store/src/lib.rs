@@ -33,10 +33,14 @@ mod keeper;
 pub mod labels;
 pub mod modules;
 pub mod outages;
+pub mod quality;
+pub mod response;
+mod responses;
 pub mod retention;
 pub mod routing;
 pub mod rules;
 pub mod secrets;
+pub mod service;
 mod settings;
 pub mod silences;
 pub mod tokens;
@@ -54,6 +58,9 @@ pub use devices::{DeviceFilter, DeviceRow};
 pub use error::StoreError;
 pub use labels::{LabelSet, fingerprint};
 pub use modules::ModuleRow;
+pub use quality::{Quality, QualityFilter};
+pub use response::{Act, Response, ShelfRow, ShelvePolicy, ShelveUntil, SuppressedAs};
+pub use responses::{Done, Expired};
 pub use retention::{Retention, Tidied, Tidying};
 pub use routing::{
     DecisionRow, Flush, GroupRow, GroupRows, MemberRow, NewDelivery, Outbox, PendingRow, ResponseRow,
@@ -61,6 +68,7 @@ pub use routing::{
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
 pub use silences::{ForgottenAfter, NewSilence, Silence, SilenceMatcher, SilenceState, SilenceUse};
+pub use service::ServiceRow;
 pub use tokens::{NewToken, Role, TokenRow};
 
 /// The store. Cheap to clone; all clones are one.

@@ -36,7 +36,7 @@ use watchfire_sink::http::HttpSinkConfig;
 use watchfire_sink::kafka::KafkaConfig;
 use watchfire_sink::mqtt::MqttSinkConfig;
 use watchfire_sink::timescale::TimescaleConfig;
-use watchfire_store::Retention;
+use watchfire_store::{Retention, ShelvePolicy};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -60,6 +60,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long history is kept.
     pub store: StoreConfig,
+    /// What people may do to alerts.
+    pub alerts: AlertsConfig,
     /// The partition loop.
     pub engine: EngineConfig,
     /// What the engine says of itself.
@@ -94,6 +96,7 @@ impl Default for Config {
             ingest: IngestConfig::default(),
             log: LogConfig::default(),
             store: StoreConfig::default(),
+            alerts: AlertsConfig::default(),
             engine: EngineConfig::default(),
             telemetry: TelemetryConfig::default(),
             sink: SinkConfig::default(),
@@ -334,6 +337,30 @@ impl StoreConfig {
     }
 }
 
+/// What people may do to alerts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// The longest that an alert is shelved, until it ends or for a time.
+    pub max_shelve: Duration,
+    /// So long before shelving ends people are told of it; 0: they are not.
+    pub shelve_notice: Duration,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        let ShelvePolicy { max, notice } = ShelvePolicy::default();
+        Self { max_shelve: max, shelve_notice: notice }
+    }
+}
+
+impl AlertsConfig {
+    /// As the API takes it.
+    pub fn shelve(&self) -> ShelvePolicy {
+        ShelvePolicy { max: self.max_shelve, notice: self.shelve_notice }
+    }
+}
+
 /// The partition loop.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -523,6 +550,9 @@ impl Config {
         }
         if self.log.segment_bytes < 1 << 20 {
             return wrong("log.segment_bytes", "is at least 1048576");
+        }
+        if self.alerts.max_shelve == Duration::ZERO {
+            return wrong("alerts.max_shelve", "is longer than nothing, such as \"24h\"");
         }
         if crate::telemetry::check(&self.telemetry.level).is_err() {
             return wrong(
@@ -727,10 +757,21 @@ mod tests {
         let text = include_str!("../../../docs/watchfire.example.toml");
         let shown = |config: &Config| {
             let Config {
-                data, rules, public_url, http, mqtt, source, ingest, log, engine, telemetry, ..
+                data,
+                rules,
+                public_url,
+                http,
+                mqtt,
+                source,
+                ingest,
+                log,
+                alerts,
+                engine,
+                telemetry,
+                ..
             } = config;
             format!(
-                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {source:?} {ingest:?} {log:?} {engine:?} {telemetry:?}"
+                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {source:?} {ingest:?} {log:?} {alerts:?} {engine:?} {telemetry:?}"
             )
         };
         // Sections that are there only where somebody wants them: each key stands in a comment, with its default.

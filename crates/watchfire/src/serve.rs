@@ -274,6 +274,7 @@ impl Server {
                 scratch: data.join("scratch"),
                 ready_lag: if config.engine.ready_lag == 0 { 10_000 } else { config.engine.ready_lag },
                 resolve_timeout: config.alertmanager.resolve_timeout,
+                shelve: config.alerts.shelve(),
             },
         });
         let tls = config.http.tls.clone().map(|tls| ServerTls::load(tls, &["h2", "http/1.1"])).transpose();

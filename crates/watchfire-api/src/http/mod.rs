@@ -15,10 +15,13 @@ pub(crate) mod health;
 mod modules;
 mod page;
 mod plan;
+mod quality;
 mod receivers;
 mod recorded;
+mod responses;
 mod rules;
 mod silences;
+mod service;
 mod sinks;
 mod streams;
 mod tokens;
@@ -108,6 +111,8 @@ pub struct ApiOptions {
     pub ready_lag: u64,
     /// An alert of others that says no end is over so long after it was said last.
     pub resolve_timeout: Duration,
+    /// For how long alerts may be shelved.
+    pub shelve: watchfire_store::ShelvePolicy,
 }
 
 impl Default for ApiOptions {
@@ -117,6 +122,7 @@ impl Default for ApiOptions {
             scratch: std::env::temp_dir(),
             ready_lag: 10_000,
             resolve_timeout: Duration::from_secs(300),
+            shelve: watchfire_store::ShelvePolicy::default(),
         }
     }
 }
@@ -250,8 +256,22 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(alerts::list_alerts))
         .routes(routes!(alerts::alert_events))
         .routes(routes!(alerts::get_alert))
-        .routes(routes!(alerts::acknowledge_alert))
-        .routes(routes!(alerts::comment_alert))
+        .routes(routes!(quality::alert_statistics))
+        .routes(routes!(responses::acknowledge_alert))
+        .routes(routes!(responses::unacknowledge_alert))
+        .routes(routes!(responses::confirm_alert))
+        .routes(routes!(responses::shelve_alert))
+        .routes(routes!(responses::unshelve_alert))
+        .routes(routes!(responses::assign_alert))
+        .routes(routes!(responses::comment_alert))
+        .routes(routes!(responses::acknowledge_alerts))
+        .routes(routes!(responses::shelve_alerts))
+        .routes(routes!(responses::list_shelves))
+        .routes(routes!(
+            service::list_out_of_service,
+            service::put_out_of_service,
+            service::delete_out_of_service
+        ))
         .routes(routes!(alerts::reset_alert))
         .routes(routes!(silences::list_silences, silences::set_silence))
         .routes(routes!(silences::forgotten_silences))

@@ -236,8 +236,9 @@ async fn people_respond_once_and_it_stands_in_the_history() {
     assert_eq!(kinds, ["raised", "acknowledged", "commented", "resolved"]);
     assert_eq!(store.events_after(2, 10).await.unwrap().len(), 2);
     assert!(matches!(store.acknowledge("none", "anna", None, START).await, Err(StoreError::NotFound { .. })));
-    // Nobody is told of responses.
-    assert_eq!(store.unrouted(10).await.unwrap().len(), 2);
+    // Whoever routes hears of what may hold notices back or change them, and of nothing else that people do.
+    let kinds: Vec<_> = store.unrouted(10).await.unwrap().into_iter().map(|told| told.kind).collect();
+    assert_eq!(kinds, ["raised", "acknowledged", "resolved"]);
     store.close().await;
 }
 
