@@ -73,7 +73,8 @@ pub enum Anonymous {
     Never,
 }
 
-/// The secret of a request: `Authorization: Bearer`, and nothing else. A secret in an address would end up in
+/// The secret of a request: `Authorization: Bearer`, and nothing else (but for Alertmanager's API, whose programs may
+/// know no other way than basic authentication). A secret in an address would end up in
 /// the logs of proxies.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;

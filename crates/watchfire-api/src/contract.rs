@@ -11,6 +11,8 @@ use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use watchfire_model::call::Manifest;
 use watchfire_model::{DeviceHandle, Digest, Limits, OnRecovery, RuleVersion, Timestamp, Value};
+use watchfire_notify::NotifyConfig;
+use watchfire_notify::stages::plan::Settings;
 
 /// A boxed future: these traits are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -378,6 +380,18 @@ pub enum ResubmitError {
 pub trait Receivers: Send + Sync {
     /// Their names and channels; nothing secret.
     fn list(&self) -> Vec<ReceiverInfo>;
+    /// The configuration of receivers and routes that is in force.
+    fn config(&self) -> NotifyConfig;
+    /// What decisions about notices depend on now; another value once another configuration is in force.
+    fn settings(&self) -> Arc<Settings>;
+    /// Fingerprints of alerts that others inhibit, each with the fingerprints of those.
+    fn inhibited(&self) -> BTreeMap<String, Vec<String>> {
+        BTreeMap::new()
+    }
+    /// Groups that are muted now, as receiver and key, each with the names of the time intervals.
+    fn muted(&self) -> BTreeMap<(String, String), Vec<String>> {
+        BTreeMap::new()
+    }
     /// Sends a test message. An error is what the channel said.
     fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>>;
 }

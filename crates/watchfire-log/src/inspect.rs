@@ -255,6 +255,7 @@ pub fn to_json(entry: &Entry) -> Value {
         }
         Record::Skipped(skipped) => put("skipped", json!(skipped)),
         Record::Breaker(breaker) => put("breaker", json!(breaker)),
+        Record::External(external) => put("external", json!(external)),
         Record::Redo(redo) => {
             put("rule", json!(redo.rule));
             put("stream", json!(*redo.stream));
@@ -291,6 +292,7 @@ fn kind(record: &Record) -> &'static str {
         Record::CheckpointMark => "checkpoint_mark",
         Record::Consumed(_) => "consumed",
         Record::Breaker(_) => "breaker",
+        Record::External(_) => "external",
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::call::FailureKind;
+use watchfire_model::external::ExternalAlerts;
 use watchfire_model::{
     Actor, Batch, Control, DeviceHandle, Duration, Epoch, Offset, PartitionId, Position, RuleVersion,
     Timestamp,
@@ -37,6 +38,8 @@ pub enum Record {
     Rejects(Vec<Reject>),
     /// Nothing came, but something is due.
     Tick,
+    /// Alerts of others, of this partition.
+    External(Box<ExternalAlerts>),
     /// A change that all partitions make at the same place.
     Control(Box<Control>),
     /// This partition runs the rule version, from the record on that said so.

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceSpec;
+use crate::external::External;
 use crate::id::{DeviceHandle, Digest, PartitionId, Position, RuleVersion};
 use crate::time::{Duration, Timestamp};
 use crate::value::Value;
@@ -155,6 +156,9 @@ pub struct Transition {
     /// With `Raised` only: what the verdict rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Box<Evidence>>,
+    /// With alerts of others: what is known of it. `None`: a rule of ours made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<Box<External>>,
 }
 
 /// What happened to an alert.
@@ -258,6 +262,16 @@ pub enum Cause<'a> {
         /// Which of the condition's steps at this record, from 0.
         step: u32,
     },
+    /// Something that was said of an alert of others.
+    External {
+        /// Its place in the record, from 0.
+        ordinal: u32,
+    },
+    /// The end of an alert of others that was not said again, or an operator's reset of it.
+    ExternalEnd {
+        /// Of its labels.
+        fingerprint: &'a str,
+    },
     /// A control record: a rule removed, a device deleted, an operator's reset.
     Control {
         /// The device.
@@ -273,6 +287,8 @@ impl fmt::Display for EffectId<'_> {
         match &self.cause {
             Cause::Callback { callback, ordinal } => write!(f, "{callback}/{ordinal}"),
             Cause::Delay { device, key, step } => write!(f, "delay/{}/{key}/{step}", device.0),
+            Cause::External { ordinal } => write!(f, "said/{ordinal}"),
+            Cause::ExternalEnd { fingerprint } => write!(f, "end/{fingerprint}"),
             Cause::Control { device, key } => write!(f, "control/{}/{key}", device.0),
         }
     }

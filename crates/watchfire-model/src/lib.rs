@@ -14,6 +14,7 @@ pub mod call;
 pub mod control;
 pub mod device;
 pub mod error;
+pub mod external;
 pub mod id;
 mod index;
 pub mod rule;

@@ -10,7 +10,10 @@ use watchfire_store::{Store, StoreError};
 use watchfire_telemetry::metrics;
 
 use crate::own::Own;
-use crate::stages::plan::{Groups, Settings};
+use crate::stages::fleet::Fleet;
+use crate::stages::hold::Flags;
+use crate::stages::plan::{self, Found, Groups, Settings};
+use crate::stages::silence::Silences;
 
 /// Transitions in one flush at most.
 const BATCH: u32 = 1000;
@@ -20,31 +23,42 @@ const ABANDONED: Span = Span::from_secs(24 * 3600);
 /// The longest sleep: clocks that run faster than time are looked at again, and gauges are kept fresh.
 const SLEEP: Duration = Duration::from_secs(1);
 
+/// How often what the fleet consists of is counted anew, where storms are looked for.
+const FLEET: Duration = Duration::from_secs(60);
+/// Sweeps over what people did for a time, one after another, at most: each ends some hundred alerts.
+const SWEEPS: usize = 10;
+
 pub(crate) struct Flusher {
     pub store: Store,
     pub clock: Arc<dyn Clock>,
     pub settings: watch::Receiver<Arc<Settings>>,
     pub stop: watch::Receiver<bool>,
-    pub groups: Groups,
     pub own: Own,
+    /// The groups as the store has them; `None`: to be read from it.
+    pub groups: Option<Groups>,
+    pub fleet: Fleet,
+    pub counted: Option<Instant>,
+    /// The settings that the groups know.
+    pub configured: Option<Arc<Settings>>,
 }
 
 impl Flusher {
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.subscribe();
+        let mut silences = self.store.subscribe_silences();
         let mut failures = 0_u32;
         let mut measured = Instant::now() - 2 * SLEEP;
         loop {
             changes.borrow_and_update();
             let ending = *self.stop.borrow();
-            let wait = match self.flush().await {
+            let wait = match self.turn(&mut silences).await {
                 // More may wait where a batch was full.
-                Ok(routed) if routed >= BATCH as usize => continue,
-                Ok(_) => {
+                Ok(true) => continue,
+                Ok(false) => {
                     failures = 0;
                     let now = self.clock.wall();
-                    let next = self.groups.next().map(|next| next.since(now).to_std());
-                    next.map_or(SLEEP, |next| next.clamp(Duration::from_millis(1), SLEEP))
+                    let next = self.groups.as_ref().and_then(Groups::next);
+                    next.map_or(SLEEP, |next| next.since(now).to_std().clamp(Duration::from_millis(1), SLEEP))
                 }
                 Err(error) => {
                     failures += 1;
@@ -65,26 +79,92 @@ impl Flusher {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                changed = silences.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
-                _ = self.settings.changed() => {}
+                changed = self.settings.changed() => if changed.is_err() { return },
                 _ = self.stop.changed() => {}
             }
         }
     }
 
+    /// One flush; says whether there is more to do at once.
+    async fn turn(&mut self, silences: &mut watch::Receiver<u64>) -> Result<bool, StoreError> {
+        let settings = self.settings.borrow_and_update().clone();
+        if self.groups.is_none() {
+            silences.mark_changed();
+            self.groups = Some(read(&self.store, &settings).await?);
+        } else if self.settings_are_new(&settings) {
+            let active = self.store.active_labels().await?;
+            if let Some(groups) = &mut self.groups {
+                groups.reconfigure(&settings, &active);
+            }
+        }
+        self.configured = Some(settings.clone());
+        if silences.has_changed().unwrap_or(false) {
+            silences.borrow_and_update();
+            let all = self.store.silences().await?;
+            let silences = Silences::new(&all);
+            for (id, fault) in silences.faulty() {
+                tracing::warn!(silence = id, fault, "a silence cannot be used");
+            }
+            if let Some(groups) = &mut self.groups {
+                groups.silence(silences);
+            }
+        }
+        self.count_fleet(&settings).await?;
+        match self.flush(&settings).await {
+            Ok(more) => Ok(more),
+            Err(error) => {
+                // What was decided is not written: it is not how things are.
+                self.groups = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn settings_are_new(&self, settings: &Arc<Settings>) -> bool {
+        self.configured.as_ref().is_none_or(|before| !Arc::ptr_eq(before, settings))
+    }
+
+    async fn count_fleet(&mut self, settings: &Settings) -> Result<(), StoreError> {
+        if settings.storms.is_empty() || self.counted.is_some_and(|counted| counted.elapsed() < FLEET) {
+            return Ok(());
+        }
+        let mut fleet = Fleet::default();
+        self.store.each_device(|device| fleet.add(device)).await?;
+        (self.fleet, self.counted) = (fleet, Some(Instant::now()));
+        Ok(())
+    }
+
     /// One transaction: routes what is in the outbox and tells groups whose time has come.
-    async fn flush(&mut self) -> Result<usize, StoreError> {
+    async fn flush(&mut self, settings: &Settings) -> Result<bool, StoreError> {
+        let Some(groups) = &mut self.groups else { return Ok(false) };
         let outbox = self.store.unrouted(BATCH).await?;
         let now = self.clock.wall();
-        if outbox.is_empty() && self.groups.next().is_none_or(|next| next > now) {
-            return Ok(0);
+        if outbox.is_empty() && groups.next().is_none_or(|next| next > now) {
+            return Ok(false);
         }
-        let settings = self.settings.borrow().clone();
-        let plan = self.groups.plan(&settings, &outbox, now);
-        self.store.apply_flush(&plan.flush, now).await?;
-        self.groups.accept(plan);
+        groups.take(settings, &self.fleet, &outbox, now);
+        let mut full = outbox.len() >= BATCH as usize;
+        while let Some(wanted) = groups.round(settings, now) {
+            let mut found = Found::default();
+            if !wanted.alerts.is_empty() {
+                let ids: Vec<&str> = wanted.alerts.iter().map(String::as_str).collect();
+                let rows = self.store.alerts_by_id(&ids).await?;
+                found.alerts = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
+            }
+            if !wanted.transitions.is_empty() {
+                let places: Vec<i64> = wanted.transitions.into_iter().collect();
+                let rows = self.store.transitions_at(&places).await?;
+                found.transitions = rows.into_iter().map(|row| (row.transition_sequence, row)).collect();
+            }
+            groups.work(settings, &found, now);
+        }
+        let flush = groups.finish(settings, now);
+        full |= groups.next().is_some_and(|next| next <= now);
+        self.store.apply_flush(&flush, now).await?;
         metrics().alerts.routed.inc_by(outbox.len() as u64);
-        Ok(outbox.len())
+        Ok(full)
     }
 
     /// Gives up what waits for a receiver that is not configured any more: no worker of its own does.
@@ -99,8 +179,30 @@ impl Flusher {
         }
     }
 
+    /// Ends what people did to alerts for a time. Bounded: routing waits meanwhile.
+    async fn expire(&self) {
+        let now = self.clock.wall();
+        for _ in 0..SWEEPS {
+            match self.store.expire_responses(now).await {
+                Ok(expired) if expired.more => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::error!(error = error.chain(), "what people did for a time could not be ended");
+                    return;
+                }
+            }
+        }
+    }
+
     async fn measure(&mut self) {
         let telemetry = &metrics().alerts;
+        self.expire().await;
+        if let Ok(counts) = self.store.standing_counts(self.clock.wall()).await {
+            telemetry.standing.set(counts.standing as i64);
+            telemetry.shelved.set(counts.shelved as i64);
+            telemetry.suppressed.set(counts.suppressed as i64);
+            telemetry.raised_lately.set(counts.raised_lately as i64);
+        }
         if let Ok(counts) = self.store.active_counts().await {
             for severity in watchfire_model::Severity::ALL {
                 let count = counts.iter().find(|(one, _)| *one == severity).map_or(0, |(_, count)| *count);
@@ -117,7 +219,7 @@ impl Flusher {
             tracing::error!(error = error.chain(), "cannot tell what is wrong with the engine itself");
         }
         for waits in waiting {
-            if waits.oldest < now - ABANDONED && !settings.max_alerts.contains_key(&waits.receiver) {
+            if waits.oldest < now - ABANDONED && !settings.receivers.contains_key(&waits.receiver) {
                 self.abandon(&waits.receiver, now).await;
             }
             let receiver = [("receiver", waits.receiver)];
@@ -126,4 +228,24 @@ impl Flusher {
             telemetry.undelivered_age.get_or_create(&receiver).set(age);
         }
     }
+}
+
+/// The groups as the store has them.
+async fn read(store: &Store, settings: &Settings) -> Result<Groups, StoreError> {
+    let rows = store.groups().await?;
+    let places: Vec<i64> = rows.pending.iter().map(|pending| pending.transition).collect();
+    let pending = store.transitions_at(&places).await?;
+    let flags = store
+        .responses()
+        .await?
+        .into_iter()
+        .map(|row| (row.alert, Flags { acknowledged: row.acknowledged, ..Flags::default() }));
+    let bounds = store.setting(plan::SETTING).await?;
+    let active = store.active_labels().await?;
+    let (groups, damaged) =
+        Groups::restore(rows, &pending, flags.collect(), bounds.as_deref(), settings, &active);
+    for group in damaged {
+        tracing::error!(group, "a notification group cannot be read and begins anew");
+    }
+    Ok(groups)
 }

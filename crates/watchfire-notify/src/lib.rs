@@ -32,7 +32,9 @@ use watchfire_store::{Store, StoreError};
 mod backoff;
 pub mod channel;
 pub mod config;
+pub mod export;
 mod flush;
+pub mod import;
 mod lane;
 pub mod matcher;
 pub mod message;
@@ -45,8 +47,8 @@ pub use own::{Notice, NoticeKind};
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
 
 use channel::webhook::Webhook;
-use stages::plan::{Groups, Settings};
-use stages::route::Router;
+use stages::fleet::Fleet;
+use stages::plan::Settings;
 
 /// Notification could not begin, or could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -73,17 +75,14 @@ pub struct Prepared {
 impl Prepared {
     /// Checks a configuration and builds what it needs. Changes nothing and connects to nothing.
     pub fn new(config: NotifyConfig) -> Result<Self, ConfigError> {
-        let router = Router::new(&config)?;
+        let settings = Arc::new(Settings::new(&config)?);
         let mut webhooks = HashMap::new();
-        let mut max_alerts = HashMap::new();
         for receiver in &config.receivers {
-            max_alerts.insert(receiver.name.clone(), receiver.max_alerts);
             let Some(webhook) = &receiver.webhook else { continue };
             let webhook = Webhook::new(webhook)
                 .map_err(|fault| ConfigError { place: format!("receiver {:?}", receiver.name), fault })?;
             webhooks.insert(receiver.name.clone(), webhook);
         }
-        let settings = Arc::new(Settings { router, public_url: config.public_url.clone(), max_alerts });
         Ok(Self { config, settings, webhooks })
     }
 }
@@ -145,10 +144,6 @@ impl Notifier {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, NotifyError> {
         let prepared = Prepared::new(config)?;
-        let (groups, damaged) = Groups::restore(&store.groups().await?);
-        for group in damaged {
-            tracing::error!(group, "a notification group cannot be read and begins anew");
-        }
         let settings = watch::Sender::new(prepared.settings.clone());
         let stop = watch::Sender::new(false);
         let notices = own::Board::default();
@@ -157,8 +152,11 @@ impl Notifier {
             clock: clock.clone(),
             settings: settings.subscribe(),
             stop: stop.subscribe(),
-            groups,
             own: own::Own::new(notices.clone()),
+            groups: None,
+            fleet: Fleet::default(),
+            counted: None,
+            configured: None,
         };
         let notifier = Self { store, clock, settings, stop, notices, state: Mutex::default() };
         notifier.apply(prepared);
@@ -232,6 +230,16 @@ impl Notifier {
         let info =
             |receiver: &ReceiverConfig| ReceiverInfo { name: receiver.name.clone(), channel: "webhook" };
         state.config.receivers.iter().map(info).collect()
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> NotifyConfig {
+        self.lock().config.clone()
+    }
+
+    /// What decisions depend on now; another value once another configuration is in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
     }
 
     /// Sends a message that says that it is a test. One attempt, beside the ledger.

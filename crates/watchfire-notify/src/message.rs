@@ -81,6 +81,13 @@ pub fn annotations(
 ) -> BTreeMap<String, String> {
     let mut annotations: BTreeMap<String, String> =
         outbox.details.iter().map(|detail| (detail.name.clone(), value_text(&detail.value))).collect();
+    // Those of others are what they said, and nothing else but where we show it.
+    if outbox.generator_url.is_some() {
+        if let Some(url) = alert_url(public_url, &outbox.alert) {
+            annotations.entry("alert_url".into()).or_insert(url);
+        }
+        return annotations;
+    }
     annotations.insert("summary".into(), outbox.summary.clone());
     annotations.insert("description".into(), description(outbox, labels, ended, public_url));
     if let Some(url) = alert_url(public_url, &outbox.alert) {
@@ -141,6 +148,7 @@ mod tests {
         Outbox {
             sequence: 1,
             transition: "t".into(),
+            transition_sequence: 1,
             kind: "raised".into(),
             alert: "0123456789abcdef".into(),
             labels: LabelSet::new(),
@@ -148,6 +156,8 @@ mod tests {
             from_severity: None,
             from_since: None,
             reason: None,
+            actor: None,
+            comment: None,
             summary: "Bearing too hot".into(),
             details: details.iter().map(|(n, v)| Detail { name: n.to_string(), value: v.clone() }).collect(),
             at: "2026-01-01T00:00:00Z".parse().unwrap(),
@@ -155,6 +165,7 @@ mod tests {
             raised_at: "2026-01-01T00:00:00Z".parse().unwrap(),
             rule: "hot".into(),
             rule_version: 3,
+            generator_url: None,
         }
     }
 

@@ -95,7 +95,7 @@ impl Own {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let late = |waits: &&Waiting| {
-            settings.max_alerts.contains_key(&waits.receiver) && waits.oldest + PATIENCE < now
+            settings.receivers.contains_key(&waits.receiver) && waits.oldest + PATIENCE < now
         };
         let late: Vec<&Waiting> = waiting.iter().filter(late).collect();
         let silent: HashSet<&str> = late.iter().map(|waits| waits.receiver.as_str()).collect();
@@ -167,7 +167,7 @@ fn others(settings: &Settings, kind: &NoticeKind, about: &str, silent: &HashSet<
     routed.sort();
     routed.dedup();
     if routed.is_empty() {
-        routed.extend(settings.max_alerts.keys().filter(|other| can(other)).min().cloned());
+        routed.extend(settings.receivers.keys().filter(|other| can(other)).min().cloned());
     }
     routed
 }

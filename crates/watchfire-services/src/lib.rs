@@ -26,10 +26,12 @@
 //! The servers come from packages: [`provide`] says which, and `cargo xtask test` brings them. What a machine cannot have
 //! is [`Failure::Missing`], by which tests skip visibly.
 
+mod alertmanager;
 mod kafka;
 mod mosquitto;
 mod postgres;
 mod process;
+mod prometheus;
 pub mod provide;
 mod timescale;
 pub mod wire;
@@ -37,9 +39,11 @@ pub mod wire;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+pub use alertmanager::{Alertmanager, alertmanager_schema, amtool};
 pub use kafka::{Kafka, Secured};
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
+pub use prometheus::Prometheus;
 pub use timescale::Timescale;
 
 /// A server could not be started.

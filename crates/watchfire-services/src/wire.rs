@@ -33,6 +33,18 @@ pub fn postgres(port: u16, user: &str, database: &str, sql: &str) -> io::Result<
     Ok(rows)
 }
 
+/// Whether a server answers a GET with 200.
+pub fn http_ok(port: u16, path: &str) -> bool {
+    let ask = || -> io::Result<bool> {
+        let mut stream = connect(port)?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(head.ends_with(b" 200"))
+    };
+    ask().unwrap_or(false)
+}
+
 fn send(stream: &mut TcpStream, kind: u8, body: &[u8]) -> io::Result<()> {
     let length = (body.len() as u32 + 4).to_be_bytes();
     stream.write_all(&[&[kind][..], &length, body].concat())

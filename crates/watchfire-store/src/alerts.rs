@@ -11,10 +11,11 @@ use watchfire_model::alert::Detail;
 use watchfire_model::{Severity, Timestamp};
 
 use crate::Store;
-use crate::db::{Page, commit, json, limit, parsed, parsed_opt, sequence_cursor, time, time_opt};
+use crate::db::{Page, json, limit, parsed, parsed_opt, sequence_cursor, time, time_opt};
 use crate::deliveries::{DeliveryFilter, DeliveryRow};
 use crate::error::StoreError;
 use crate::labels::LabelSet;
+use crate::response::Response;
 
 /// Whether an alert goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -116,6 +117,45 @@ pub struct AlertRow {
     /// The module that raised it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
+    /// Whose it is.
+    pub source: AlertSource,
+    /// Where one of others leads.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub generator_url: String,
+    /// What else people did to it.
+    #[serde(flatten)]
+    pub response: Response,
+}
+
+/// Whose alert it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertSource {
+    /// A rule of ours made it.
+    Rule,
+    /// Others sent it: its labels and details are what they said.
+    External,
+}
+
+impl AlertSource {
+    /// As written in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::External => "external",
+        }
+    }
+}
+
+impl std::str::FromStr for AlertSource {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rule" => Ok(Self::Rule),
+            "external" => Ok(Self::External),
+            _ => Err(format!("{text:?} is no source of alerts: rule or external")),
+        }
+    }
 }
 
 impl sqlx::FromRow<'_, SqliteRow> for AlertRow {
@@ -146,6 +186,9 @@ impl sqlx::FromRow<'_, SqliteRow> for AlertRow {
             position: row.try_get("position")?,
             rule_version: row.try_get::<i64, _>("rule_version")? as u32,
             module: row.try_get("module")?,
+            source: parsed(row, "source")?,
+            generator_url: row.try_get("generator_url")?,
+            response: Response::from_row(row)?,
         })
     }
 }
@@ -159,7 +202,9 @@ pub struct EventRow {
     pub id: String,
     /// The alert.
     pub alert: String,
-    /// `raised`, `severity_changed`, `cleared`, `realarmed`, `resolved`, `acknowledged`, `commented`.
+    /// Of the condition: `raised`, `severity_changed`, `cleared`, `realarmed`, `resolved`. Of people, and of what they
+    /// did for a time: `acknowledged`, `unacknowledged`, `confirmed`, `shelved`, `shelve_expiring`, `unshelved`,
+    /// `suppressed`, `unsuppressed`, `assigned`, `unassigned`, `commented`.
     pub kind: String,
     /// From then on.
     #[schema(value_type = String)]
@@ -168,7 +213,8 @@ pub struct EventRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub from_severity: Option<Severity>,
-    /// Why it was resolved; with `raised`, `restored`: it had been resolved here, and the loop says that it goes on.
+    /// Why it was resolved; with `raised`, `restored`: it had been resolved here, and the loop says that it goes on; with
+    /// what ends, `expired`: its time was over; with `shelved`, `continued`: an alert before it was, of the same condition.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// For people.
@@ -230,6 +276,14 @@ pub struct AlertFilter {
     pub device: Option<String>,
     /// Raised then or later.
     pub since: Option<Timestamp>,
+    /// Acknowledged, or not.
+    pub acknowledged: Option<bool>,
+    /// Shelved, or not.
+    pub shelved: Option<bool>,
+    /// Suppressed, by design or because something is out of service, or not.
+    pub suppressed: Option<bool>,
+    /// Assigned to this person.
+    pub assigned_to: Option<String>,
     /// What the page before gave as `next`.
     pub cursor: Option<String>,
     /// How many; 0: 100; at most 1000.
@@ -280,6 +334,18 @@ impl Store {
         }
         if let Some(since) = filter.since {
             query.push(" AND raised_at >= ").push_bind(since.0);
+        }
+        for (wanted, with, without) in [
+            (filter.acknowledged, " AND acknowledged_at IS NOT NULL", " AND acknowledged_at IS NULL"),
+            (filter.shelved, " AND shelved_at IS NOT NULL", " AND shelved_at IS NULL"),
+            (filter.suppressed, " AND suppressed_at IS NOT NULL", " AND suppressed_at IS NULL"),
+        ] {
+            if let Some(wanted) = wanted {
+                query.push(if wanted { with } else { without });
+            }
+        }
+        if let Some(assigned_to) = &filter.assigned_to {
+            query.push(" AND assigned_to = ").push_bind(assigned_to.as_str());
         }
         query.push(" ORDER BY sequence DESC LIMIT ").push_bind(i64::from(limit) + 1);
         let rows = query
@@ -380,85 +446,5 @@ impl Store {
             .map(|row| Ok((parsed(row, "severity")?, row.try_get::<i64, _>("n")? as u64)))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(StoreError::sql("count alerts"))
-    }
-
-    /// Somebody knows of the alert. Saying it again changes nothing and gives the alert as it is.
-    pub async fn acknowledge(
-        &self,
-        id: &str,
-        by: &str,
-        comment: Option<&str>,
-        at: Timestamp,
-    ) -> Result<AlertRow, StoreError> {
-        self.respond(id, "acknowledged", by, comment, at).await
-    }
-
-    /// A remark in the history of the alert.
-    pub async fn comment(
-        &self,
-        id: &str,
-        by: &str,
-        comment: &str,
-        at: Timestamp,
-    ) -> Result<AlertRow, StoreError> {
-        self.respond(id, "commented", by, Some(comment), at).await
-    }
-
-    async fn respond(
-        &self,
-        id: &str,
-        kind: &'static str,
-        by: &str,
-        comment: Option<&str>,
-        at: Timestamp,
-    ) -> Result<AlertRow, StoreError> {
-        let failed = StoreError::sql("record a response");
-        let mut transaction = self.db().write().await?;
-        let mut alert: AlertRow = sqlx::query_as("SELECT * FROM alerts WHERE id = $1")
-            .bind(id)
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(&failed)?
-            .ok_or_else(|| StoreError::NotFound { what: "alert", id: id.into() })?;
-        if kind == "acknowledged" {
-            if alert.acknowledged_at.is_some() {
-                return Ok(alert);
-            }
-            sqlx::query(
-                "UPDATE alerts SET acknowledged_at = $1, acknowledged_by = $2, acknowledge_comment = $3 \
-                 WHERE id = $4",
-            )
-            .bind(at.0)
-            .bind(by)
-            .bind(comment)
-            .bind(id)
-            .execute(&mut *transaction)
-            .await
-            .map_err(&failed)?;
-            alert.acknowledged_at = Some(at);
-            alert.acknowledged_by = Some(by.into());
-            alert.acknowledge_comment = comment.map(Into::into);
-        }
-        let sequence: i64 = sqlx::query_scalar(
-            "INSERT INTO transitions (sequence, id, alert, kind, severity, summary, details, at, recorded_at, \
-             rule_version, actor, comment) \
-             SELECT coalesce(max(sequence), 0) + 1, \
-             'response/' || CAST(coalesce(max(sequence), 0) + 1 AS TEXT), $1, $2, $3, $4, '[]', $5, $5, $6, \
-             $7, $8 FROM transitions RETURNING sequence",
-        )
-        .bind(id)
-        .bind(kind)
-        .bind(alert.severity.as_str())
-        .bind(&alert.summary)
-        .bind(at.0)
-        .bind(i64::from(alert.rule_version))
-        .bind(by)
-        .bind(comment)
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(&failed)?;
-        commit(transaction, "record a response").await?;
-        self.announce_transitions(sequence);
-        Ok(alert)
     }
 }

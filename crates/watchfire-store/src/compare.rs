@@ -84,7 +84,10 @@ async fn resolve_orphans(
     for row in orphans {
         let ended = at.max(row.raised_at);
         let done = sqlx::query(
-            "UPDATE alerts SET state = 'resolved', resolved_at = $1, resolve_reason = 'orphaned' \
+            "UPDATE alerts SET state = 'resolved', resolved_at = $1, resolve_reason = 'orphaned', \
+             acknowledged_until = NULL, shelved_at = NULL, shelved_by = NULL, shelve_reason = NULL, \
+             shelved_until = NULL, shelve_one_shot = FALSE, shelve_notice_at = NULL, suppressed_at = NULL, \
+             suppressed_by = NULL, suppress_reason = NULL, suppressed_as = NULL \
              WHERE id = $2 AND state = 'active'",
         )
         .bind(ended.0)

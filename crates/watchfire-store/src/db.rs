@@ -21,6 +21,10 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_dead_letter_rows.sql"),
     include_str!("../migrations/0005_dead_letter_state.sql"),
     include_str!("../migrations/0006_rule_outages.sql"),
+    include_str!("../migrations/0007_alert_response.sql"),
+    include_str!("../migrations/0008_silences.sql"),
+    include_str!("../migrations/0009_routing.sql"),
+    include_str!("../migrations/0010_external_alerts.sql"),
 ];
 
 /// The format that this release writes.

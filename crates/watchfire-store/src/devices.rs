@@ -153,3 +153,17 @@ impl Store {
         Ok(Page::of(rows, limit, |row| row.spec.id.clone()))
     }
 }
+
+impl Store {
+    /// Calls `with` for each device that is registered.
+    pub async fn each_device(&self, mut with: impl FnMut(&DeviceSpec)) -> Result<(), StoreError> {
+        use futures::TryStreamExt as _;
+        let failed = StoreError::sql("read devices");
+        let mut rows =
+            sqlx::query("SELECT spec FROM devices WHERE deleted_at IS NULL").fetch(self.db().read());
+        while let Some(row) = rows.try_next().await.map_err(&failed)? {
+            with(&json::<DeviceSpec>(&row, "spec").map_err(&failed)?);
+        }
+        Ok(())
+    }
+}

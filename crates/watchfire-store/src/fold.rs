@@ -10,16 +10,18 @@
 //! * a transition finds its alert resolved: it stands in the history and changes nothing else. Only where the loop
 //!   says, once it is level after a start, that the alert goes on, does it ([`Fold::restore`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use watchfire_model::alert::{AlertUpdate, Evidence, ResolveReason, Transition, TransitionKind};
 use watchfire_model::{Severity, Timestamp};
 
-use crate::alerts::{AlertRow, AlertState};
-use crate::labels::{fingerprint, labels, with_severity};
+use crate::alerts::{AlertRow, AlertSource, AlertState};
+use crate::labels::{LabelSet, fingerprint, labels, with_severity};
+use crate::response::{self, Event, Response};
+use crate::service::Standing;
 
-/// Rule, device, key.
-pub(crate) type Identity = (String, String, String);
+/// Rule, device, key, and whose it is.
+pub(crate) type Identity = (String, String, String, AlertSource);
 
 /// A row of the table of transitions.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,8 +38,11 @@ pub(crate) struct Recorded {
     pub details: String,
     pub at: Timestamp,
     pub recorded_at: Timestamp,
-    pub position: String,
+    /// Of what people did for longer than an alert lasts: none.
+    pub position: Option<String>,
     pub rule_version: u32,
+    pub actor: Option<String>,
+    pub comment: Option<String>,
     /// People may have to be told.
     pub outbox: bool,
 }
@@ -55,8 +60,11 @@ pub(crate) struct Fold {
     pub recorded: Vec<Recorded>,
     /// Evidence by alert.
     pub evidence: Vec<(String, String)>,
+    /// Alerts whose flags have to be written.
+    pub responded: BTreeSet<String>,
     /// How often something had to be made up.
     pub repaired: u64,
+    standing: Standing,
     next: i64,
 }
 
@@ -72,19 +80,32 @@ fn reason_text(reason: ResolveReason) -> &'static str {
 }
 
 fn identity(transition: &Transition) -> Identity {
-    (transition.rule.clone(), transition.device.id.clone(), transition.key.clone())
+    (transition.rule.clone(), transition.device.id.clone(), transition.key.clone(), source(transition))
+}
+
+fn source(transition: &Transition) -> AlertSource {
+    if transition.external.is_some() { AlertSource::External } else { AlertSource::Rule }
+}
+
+/// The same labels with another severity; those of others stay as they were given.
+fn relabelled(row: &AlertRow, severity: Severity) -> LabelSet {
+    match row.source {
+        AlertSource::Rule => with_severity(&row.labels, severity),
+        AlertSource::External => row.labels.clone(),
+    }
 }
 
 impl Fold {
-    /// A fold over these rows; `last` is the sequence of the last transition in the store.
-    pub(crate) fn new(rows: Vec<AlertRow>, last: i64) -> Self {
+    /// A fold over these rows; `last` is the sequence of the last transition in the store, `standing` what alerts are
+    /// born with.
+    pub(crate) fn new(rows: Vec<AlertRow>, last: i64, standing: Standing) -> Self {
         let active = rows
             .iter()
             .filter(|row| row.state == AlertState::Active)
-            .map(|row| ((row.rule.clone(), row.device.clone(), row.key.clone()), row.id.clone()))
+            .map(|row| ((row.rule.clone(), row.device.clone(), row.key.clone(), row.source), row.id.clone()))
             .collect();
         let rows = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
-        Self { rows, active, next: last + 1, ..Self::default() }
+        Self { rows, active, next: last + 1, standing, ..Self::default() }
     }
 
     /// Applies one transition that is not in the store yet.
@@ -127,7 +148,7 @@ impl Fold {
         row.cleared_at = latched.then_some(transition.at);
         row.severity = transition.severity;
         row.severity_since = transition.at;
-        row.labels = with_severity(&row.labels, transition.severity);
+        row.labels = relabelled(row, transition.severity);
         row.fingerprint = fingerprint(&row.labels);
         row.last_seen = row.last_seen.max(transition.at);
         row.summary.clone_from(&transition.summary);
@@ -139,6 +160,11 @@ impl Fold {
         if let Some(recorded) = self.recorded.last_mut() {
             recorded.reason = Some("restored");
         }
+        if let Some(row) = self.rows.get_mut(&transition.alert.0) {
+            response::restored(row);
+            self.responded.insert(transition.alert.0.clone());
+        }
+        self.hold(transition);
     }
 
     /// What is known of a repeated trigger.
@@ -158,7 +184,13 @@ impl Fold {
         if let Some(other) = self.active.remove(&identity) {
             self.supersede(&other, transition);
         }
-        let labels = labels(&transition.rule, &transition.device, &transition.key, transition.severity);
+        let (labels, generator_url) = match &transition.external {
+            Some(external) => (external.labels.clone(), external.generator_url.clone()),
+            None => {
+                let (rule, device, key) = (&transition.rule, &transition.device, &transition.key);
+                (labels(rule, device, key, transition.severity), String::new())
+            }
+        };
         let row = AlertRow {
             id: transition.alert.0.clone(),
             sequence: self.next,
@@ -185,12 +217,54 @@ impl Fold {
             position: transition.position.to_string(),
             rule_version: transition.rule_version,
             module: transition.evidence.as_ref().map(|evidence| evidence.module.to_string()),
+            source: source(transition),
+            generator_url,
+            response: Response::default(),
         };
         self.active.insert(identity, row.id.clone());
         self.touch(&row.id);
         self.rows.insert(row.id.clone(), row);
         self.record(transition, "raised", id, None, true);
         self.keep_evidence(transition);
+        self.hold(transition);
+    }
+
+    /// An alert that begins is suppressed or shelved from its beginning, where its device, its rule or its condition is.
+    fn hold(&mut self, transition: &Transition) {
+        let Some(row) = self.rows.get_mut(&transition.alert.0) else { return };
+        let at = transition.logged_at;
+        let mut events: Vec<(Event, String)> = Vec::new();
+        if let Some(service) = self.standing.service(row) {
+            let event = response::suppress(row, service.kind, &service.created_by, &service.reason, at);
+            events.push((event, service.created_by.clone()));
+        }
+        if let Some(shelf) = self.standing.shelf(row) {
+            events.push((response::shelved_from_the_start(row, shelf, at), shelf.shelved_by.clone()));
+        }
+        for (event, actor) in events {
+            let recorded = Recorded {
+                sequence: self.next,
+                id: format!("{}/{}", transition.id, event.kind),
+                alert: row.id.clone(),
+                kind: event.kind,
+                severity: row.severity,
+                from_severity: None,
+                from_since: Some(row.severity_since),
+                reason: event.reason,
+                summary: row.summary.clone(),
+                details: crate::db::to_json(&event.details),
+                at,
+                recorded_at: at,
+                position: None,
+                rule_version: row.rule_version,
+                actor: Some(actor),
+                comment: event.comment,
+                outbox: event.outbox,
+            };
+            self.next += 1;
+            self.responded.insert(row.id.clone());
+            self.recorded.push(recorded);
+        }
     }
 
     fn supersede(&mut self, other: &str, by: &Transition) {
@@ -199,6 +273,9 @@ impl Fold {
         row.state = AlertState::Resolved;
         row.resolved_at = Some(by.at.max(row.raised_at));
         row.resolve_reason = Some("superseded".into());
+        if row.response.end() {
+            self.responded.insert(other.into());
+        }
         let recorded = Recorded {
             sequence: self.next,
             id: format!("{}/superseded/{other}", by.id),
@@ -212,8 +289,10 @@ impl Fold {
             details: crate::db::to_json(&row.details),
             at: by.at.max(row.raised_at),
             recorded_at: by.logged_at,
-            position: by.position.to_string(),
+            position: Some(by.position.to_string()),
             rule_version: by.rule_version,
+            actor: None,
+            comment: None,
             outbox: true,
         };
         self.next += 1;
@@ -240,7 +319,7 @@ impl Fold {
                 row.cleared_at = None;
                 row.severity = transition.severity;
                 row.severity_since = transition.at;
-                row.labels = with_severity(&row.labels, transition.severity);
+                row.labels = relabelled(row, transition.severity);
                 row.fingerprint = fingerprint(&row.labels);
                 outbox = before != transition.severity;
             }
@@ -254,6 +333,9 @@ impl Fold {
                 row.state = AlertState::Resolved;
                 row.resolved_at = Some(transition.at);
                 row.resolve_reason = Some(reason_text(*reason).into());
+                if row.response.end() {
+                    self.responded.insert(row.id.clone());
+                }
                 self.active.remove(&identity(transition));
             }
         }
@@ -293,8 +375,10 @@ impl Fold {
             details: crate::db::to_json(&transition.details),
             at: transition.at,
             recorded_at: transition.logged_at,
-            position: transition.position.to_string(),
+            position: Some(transition.position.to_string()),
             rule_version: transition.rule_version,
+            actor: None,
+            comment: None,
             outbox,
         });
         self.next += 1;

@@ -18,6 +18,8 @@ use crate::compare;
 use crate::db::{Database, chunk, commit, to_json};
 use crate::error::StoreError;
 use crate::fold::{Fold, Recorded};
+use crate::responses::write_response;
+use crate::service::Standing;
 
 /// Transitions and updates that wait at most. The loop blocks above it. An alert with evidence is a few
 /// KiB, so this is some tens of MiB.
@@ -271,7 +273,12 @@ pub(crate) async fn write_as(
         .fetch_one(&mut *connection)
         .await
         .map_err(StoreError::sql(ACTION))?;
-    let mut fold = Fold::new(rows, last);
+    let identities: Vec<(&str, &str, &str)> = new
+        .iter()
+        .map(|transition| (transition.rule.as_str(), transition.device.id.as_str(), transition.key.as_str()))
+        .collect();
+    let standing = Standing::load(&mut connection, &identities).await.map_err(StoreError::sql(ACTION))?;
+    let mut fold = Fold::new(rows, last, standing);
     for transition in &new {
         if let Some(update) = updates.get(&transition.alert.0) {
             fold.update(update);
@@ -364,8 +371,10 @@ async fn insert(connection: &mut SqliteConnection, fold: &Fold) -> Result<(), sq
         });
         query.push(" ON CONFLICT (alert) DO NOTHING").build().execute(&mut *connection).await?;
     }
-    let outbox: Vec<i64> =
-        fold.recorded.iter().filter(|recorded| recorded.outbox).map(|recorded| recorded.sequence).collect();
+    for row in fold.responded.iter().filter_map(|id| fold.rows.get(id)) {
+        write_response(connection, row).await?;
+    }
+    let outbox = told_in_order(&fold.recorded);
     for part in outbox.chunks(chunk(1)) {
         let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO outbox (transition) ");
         query.push_values(part, |mut tuple, sequence| {
@@ -376,14 +385,34 @@ async fn insert(connection: &mut SqliteConnection, fold: &Fold) -> Result<(), sq
     Ok(())
 }
 
+/// What goes into the outbox, in order. That an alert is suppressed or shelved from its beginning stands in front of its
+/// raise, so that whoever tells of the raise knows: it might read no further.
+fn told_in_order(recorded: &[Recorded]) -> Vec<i64> {
+    let mut outbox: Vec<i64> = Vec::with_capacity(recorded.len());
+    let mut raise: Option<(usize, &str)> = None;
+    for recorded in recorded.iter().filter(|recorded| recorded.outbox) {
+        match (recorded.kind, raise) {
+            ("suppressed" | "shelved", Some((place, alert))) if alert == recorded.alert => {
+                outbox.insert(place, recorded.sequence);
+                raise = Some((place + 1, alert));
+            }
+            (kind, _) => {
+                raise = (kind == "raised").then_some((outbox.len(), recorded.alert.as_str()));
+                outbox.push(recorded.sequence);
+            }
+        }
+    }
+    outbox
+}
+
 async fn insert_transitions(
     connection: &mut SqliteConnection,
     recorded: &[Recorded],
 ) -> Result<(), sqlx::Error> {
-    for part in recorded.chunks(chunk(14)) {
+    for part in recorded.chunks(chunk(16)) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO transitions (sequence, id, alert, kind, severity, from_severity, from_since, reason, \
-             summary, details, at, recorded_at, position, rule_version) ",
+             summary, details, at, recorded_at, position, rule_version, actor, comment) ",
         );
         query.push_values(part, |mut tuple, recorded| {
             tuple
@@ -399,8 +428,10 @@ async fn insert_transitions(
                 .push_bind(recorded.details.as_str())
                 .push_bind(recorded.at.0)
                 .push_bind(recorded.recorded_at.0)
-                .push_bind(recorded.position.as_str())
-                .push_bind(i64::from(recorded.rule_version));
+                .push_bind(recorded.position.as_deref())
+                .push_bind(i64::from(recorded.rule_version))
+                .push_bind(recorded.actor.as_deref())
+                .push_bind(recorded.comment.as_deref());
         });
         query.build().execute(&mut *connection).await?;
     }
@@ -411,7 +442,7 @@ async fn upsert_alerts(connection: &mut SqliteConnection, rows: &[&AlertRow]) ->
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO alerts (id, sequence, rule, device, key, severity, summary, details, labels, \
          fingerprint, state, raised_at, severity_since, cleared_at, resolved_at, resolve_reason, last_seen, \
-         count, partition, position, rule_version, module) ",
+         count, partition, position, rule_version, module, source, generator_url) ",
     );
     query.push_values(rows, |mut tuple, row| {
         tuple
@@ -436,15 +467,18 @@ async fn upsert_alerts(connection: &mut SqliteConnection, rows: &[&AlertRow]) ->
             .push_bind(i64::from(row.partition))
             .push_bind(row.position.as_str())
             .push_bind(i64::from(row.rule_version))
-            .push_bind(row.module.as_deref());
+            .push_bind(row.module.as_deref())
+            .push_bind(row.source.as_str())
+            .push_bind(row.generator_url.as_str());
     });
-    // What people said (acknowledged) and where it began are not the loop's to change.
+    // What people said and where it began are not the loop's to change.
     query.push(
         " ON CONFLICT (id) DO UPDATE SET severity = excluded.severity, summary = excluded.summary, \
          details = excluded.details, labels = excluded.labels, fingerprint = excluded.fingerprint, \
          state = excluded.state, severity_since = excluded.severity_since, \
          cleared_at = excluded.cleared_at, resolved_at = excluded.resolved_at, \
-         resolve_reason = excluded.resolve_reason, last_seen = excluded.last_seen, count = excluded.count",
+         resolve_reason = excluded.resolve_reason, last_seen = excluded.last_seen, \
+         count = excluded.count, generator_url = excluded.generator_url",
     );
     query.build().execute(&mut *connection).await?;
     Ok(())

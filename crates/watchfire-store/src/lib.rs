@@ -33,15 +33,20 @@ mod keeper;
 pub mod labels;
 pub mod modules;
 pub mod outages;
+pub mod quality;
+pub mod response;
+mod responses;
 pub mod retention;
 pub mod routing;
 pub mod rules;
 pub mod secrets;
+pub mod service;
 mod settings;
+pub mod silences;
 pub mod tokens;
 mod uses;
 
-pub use alerts::{AlertDetail, AlertFilter, AlertRow, AlertState, EventRow};
+pub use alerts::{AlertDetail, AlertFilter, AlertRow, AlertSource, AlertState, EventRow};
 pub use audit::{AuditFilter, AuditRow};
 pub use credentials::{Checked, CredentialKind, CredentialRow, Revoked};
 pub use db::{PAGE, Page};
@@ -53,10 +58,17 @@ pub use devices::{DeviceFilter, DeviceRow};
 pub use error::StoreError;
 pub use labels::{LabelSet, fingerprint};
 pub use modules::ModuleRow;
+pub use quality::{Quality, QualityFilter};
+pub use response::{Act, Response, ShelfRow, ShelvePolicy, ShelveUntil, SuppressedAs};
+pub use responses::{Done, Expired};
 pub use retention::{Retention, Tidied, Tidying};
-pub use routing::{Flush, GroupRow, NewDelivery, Outbox};
+pub use routing::{
+    DecisionRow, Flush, GroupRow, GroupRows, MemberRow, NewDelivery, Outbox, PendingRow, ResponseRow,
+};
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
+pub use silences::{ForgottenAfter, NewSilence, Silence, SilenceMatcher, SilenceState, SilenceUse};
+pub use service::ServiceRow;
 pub use tokens::{NewToken, Role, TokenRow};
 
 /// The store. Cheap to clone; all clones are one.
@@ -75,6 +87,7 @@ struct Inner {
     noting: JoinHandle<()>,
     transitions: watch::Sender<i64>,
     deliveries: watch::Sender<u64>,
+    silences: watch::Sender<u64>,
     bounds: Mutex<DeadLetterBounds>,
     verified: secrets::Verified,
     guesses: guesses::Guesses,
@@ -124,6 +137,7 @@ impl Store {
                 noting,
                 transitions,
                 deliveries: watch::Sender::new(generation as u64),
+                silences: watch::Sender::new(0),
                 bounds: Mutex::default(),
                 verified: secrets::Verified::default(),
                 guesses: guesses::Guesses::default(),
@@ -216,6 +230,14 @@ impl Store {
 
     pub(crate) fn announce_transitions(&self, sequence: i64) {
         announce(&self.inner.transitions, sequence);
+    }
+
+    pub(crate) fn silence_changes(&self) -> &watch::Sender<u64> {
+        &self.inner.silences
+    }
+
+    pub(crate) fn announce_silences(&self) {
+        self.inner.silences.send_modify(|generation| *generation += 1);
     }
 
     pub(crate) fn announce_deliveries(&self) {

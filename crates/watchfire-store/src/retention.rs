@@ -38,6 +38,8 @@ pub struct Retention {
     pub deliveries_for: Span,
     /// As many of them.
     pub deliveries: u64,
+    /// Silences that ended.
+    pub silences_for: Span,
     /// Lines of the audit trail.
     pub audit_for: Span,
     /// As many of them.
@@ -54,6 +56,8 @@ impl Default for Retention {
             evidence: 100_000,
             deliveries_for: days(30),
             deliveries: 1_000_000,
+            // As Alertmanager keeps them.
+            silences_for: days(5),
             audit_for: days(365),
             audit: 1_000_000,
         }
@@ -71,6 +75,8 @@ pub struct Tidied {
     pub deliveries: u64,
     /// Rows of the outbox that were routed.
     pub outbox: u64,
+    /// Silences that ended.
+    pub silences: u64,
     /// Lines of the audit trail.
     pub audit: u64,
 }
@@ -115,8 +121,9 @@ impl Store {
         let outbox = self.tidy_outbox(now - retention.deliveries_for).await?;
         let alerts = self.tidy_alerts(retention, now, kept).await?;
         let evidence = self.tidy_evidence(retention.evidence).await?;
+        let silences = self.remove_silences(now - retention.silences_for).await?;
         let audit = self.tidy_audit(retention, now).await?;
-        Ok(Tidied { alerts, evidence, deliveries, outbox, audit })
+        Ok(Tidied { alerts, evidence, deliveries, outbox, silences, audit })
     }
 
     /// From the oldest on, part by part, until a part has nothing to remove.

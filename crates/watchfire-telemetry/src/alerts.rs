@@ -8,6 +8,9 @@ use prometheus_client::registry::Registry;
 
 use crate::{Labels, seconds};
 
+/// Seconds that people take: from one to eighteen hours.
+const ACKNOWLEDGE: [f64; 9] = [1.0, 10.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14_400.0, 64_800.0];
+
 /// Alerts and deliveries.
 #[derive(Debug)]
 pub struct AlertMetrics {
@@ -21,6 +24,18 @@ pub struct AlertMetrics {
     pub commit_seconds: Histogram,
     /// Alerts that are active, by `severity`.
     pub active: Family<Labels<1>, Gauge>,
+    /// Alerts that have been active for more than a day.
+    pub standing: Gauge,
+    /// Alerts that are shelved.
+    pub shelved: Gauge,
+    /// Alerts that are suppressed: by design, or because something is out of service.
+    pub suppressed: Gauge,
+    /// Alerts that were raised in the last ten minutes.
+    pub raised_lately: Gauge,
+    /// What people did to alerts, and what of it ended by itself, by `kind`.
+    pub responses: Family<Labels<1>, Counter>,
+    /// From when a raise became known to its first acknowledgement.
+    pub acknowledge_seconds: Histogram,
     /// Dead letters that the bounds of their table dropped.
     pub dead_letters_dropped: Counter,
     /// Outbox rows routed.
@@ -47,6 +62,12 @@ impl Default for AlertMetrics {
             store_failures: Counter::default(),
             commit_seconds: seconds(),
             active: Family::default(),
+            standing: Gauge::default(),
+            shelved: Gauge::default(),
+            suppressed: Gauge::default(),
+            raised_lately: Gauge::default(),
+            responses: Family::default(),
+            acknowledge_seconds: Histogram::new(ACKNOWLEDGE),
             dead_letters_dropped: Counter::default(),
             routed: Counter::default(),
             deliveries: Family::default(),
@@ -78,6 +99,32 @@ impl AlertMetrics {
             self.commit_seconds.clone(),
         );
         registry.register("alerts_active", "Alerts that are active", self.active.clone());
+        registry.register(
+            "alerts_standing",
+            "Alerts that have been active for more than a day",
+            self.standing.clone(),
+        );
+        registry.register("alerts_shelved", "Alerts that are shelved", self.shelved.clone());
+        registry.register(
+            "alerts_suppressed",
+            "Alerts that are suppressed by design or because something is out of service",
+            self.suppressed.clone(),
+        );
+        registry.register(
+            "alerts_raised_lately",
+            "Alerts that were raised in the last ten minutes",
+            self.raised_lately.clone(),
+        );
+        registry.register(
+            "alert_responses",
+            "What people did to alerts, and what of it ended by itself",
+            self.responses.clone(),
+        );
+        registry.register(
+            "alert_acknowledge_seconds",
+            "From when a raise became known to its first acknowledgement",
+            self.acknowledge_seconds.clone(),
+        );
         registry.register(
             "dead_letters_dropped",
             "Dead letters that the bounds of their table dropped",

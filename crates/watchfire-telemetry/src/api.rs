@@ -16,6 +16,14 @@ pub struct ApiMetrics {
     pub projector_lag: Gauge,
     /// Dead letters that were written to the store.
     pub dead_letters: Counter,
+    /// 1: the configuration that was read last is in force; 0: it could not be used, and the one before it is.
+    pub config_in_force: Gauge,
+    /// What others said of their alerts, by `status`: `firing` or `resolved`.
+    pub external_received: Family<[(&'static str, &'static str); 1], Counter>,
+    /// What others said of their alerts and made no sense.
+    pub external_invalid: Counter,
+    /// What others said again of their alerts without need for a record.
+    pub external_unchanged: Counter,
 }
 
 impl ApiMetrics {
@@ -37,6 +45,26 @@ impl ApiMetrics {
             "projector_lag_records",
             "Records of the log that the store's tables lack",
             self.projector_lag.clone(),
+        );
+        registry.register(
+            "config_in_force",
+            "Whether the configuration that was read last is in force",
+            self.config_in_force.clone(),
+        );
+        registry.register(
+            "external_alerts_received",
+            "What others said of their alerts",
+            self.external_received.clone(),
+        );
+        registry.register(
+            "external_alerts_invalid",
+            "What others said of their alerts and made no sense",
+            self.external_invalid.clone(),
+        );
+        registry.register(
+            "external_alerts_unchanged",
+            "What others said again of their alerts without need for a record",
+            self.external_unchanged.clone(),
         );
         registry.register(
             "dead_letters_stored",

@@ -15,7 +15,8 @@ use watchfire_engine::{BreakerStatus, Engine, EngineStatus, RuleEventKind, RuleS
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
 use watchfire_model::call::Manifest;
 use watchfire_model::{Digest, Limits, PartitionId, RuleVersion, Timestamp};
-use watchfire_notify::Notifier;
+use watchfire_notify::stages::plan::Settings;
+use watchfire_notify::{Notifier, NotifyConfig};
 use watchfire_store::{Store, StoreError};
 
 /// How old what is said of all rules may be: lists ask once for each rule.
@@ -342,6 +343,14 @@ impl Receivers for NotifierAdapter {
             channels: vec![receiver.channel.to_string()],
         };
         self.0.receivers().into_iter().map(one).collect()
+    }
+
+    fn config(&self) -> NotifyConfig {
+        self.0.config()
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.0.settings()
     }
 
     fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>> {

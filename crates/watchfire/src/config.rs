@@ -27,12 +27,16 @@ use watchfire_ingest::mqtt_source::{MqttSourceError, MqttSourceOptions};
 use watchfire_ingest::tls::TlsConfig;
 use watchfire_log::LogOptions;
 use watchfire_model::Duration;
+use watchfire_notify::stages::escalation::EscalationConfig;
+use watchfire_notify::stages::inhibit::InhibitConfig;
+use watchfire_notify::stages::interval::TimeIntervalConfig;
+use watchfire_notify::stages::storm::StormConfig;
 use watchfire_notify::{NotifyConfig, ReceiverConfig, RouteConfig};
 use watchfire_sink::http::HttpSinkConfig;
 use watchfire_sink::kafka::KafkaConfig;
 use watchfire_sink::mqtt::MqttSinkConfig;
 use watchfire_sink::timescale::TimescaleConfig;
-use watchfire_store::Retention;
+use watchfire_store::{Retention, ShelvePolicy};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,6 +60,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long history is kept.
     pub store: StoreConfig,
+    /// What people may do to alerts.
+    pub alerts: AlertsConfig,
     /// The partition loop.
     pub engine: EngineConfig,
     /// What the engine says of itself.
@@ -66,6 +72,16 @@ pub struct Config {
     pub receiver: Vec<ReceiverConfig>,
     /// Who is told of what.
     pub route: RouteConfig,
+    /// Which alerts keep which others from being told.
+    pub inhibit: Vec<InhibitConfig>,
+    /// Times of day and year that routes name.
+    pub time_interval: Vec<TimeIntervalConfig>,
+    /// Who is told next where nobody acknowledges.
+    pub escalation: Vec<EscalationConfig>,
+    /// What of many alerts is one storm.
+    pub storm: Vec<StormConfig>,
+    /// What those who speak Alertmanager's API find.
+    pub alertmanager: AlertmanagerConfig,
 }
 
 impl Default for Config {
@@ -80,11 +96,17 @@ impl Default for Config {
             ingest: IngestConfig::default(),
             log: LogConfig::default(),
             store: StoreConfig::default(),
+            alerts: AlertsConfig::default(),
             engine: EngineConfig::default(),
             telemetry: TelemetryConfig::default(),
             sink: SinkConfig::default(),
             receiver: Vec::new(),
             route: RouteConfig::default(),
+            inhibit: Vec::new(),
+            time_interval: Vec::new(),
+            escalation: Vec::new(),
+            storm: Vec::new(),
+            alertmanager: AlertmanagerConfig::default(),
         }
     }
 }
@@ -252,6 +274,21 @@ impl LogConfig {
     }
 }
 
+/// What those who speak Alertmanager's API find.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertmanagerConfig {
+    /// An alert of others that says no end is over so long after it was said last.
+    pub resolve_timeout: Duration,
+}
+
+impl Default for AlertmanagerConfig {
+    /// As Alertmanager has it.
+    fn default() -> Self {
+        Self { resolve_timeout: Duration::from_secs(300) }
+    }
+}
+
 /// How long history is kept, and how much of it; whichever is over first. What is active, pending or not routed yet
 /// stays, and so does what the log could still replay.
 #[derive(Clone, Debug, Deserialize)]
@@ -267,6 +304,8 @@ pub struct StoreConfig {
     pub deliveries_for: Duration,
     /// As many of them.
     pub deliveries: u64,
+    /// Silences that ended.
+    pub silences_for: Duration,
     /// The audit trail.
     pub audit_for: Duration,
     /// As many lines of it.
@@ -275,18 +314,50 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        let Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
-            Retention::default();
-        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+        let Retention {
+            alerts_for,
+            alerts,
+            evidence,
+            deliveries_for,
+            deliveries,
+            silences_for,
+            audit_for,
+            audit,
+        } = Retention::default();
+        Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
     }
 }
 
 impl StoreConfig {
     /// As the store takes it.
     pub fn retention(&self) -> Retention {
-        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit } =
+        let Self { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit } =
             self.clone();
-        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, audit_for, audit }
+        Retention { alerts_for, alerts, evidence, deliveries_for, deliveries, silences_for, audit_for, audit }
+    }
+}
+
+/// What people may do to alerts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// The longest that an alert is shelved, until it ends or for a time.
+    pub max_shelve: Duration,
+    /// So long before shelving ends people are told of it; 0: they are not.
+    pub shelve_notice: Duration,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        let ShelvePolicy { max, notice } = ShelvePolicy::default();
+        Self { max_shelve: max, shelve_notice: notice }
+    }
+}
+
+impl AlertsConfig {
+    /// As the API takes it.
+    pub fn shelve(&self) -> ShelvePolicy {
+        ShelvePolicy { max: self.max_shelve, notice: self.shelve_notice }
     }
 }
 
@@ -480,6 +551,9 @@ impl Config {
         if self.log.segment_bytes < 1 << 20 {
             return wrong("log.segment_bytes", "is at least 1048576");
         }
+        if self.alerts.max_shelve == Duration::ZERO {
+            return wrong("alerts.max_shelve", "is longer than nothing, such as \"24h\"");
+        }
         if crate::telemetry::check(&self.telemetry.level).is_err() {
             return wrong(
                 "telemetry.level",
@@ -495,6 +569,10 @@ impl Config {
             public_url: self.public_url.clone(),
             receivers: self.receiver.clone(),
             route: self.route.clone(),
+            inhibit: self.inhibit.clone(),
+            time_intervals: self.time_interval.clone(),
+            escalations: self.escalation.clone(),
+            storms: self.storm.clone(),
         }
     }
 
@@ -679,10 +757,21 @@ mod tests {
         let text = include_str!("../../../docs/watchfire.example.toml");
         let shown = |config: &Config| {
             let Config {
-                data, rules, public_url, http, mqtt, source, ingest, log, engine, telemetry, ..
+                data,
+                rules,
+                public_url,
+                http,
+                mqtt,
+                source,
+                ingest,
+                log,
+                alerts,
+                engine,
+                telemetry,
+                ..
             } = config;
             format!(
-                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {source:?} {ingest:?} {log:?} {engine:?} {telemetry:?}"
+                "{data:?} {rules:?} {public_url:?} {http:?} {mqtt:?} {source:?} {ingest:?} {log:?} {alerts:?} {engine:?} {telemetry:?}"
             )
         };
         // Sections that are there only where somebody wants them: each key stands in a comment, with its default.

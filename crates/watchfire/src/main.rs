@@ -45,6 +45,9 @@ enum Command {
     /// Rules: write, build, test, deploy
     #[command(subcommand)]
     Rule(Rule),
+    /// Who is told of what, by a configuration
+    #[command(subcommand)]
+    Route(commands::RouteCommand),
     /// Look into the log of an engine that does not run
     #[command(subcommand)]
     Log(logs::LogCommand),
@@ -118,6 +121,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Rule(Rule::Test(options)) => scenario::run(options, &global).await,
         Command::Rule(Rule::Check(options)) => check::run(options, global.json),
         Command::Rule(Rule::Remote(command)) => return commands::run_rule(command, &global).await,
+        Command::Route(command) => commands::run_route(command, global.json),
         Command::Log(command) => logs::run(command, global.json),
         Command::Restore(options) => restore::run(options, global.json),
         Command::Remote(command) => return commands::run(command, &global).await,

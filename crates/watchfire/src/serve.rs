@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use watchfire_api::alertmanager::{ActiveAlerts, follow_silences};
 use watchfire_api::control::{ControlPlane, Snapshot};
 use watchfire_api::projector::Projector;
 use watchfire_api::{ApiOptions, Services};
@@ -220,6 +221,13 @@ impl Server {
             intake.clone(),
             authenticator,
         );
+        let active = Arc::new(ActiveAlerts::new(store.clone()));
+        let following = {
+            let notifier = notifier.clone();
+            let settings = move || notifier.settings();
+            follow_silences(store.clone(), active.clone(), settings, clock.clone(), stop.clone())
+        };
+        listeners.push(tokio::spawn(following));
         let api = watchfire_api::router(Services {
             control,
             store: store.clone(),
@@ -244,6 +252,7 @@ impl Server {
                 },
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
+            active,
             sources: {
                 let sources = sources.clone();
                 Arc::new(move || sources.list())
@@ -264,6 +273,8 @@ impl Server {
                 anonymous: config.http.anonymous,
                 scratch: data.join("scratch"),
                 ready_lag: if config.engine.ready_lag == 0 { 10_000 } else { config.engine.ready_lag },
+                resolve_timeout: config.alertmanager.resolve_timeout,
+                shelve: config.alerts.shelve(),
             },
         });
         let tls = config.http.tls.clone().map(|tls| ServerTls::load(tls, &["h2", "http/1.1"])).transpose();
@@ -275,6 +286,7 @@ impl Server {
         let router = axum::Router::new().merge(ingest).fallback_service(api);
         let serving = listen::serve(listener, router, tls, config.http.connections.clone(), stop.clone());
         listeners.push(tokio::spawn(serving));
+        watchfire_telemetry::metrics().api.config_in_force.set(1);
         tracing::info!(http = %addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, "watchfire runs");
         Ok(Self {
             addresses,
@@ -318,6 +330,7 @@ impl Server {
         self.notifier.apply(prepared);
         // Where somebody else holds the subscriber of the process there is no level to set.
         let _ = telemetry::level().set(&config.telemetry.level);
+        watchfire_telemetry::metrics().api.config_in_force.set(1);
         Ok(())
     }
 
@@ -369,7 +382,10 @@ pub async fn run(load: impl Fn() -> Result<Config>, clock: Arc<dyn Clock>) -> Re
             said = server.engine().failed() => bail!("a thread of the partition loop has panicked: {said}"),
             _ = hang_up.recv() => match load().and_then(|config| server.reload(&config)) {
                 Ok(()) => tracing::info!("receivers, routes, certificates and the level of the log are as configured now"),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
+                Err(error) => {
+                    watchfire_telemetry::metrics().api.config_in_force.set(0);
+                    tracing::error!(error = format!("{error:#}"), "the configuration stays as it was");
+                }
             },
         }
     }

@@ -1,4 +1,4 @@
-//! Alerts: look, respond, follow.
+//! Alerts: look, reset, follow. What else people do to them: `responses.rs`.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use watchfire_model::Severity;
 use watchfire_store::{AlertDetail, AlertFilter, AlertRow, AlertState};
 
 use super::AppState;
-use super::extract::{Json, JsonOrDefault, Operator, Path, Query, Viewer};
+use super::extract::{JsonOrDefault, Operator, Path, Query, Viewer};
 use super::page::{Listing, PageQuery};
 use crate::problem::Problem;
 
@@ -30,19 +30,38 @@ pub(crate) struct AlertQuery {
     device: Option<String>,
     /// Raised at this time or later: RFC 3339, or milliseconds since the epoch.
     since: Option<String>,
+    /// `true` or `false`.
+    acknowledged: Option<String>,
+    /// `true` or `false`.
+    shelved: Option<String>,
+    /// `true` or `false`: by design, or because something is out of service.
+    suppressed: Option<String>,
+    /// Assigned to this person.
+    assigned_to: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct AcknowledgeRequest {
-    /// Kept with the alert.
-    comment: Option<String>,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CommentRequest {
-    comment: String,
+impl AlertQuery {
+    /// What the store looks for.
+    pub(crate) fn filter(self, page: PageQuery) -> Result<AlertFilter, Problem> {
+        let severity =
+            self.severity.as_deref().unwrap_or_default().split(',').filter(|text| !text.is_empty());
+        Ok(AlertFilter {
+            state: parameter::<AlertState>("state", self.state.as_deref())?,
+            severity: severity
+                .map(|text| parameter::<Severity>("severity", Some(text)))
+                .filter_map(Result::transpose)
+                .collect::<Result<_, _>>()?,
+            since: super::page::time("since", self.since.as_deref())?,
+            acknowledged: parameter("acknowledged", self.acknowledged.as_deref())?,
+            shelved: parameter("shelved", self.shelved.as_deref())?,
+            suppressed: parameter("suppressed", self.suppressed.as_deref())?,
+            rule: self.rule,
+            device: self.device,
+            assigned_to: self.assigned_to,
+            limit: page.limit()?,
+            cursor: page.cursor,
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -54,7 +73,8 @@ pub(crate) struct ResetRequest {
     reason: Option<String>,
 }
 
-fn parameter<T: std::str::FromStr<Err: std::fmt::Display>>(
+/// A part of the query, as what it stands for. Empty is as if it were missing.
+pub(super) fn parameter<T: std::str::FromStr<Err: std::fmt::Display>>(
     name: &'static str,
     text: Option<&str>,
 ) -> Result<Option<T>, Problem> {
@@ -66,15 +86,6 @@ fn parameter<T: std::str::FromStr<Err: std::fmt::Display>>(
         .transpose()
 }
 
-/// Remarks of people are bounded: they go into notifications.
-fn check_comment(comment: &str) -> Result<(), Problem> {
-    match comment.chars().count() {
-        1..=4096 => Ok(()),
-        n => Err(Problem::refused("comment", format!("a comment has 1 to 4096 characters, not {n}"))
-            .with("pointer", "/comment")),
-    }
-}
-
 /// Alerts, the latest first
 #[utoipa::path(get, path = "/alerts", tag = "alerts", params(PageQuery, AlertQuery),
     responses((status = 200, body = Listing<AlertRow>)))]
@@ -84,19 +95,7 @@ pub(crate) async fn list_alerts(
     Query(page): Query<PageQuery>,
     Query(query): Query<AlertQuery>,
 ) -> Result<Response, Problem> {
-    let severity = query.severity.as_deref().unwrap_or_default().split(',').filter(|text| !text.is_empty());
-    let filter = AlertFilter {
-        state: parameter::<AlertState>("state", query.state.as_deref())?,
-        severity: severity
-            .map(|text| parameter::<Severity>("severity", Some(text)))
-            .filter_map(Result::transpose)
-            .collect::<Result<_, _>>()?,
-        rule: query.rule,
-        device: query.device,
-        since: super::page::time("since", query.since.as_deref())?,
-        limit: page.limit()?,
-        cursor: page.cursor,
-    };
+    let filter = query.filter(page)?;
     Ok(axum::Json(state.store.alerts(&filter).await?).into_response())
 }
 
@@ -109,39 +108,6 @@ pub(crate) async fn get_alert(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     Ok(axum::Json(state.store.alert(&id).await?).into_response())
-}
-
-/// Somebody knows of it
-#[utoipa::path(post, path = "/alerts/{id}/acknowledge", tag = "alerts", params(("id" = String, Path)),
-    request_body = AcknowledgeRequest,
-    responses((status = 200, body = AlertRow), (status = 404)))]
-pub(crate) async fn acknowledge_alert(
-    Operator(caller): Operator,
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-    JsonOrDefault(request): JsonOrDefault<AcknowledgeRequest>,
-) -> Result<Response, Problem> {
-    request.comment.as_deref().map_or(Ok(()), check_comment)?;
-    let now = state.clock.wall();
-    let alert = state.store.acknowledge(&id, &caller.name, request.comment.as_deref(), now).await?;
-    state.audit(&caller, "alert.acknowledge", &id, None).await;
-    Ok(axum::Json(alert).into_response())
-}
-
-/// A remark in its history
-#[utoipa::path(post, path = "/alerts/{id}/comment", tag = "alerts", params(("id" = String, Path)),
-    request_body = CommentRequest,
-    responses((status = 200, body = AlertRow), (status = 404)))]
-pub(crate) async fn comment_alert(
-    Operator(caller): Operator,
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-    Json(request): Json<CommentRequest>,
-) -> Result<Response, Problem> {
-    check_comment(&request.comment)?;
-    let alert = state.store.comment(&id, &caller.name, &request.comment, state.clock.wall()).await?;
-    state.audit(&caller, "alert.comment", &id, None).await;
-    Ok(axum::Json(alert).into_response())
 }
 
 /// Resets a latched alert, or ends one by force

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument as _;
 
 use super::AppState;
+use crate::alertmanager::basic_password;
 use crate::auth::{Anonymous, Caller, Denied, Role, bearer};
 use crate::problem::Problem;
 use watchfire_ingest::local::is_local;
@@ -20,6 +21,10 @@ const REQUEST_ID: &str = "x-request-id";
 /// From the first byte of the body asked for to the first byte of the answer. Above the longest wait that a
 /// call offers; event streams have answered by then.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// With a response: it goes out as the handler made it, for those who speak another API.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AsItIs;
 
 pub(super) async fn envelope(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
@@ -56,7 +61,8 @@ pub(super) async fn envelope(State(state): State<AppState>, request: Request, ne
 /// not there) become one.
 fn with_problem(mut response: Response, id: &str) -> Response {
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
+    let whole = response.extensions().get::<AsItIs>().is_some();
+    if whole || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let problem = response
@@ -94,8 +100,9 @@ async fn authenticate(
         denied: Some(denied),
         request: request.to_string(),
     };
-    if let Some(secret) = bearer(&parts.headers) {
-        return Ok(match state.store.verify_token(secret).await? {
+    let password = || basic_password(parts.uri.path(), &parts.headers);
+    if let Some(secret) = bearer(&parts.headers).map(String::from).or_else(password) {
+        return Ok(match state.store.verify_token(&secret).await? {
             Some(token) => Caller {
                 name: token.name,
                 role: Some(token.role),

@@ -9,15 +9,19 @@ mod clock;
 mod dead_letters;
 mod deliveries;
 mod devices;
-mod envelope;
-mod extract;
-mod health;
+pub(crate) mod envelope;
+pub(crate) mod extract;
+pub(crate) mod health;
 mod modules;
 mod page;
 mod plan;
+mod quality;
 mod receivers;
 mod recorded;
+mod responses;
 mod rules;
+mod silences;
+mod service;
 mod sinks;
 mod streams;
 mod tokens;
@@ -36,9 +40,12 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use watchfire_log::clock::Clock;
-use watchfire_model::chain;
+use watchfire_model::{Duration, Timestamp, chain};
 use watchfire_store::Store;
 
+use crate::alertmanager::ActiveAlerts;
+use crate::alertmanager::post::Said;
+use crate::alertmanager::silenced::Silences;
 use crate::auth::{Anonymous, Caller};
 use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit, Sinks, SourceInfo};
 use crate::control::ControlPlane;
@@ -73,6 +80,8 @@ pub struct Services {
     pub intake: Arc<dyn Resubmit>,
     /// Who is notified.
     pub receivers: Arc<dyn Receivers>,
+    /// The alerts that are active.
+    pub active: Arc<ActiveAlerts>,
     /// The sources that connect to services by themselves.
     pub sources: Arc<dyn Fn() -> Vec<SourceInfo> + Send + Sync>,
     /// Where results flow to.
@@ -100,16 +109,31 @@ pub struct ApiOptions {
     pub scratch: PathBuf,
     /// `/-/ready` says no while a partition is further behind than this many records.
     pub ready_lag: u64,
+    /// An alert of others that says no end is over so long after it was said last.
+    pub resolve_timeout: Duration,
+    /// For how long alerts may be shelved.
+    pub shelve: watchfire_store::ShelvePolicy,
 }
 
 impl Default for ApiOptions {
     fn default() -> Self {
-        Self { anonymous: Anonymous::default(), scratch: std::env::temp_dir(), ready_lag: 10_000 }
+        Self {
+            anonymous: Anonymous::default(),
+            scratch: std::env::temp_dir(),
+            ready_lag: 10_000,
+            resolve_timeout: Duration::from_secs(300),
+            shelve: watchfire_store::ShelvePolicy::default(),
+        }
     }
 }
 
 pub(crate) struct State {
     services: Services,
+    pub(crate) silences: Silences,
+    /// What was said of alerts of others and is in the log.
+    pub(crate) said: Said,
+    /// Since when the API is there.
+    pub(crate) started: Timestamp,
     event_streams: Arc<Semaphore>,
     /// Dead letters that are being replayed at this moment.
     replaying: Mutex<BTreeSet<String>>,
@@ -133,7 +157,7 @@ impl std::ops::Deref for State {
 impl State {
     /// Writes down who did what; `refused` says why it came to nothing. What was done is done: a trail that
     /// cannot be written is an error in the log, and the answer stands.
-    async fn audit(&self, caller: &Caller, action: &str, subject: &str, refused: Option<String>) {
+    pub(crate) async fn audit(&self, caller: &Caller, action: &str, subject: &str, refused: Option<String>) {
         let outcome = if refused.is_some() { "refused" } else { "done" };
         let entry = watchfire_store::AuditRow {
             sequence: 0,
@@ -170,13 +194,16 @@ pub(crate) struct Reason {
 ))]
 struct Document;
 
-/// Everything under `/api/v1`, and `/metrics`, `/-/healthy`, `/-/ready` beside it.
+/// Everything under `/api/v1` and `/alertmanager`, and `/metrics`, `/-/healthy`, `/-/ready` beside it.
 pub fn router(services: Services) -> Router {
     let log = &services.log;
     let state = Arc::new(State {
         ended: (0..log.partitions())
             .map(|partition| log.range(watchfire_model::PartitionId(partition)).1)
             .collect(),
+        silences: Silences::new(services.store.clone()),
+        said: Said::default(),
+        started: services.clock.wall(),
         services,
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         replaying: Mutex::default(),
@@ -187,6 +214,7 @@ pub fn router(services: Services) -> Router {
     let (router, document) = describe().split_for_parts();
     let _ = state.openapi.set(document);
     router
+        .nest(crate::alertmanager::BASE, crate::alertmanager::router())
         .fallback(async |uri: axum::http::Uri| Problem::not_found("address", uri.path()))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -195,6 +223,7 @@ pub fn router(services: Services) -> Router {
                 "this address does not take this method",
             )
         })
+        .layer(axum::middleware::from_fn(crate::alertmanager::cross_origin))
         .layer(axum::middleware::from_fn_with_state(state.clone(), envelope::envelope))
         .with_state(state)
 }
@@ -234,9 +263,26 @@ fn describe() -> OpenApiRouter<AppState> {
         .routes(routes!(alerts::list_alerts))
         .routes(routes!(alerts::alert_events))
         .routes(routes!(alerts::get_alert))
-        .routes(routes!(alerts::acknowledge_alert))
-        .routes(routes!(alerts::comment_alert))
+        .routes(routes!(quality::alert_statistics))
+        .routes(routes!(responses::acknowledge_alert))
+        .routes(routes!(responses::unacknowledge_alert))
+        .routes(routes!(responses::confirm_alert))
+        .routes(routes!(responses::shelve_alert))
+        .routes(routes!(responses::unshelve_alert))
+        .routes(routes!(responses::assign_alert))
+        .routes(routes!(responses::comment_alert))
+        .routes(routes!(responses::acknowledge_alerts))
+        .routes(routes!(responses::shelve_alerts))
+        .routes(routes!(responses::list_shelves))
+        .routes(routes!(
+            service::list_out_of_service,
+            service::put_out_of_service,
+            service::delete_out_of_service
+        ))
         .routes(routes!(alerts::reset_alert))
+        .routes(routes!(silences::list_silences, silences::set_silence))
+        .routes(routes!(silences::forgotten_silences))
+        .routes(routes!(silences::get_silence, silences::expire_silence))
         .routes(routes!(streams::list_streams))
         .routes(routes!(streams::tail_stream))
         .routes(routes!(dead_letters::list_dead_letters))

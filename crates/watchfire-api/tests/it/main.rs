@@ -3,9 +3,11 @@
 // Helpers of tests fail as tests do; clippy knows only the functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+mod alertmanager;
 mod answers;
 mod calls;
 mod letters;
 mod recorded;
 mod server;
+mod silences;
 mod versions;

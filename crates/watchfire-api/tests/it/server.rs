@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tower::ServiceExt as _;
+use watchfire_api::alertmanager::ActiveAlerts;
 use watchfire_api::contract::*;
 use watchfire_api::control::{ControlPlane, Snapshot};
 use watchfire_api::projector::Projector;
@@ -20,6 +21,8 @@ use watchfire_log::clock::SystemClock;
 use watchfire_log::{Append, Log, Record};
 use watchfire_model::call::{Effects, Manifest, Subscription};
 use watchfire_model::{Control, Digest, Limits, PartitionId, Timestamp};
+use watchfire_notify::NotifyConfig;
+use watchfire_notify::stages::plan::Settings;
 use watchfire_store::Store;
 use watchfire_testkit::{MemoryLog, NativeModule, NativeModules};
 
@@ -37,6 +40,34 @@ pub struct Fake {
     pub kept: Mutex<Option<Vec<u32>>>,
     /// What a trial of `migrate` says.
     pub trial: Mutex<Trial>,
+    /// Receivers and routes.
+    notify: Mutex<(NotifyConfig, Arc<Settings>)>,
+}
+
+/// Two receivers; what is critical goes to the second too.
+const NOTIFY: &str = r#"
+    [[receiver]]
+    name = "ops"
+    webhook = { url = "http://127.0.0.1:9/" }
+    [[receiver]]
+    name = "night"
+    webhook = { url = "http://127.0.0.1:9/" }
+    [route]
+    receiver = "ops"
+    group_by = ["alertname"]
+    [[route.routes]]
+    receiver = "night"
+    matchers = ['severity="critical"']
+    continue = true
+    [[route.routes]]
+    receiver = "ops"
+"#;
+
+fn notify() -> (NotifyConfig, Arc<Settings>) {
+    let config: NotifyConfig = toml::from_str(NOTIFY).unwrap();
+    let mut settings = Settings::new(&config).unwrap();
+    settings.public_url = Some("https://plant.example".into());
+    (config, Arc::new(settings))
 }
 
 impl EngineView for Fake {
@@ -170,6 +201,12 @@ impl Receivers for Fake {
     fn list(&self) -> Vec<ReceiverInfo> {
         vec![ReceiverInfo { name: "ops".into(), channels: vec!["webhook https://example.org".into()] }]
     }
+    fn config(&self) -> NotifyConfig {
+        self.notify.lock().unwrap().0.clone()
+    }
+    fn settings(&self) -> Arc<Settings> {
+        self.notify.lock().unwrap().1.clone()
+    }
     fn test(&self, _: &str) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async { Err("answered 500".into()) })
     }
@@ -223,6 +260,7 @@ pub struct Server {
     pub fake: Arc<Fake>,
     pub log: Arc<MemoryLog>,
     pub store: Store,
+    pub active: Arc<ActiveAlerts>,
     pub control: Arc<ControlPlane>,
     projector: Projector,
     pub folder: tempfile::TempDir,
@@ -256,6 +294,7 @@ impl Server {
             fault: Mutex::default(),
             kept: Mutex::default(),
             trial: Mutex::default(),
+            notify: Mutex::new(notify()),
         });
         let modules = Arc::new(AnyModule);
         let snapshot = Snapshot::load(&store, log.partitions()).await.unwrap();
@@ -264,6 +303,7 @@ impl Server {
             Projector::start(log.clone(), store.clone(), control.clone(), snapshot).await.unwrap();
         let options = ApiOptions { scratch: folder.path().join("scratch"), ..ApiOptions::default() };
         let stop = tokio_util::sync::CancellationToken::new();
+        let active = Arc::new(ActiveAlerts::new(store.clone()));
         let router = router(Services {
             control: control.clone(),
             store: store.clone(),
@@ -272,6 +312,7 @@ impl Server {
             works: fake.clone(),
             intake: fake.clone(),
             receivers: fake.clone(),
+            active: active.clone(),
             sources: Arc::new(Vec::new),
             sinks: fake.clone(),
             log_level: fake.clone(),
@@ -281,7 +322,7 @@ impl Server {
             stop: stop.clone(),
             options,
         });
-        Self { router, fake, log, store, control, projector, folder, stop }
+        Self { router, fake, log, store, active, control, projector, folder, stop }
     }
 
     /// Ends as on SIGTERM and starts again on the same folder, with what the log had synced.
@@ -322,6 +363,38 @@ impl Server {
         let stream = parts.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
         // An event stream has no end to wait for.
         let bytes = if stream { Vec::new() } else { body.collect().await.unwrap().to_bytes().to_vec() };
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Answer { status: parts.status, headers: parts.headers, bytes, json }
+    }
+
+    /// Calls from elsewhere, with this header `Authorization`.
+    pub async fn authorized(&self, value: Option<&str>, method: &str, path: &str, body: Value) -> Answer {
+        let headers: Vec<_> = value.map(|value| ("authorization", value)).into_iter().collect();
+        self.request(&headers, method, path, "10.0.0.1:9", to_bytes(&body)).await
+    }
+
+    /// Calls from this machine, with these headers.
+    pub async fn with_headers(&self, headers: &[(&str, &str)], method: &str, path: &str) -> Answer {
+        self.request(headers, method, path, "127.0.0.1:9", Vec::new()).await
+    }
+
+    async fn request(
+        &self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        peer: &str,
+        body: Vec<u8>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost:8080");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::from(body)).unwrap();
+        request.extensions_mut().insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes().to_vec();
         let json = serde_json::from_slice(&bytes).unwrap_or_default();
         Answer { status: parts.status, headers: parts.headers, bytes, json }
     }

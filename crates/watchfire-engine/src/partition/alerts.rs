@@ -333,10 +333,12 @@ impl Partition {
                         logged_at: self.time,
                         position,
                         evidence: None,
+                        external: None,
                     });
                 }
             }
         }
+        active.extend(self.external.recovered(position, self.time));
         Recovered { partition: self.setup.id, at: self.time, active }
     }
 
@@ -498,6 +500,7 @@ fn transition(
         logged_at: here.time,
         position: position_of(here),
         evidence,
+        external: None,
     }
 }
 

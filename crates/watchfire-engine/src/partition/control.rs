@@ -443,6 +443,9 @@ impl Partition {
         force: bool,
         out: &mut Vec<Output>,
     ) {
+        if force {
+            self.external.clear(here, rule, device, key, out);
+        }
         let (Some(&id), Some(device)) = (self.rule_ids.get(rule), self.registry.find(device)) else { return };
         self.with_rule(id, |partition, rule| {
             let step = rule.condition(device, key).and_then(|condition| condition.reset(force, here.time));

@@ -29,6 +29,12 @@ impl Partition {
 
     /// When, by the time of the log, something is due next. Puts right what was noted too early.
     pub fn next_due(&mut self) -> Option<Timestamp> {
+        let end = self.external.next_end();
+        let due = self.next_due_of_rules();
+        due.into_iter().chain(end).min()
+    }
+
+    fn next_due_of_rules(&mut self) -> Option<Timestamp> {
         loop {
             let first = self.due.first()?;
             let actual = match first.kind {
@@ -180,11 +186,12 @@ impl Partition {
         });
     }
 
-    /// Our own downtime: silence and delays count that much less. What is noted of them is then too early,
+    /// Our own downtime: silence, delays and what others have to say again count that much less. What is noted of them is then too early,
     /// which is found out when its time comes.
     pub(super) fn shift(&mut self, span: Duration) {
         for stream in &mut self.streams {
             stream.shift(span);
         }
+        self.external.shift(span);
     }
 }

@@ -6,6 +6,7 @@ mod breaker;
 mod call;
 mod control;
 mod dues;
+mod external;
 mod limits;
 mod output;
 mod persist;
@@ -38,6 +39,7 @@ pub(crate) use output::copy_row;
 pub use persist::{Capture, Image};
 pub(crate) use versions::{Pieces, migrate_piece};
 
+use external::Externals;
 use values::LastValues;
 
 /// What a partition is made with.
@@ -85,6 +87,7 @@ pub struct Partition {
     rule_ids: BTreeMap<Arc<str>, RuleId>,
     due: DueQueue,
     values: LastValues,
+    external: Externals,
     updates: Vec<(RuleId, DeviceHandle, Box<str>)>,
     /// Devices whose registration has changed since the last checkpoint.
     dirty_devices: DeviceSet,
@@ -137,6 +140,7 @@ impl Partition {
             rule_ids: BTreeMap::new(),
             due: DueQueue::default(),
             values: LastValues::default(),
+            external: Externals::default(),
             updates: Vec::new(),
             dirty_devices: DeviceSet::default(),
             // A first checkpoint holds everything.
@@ -204,9 +208,11 @@ impl Partition {
             self.shift(to.since(*from));
         }
         self.run_due(here, out);
+        self.external.run_due(here, out);
         match &entry.record {
             Record::Readings { stream, batch, .. } => self.readings(here, stream, batch, out),
             Record::Control(control) => self.control(here, control, out),
+            Record::External(said) => self.external.take(here, said, out),
             Record::Redo(redo) => self.redo(here, redo, out),
             Record::Breaker(breaker) => self.breaker_changed(here, breaker),
             Record::CheckpointMark => self.discard_instances(),
@@ -349,7 +355,8 @@ impl Partition {
         let mut marked = std::mem::take(&mut self.updates);
         marked.sort_unstable();
         marked.dedup();
-        let mut updates = Vec::with_capacity(marked.len());
+        let mut updates = self.external.take_updates();
+        updates.reserve(marked.len());
         for (rule, device, key) in marked {
             let Some(Some(rule)) = self.rules.get_mut(rule.0 as usize) else { continue };
             let Some(condition) = rule.condition(device, &key).filter(|condition| condition.is_raised())

@@ -36,6 +36,8 @@ const STATE: u8 = 8;
 const VALUES: u8 = 9;
 /// The state of a snapshot, behind its head.
 const KEPT: u8 = 10;
+/// An alert of others, by its fingerprint.
+const EXTERNAL: u8 = 11;
 
 /// What has changed since the last checkpoint, as bytes by key.
 #[derive(Debug, Default)]
@@ -123,6 +125,12 @@ fn key(kind: u8, parts: &[u32]) -> Vec<u8> {
     key
 }
 
+fn external_key(fingerprint: &str) -> Vec<u8> {
+    let mut key = key(EXTERNAL, &[]);
+    key.extend_from_slice(fingerprint.as_bytes());
+    key
+}
+
 impl Partition {
     /// Everything that has changed since the last call.
     pub fn capture(&mut self) -> Capture {
@@ -186,6 +194,8 @@ impl Partition {
                 );
             }
         }
+        let external = self.external.take_dirty().into_iter();
+        changed.extend(external.map(|(fingerprint, bytes)| (external_key(&fingerprint), bytes)));
         for device in self.values.take_dirty() {
             changed.push((key(VALUES, &[device.0]), self.values.encode(device)));
         }
@@ -208,6 +218,7 @@ impl Partition {
             rule.snapshots.mark_all_dirty();
         }
         self.values.mark_all_dirty();
+        self.external.mark_all_dirty();
     }
 
     /// Everything, by key: two partitions with the same bytes behave the same from here on.
@@ -238,6 +249,8 @@ impl Partition {
                 all.insert(key(STATE, &[id, slot, device.0]), blob.to_vec());
             }
         }
+        let external = self.external.all();
+        all.extend(external.map(|(fingerprint, bytes)| (external_key(&fingerprint), bytes)));
         all.retain(|_, bytes| !bytes.is_empty());
         all
     }
@@ -423,6 +436,7 @@ impl Image {
                 self.of(part(0)?)?.state.set(slot, device, value);
             }
             VALUES => partition.values.decode(DeviceHandle(part(0)?), value)?,
+            EXTERNAL => partition.external.restore(value)?,
             KEPT => {
                 let (version, slot, device) = (part(1)?, part(2)?, DeviceHandle(part(3)?));
                 self.of(part(0)?)?.snapshots.get_mut(version)?.state.set(slot, device, value);

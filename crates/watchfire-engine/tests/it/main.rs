@@ -6,6 +6,7 @@
 mod breaker;
 mod determinism;
 mod engine;
+mod external;
 mod poison;
 mod semantics;
 mod swap;

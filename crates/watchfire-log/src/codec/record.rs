@@ -20,6 +20,7 @@ const CHECKPOINT_MARK: u8 = 9;
 const REDO: u8 = 10;
 const CONSUMED: u8 = 11;
 const BREAKER: u8 = 12;
+const EXTERNAL: u8 = 13;
 
 #[derive(Serialize, Deserialize)]
 struct ActivatedBody {
@@ -64,12 +65,13 @@ pub fn kind(record: &Record) -> u8 {
         Record::Redo(_) => REDO,
         Record::Consumed(_) => CONSUMED,
         Record::Breaker(_) => BREAKER,
+        Record::External(_) => EXTERNAL,
     }
 }
 
 /// Whether a record is written as JSON: such a one is rare, and is checked before it is accepted.
 pub fn is_json(record: &Record) -> bool {
-    matches!(kind(record), CONTROL | ACTIVATED | REFUSED | SKIPPED | BREAKER)
+    matches!(kind(record), CONTROL | ACTIVATED | REFUSED | SKIPPED | BREAKER | EXTERNAL)
 }
 
 /// Appends the bytes of a record, without its kind. It fails only where something is no JSON.
@@ -103,6 +105,7 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), CodecError> {
         }
         Record::Skipped(skipped) => out.extend_from_slice(&json(skipped)?),
         Record::Breaker(breaker) => out.extend_from_slice(&json(breaker)?),
+        Record::External(external) => out.extend_from_slice(&json(external)?),
         Record::Redo(redo) => {
             let Redo { rule, stream, failed, missed, upto, by, batch } = &**redo;
             let (rule, stream, by, upto) = (rule.clone(), stream.to_string(), by.clone(), upto.clone());
@@ -168,6 +171,7 @@ pub fn decode(kind: u8, bytes: &[u8]) -> Result<Record, CodecError> {
             Record::Refused { rule, version, offset, reason }
         }
         SKIPPED => Record::Skipped(Box::new(parse(rest(&mut input), "a skipped call")?)),
+        EXTERNAL => Record::External(Box::new(parse(rest(&mut input), "alerts of others")?)),
         BREAKER => Record::Breaker(Box::new(parse(rest(&mut input), "a breaker")?)),
         REDO => {
             let head = parse(input.bytes("the head of a redo")?, "the head of a redo")?;

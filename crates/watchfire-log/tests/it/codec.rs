@@ -6,6 +6,7 @@ use watchfire_log::codec::record::{decode, encode, kind};
 use watchfire_log::record::{GapReason, Origin, Record, Skipped};
 use watchfire_log::{Append, Breaker, BreakerChange, Consumed, MissedRange, Redo, Reject, Slice};
 use watchfire_model::call::FailureKind;
+use watchfire_model::external::{ExternalAlert, ExternalAlerts};
 use watchfire_model::{Actor, BatchBuilder, DeviceHandle, Duration, Epoch, PartitionId, Position, Timestamp};
 
 use crate::help;
@@ -88,6 +89,21 @@ fn record() -> impl Strategy<Value = Record> {
         };
         Record::Breaker(Box::new(Breaker { rule, version: 2, change }))
     });
+    let external = (any::<i64>(), ".{0,20}", ".{0,20}").prop_map(|(time, name, value)| {
+        let labels = std::collections::BTreeMap::from([(name.clone(), value.clone())]);
+        let alert = ExternalAlert {
+            fingerprint: "0123456789abcdef".into(),
+            annotations: if time % 2 == 0 { labels.clone() } else { Default::default() },
+            labels,
+            generator_url: value,
+            // Within the years that RFC 3339 has.
+            starts_at: Some(Timestamp(time % 60_000_000_000_000_000)).filter(|_| time % 3 == 0),
+            ends_at: None,
+            resolve_timeout: Duration(time.unsigned_abs() % 86_400_000_001),
+        };
+        let by = Actor { name, reason: None, request: None };
+        Record::External(Box::new(ExternalAlerts { by, alerts: vec![alert.clone(), alert] }))
+    });
     let Append::Records(control) = help::control(7) else { unreachable!() };
     prop_oneof![
         4 => readings(),
@@ -95,6 +111,7 @@ fn record() -> impl Strategy<Value = Record> {
         1 => skipped,
         2 => redo,
         1 => breaker,
+        1 => external,
         1 => Just(Record::Tick),
         1 => Just(Record::CheckpointMark),
         1 => Just(control[0].1.clone()),

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use watchfire_model::Timestamp;
 
-use crate::stages::group::{Group, Telling};
+use crate::stages::digest::Summary;
+use crate::stages::group::{GroupName, Telling};
 use crate::stages::notice::Notice;
 
 /// What Alertmanager writes where an alert has no end yet.
@@ -42,6 +43,9 @@ pub struct Message {
     pub route_labels: BTreeMap<String, String>,
     /// What changed, in order, then what goes on.
     pub alerts: Vec<Alert>,
+    /// With a digest: what it says in numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Summary>,
 }
 
 /// An alert in it.
@@ -88,7 +92,12 @@ fn common<'a>(mut maps: impl Iterator<Item = &'a BTreeMap<String, String>>) -> B
 }
 
 /// The body of a message of a group.
-pub fn message(group: &Group, telling: &Telling, public_url: Option<&str>) -> Message {
+pub fn message(
+    group: &GroupName,
+    labels: &BTreeMap<String, String>,
+    telling: &Telling,
+    public_url: Option<&str>,
+) -> Message {
     let alerts: Vec<Alert> = telling.changed.iter().chain(&telling.standing).map(Alert::from).collect();
     let firing = alerts.iter().any(|alert| alert.status == "firing");
     Message {
@@ -97,14 +106,29 @@ pub fn message(group: &Group, telling: &Telling, public_url: Option<&str>) -> Me
         truncated_alerts: telling.truncated,
         status: if firing { "firing" } else { "resolved" }.into(),
         receiver: group.receiver.clone(),
-        group_labels: group.labels.clone(),
+        group_labels: labels.clone(),
         common_labels: common(alerts.iter().map(|alert| &alert.labels)),
         common_annotations: common(alerts.iter().map(|alert| &alert.annotations)),
         external_url: public_url.unwrap_or_default().into(),
         notification_reason: telling.reason.as_str().into(),
         route_labels: BTreeMap::new(),
         alerts,
+        digest: None,
     }
+}
+
+/// The body of a digest: its first alerts, and in numbers what else happened.
+pub fn digest(receiver: &str, summary: &Summary, telling: &Telling, public_url: Option<&str>) -> Message {
+    // In a group of its own: the receiver of bounded messages gets all of them in one order anyway.
+    let group = GroupName { receiver: receiver.into(), key: "{}:{digest}".into() };
+    let mut message = message(&group, &BTreeMap::new(), telling, public_url);
+    message.notification_reason = "digest".into();
+    let text = summary.text();
+    for (name, value) in [("summary", text.clone()), ("description", text)] {
+        message.common_annotations.insert(name.into(), value);
+    }
+    message.digest = Some(summary.clone());
+    message
 }
 
 /// What [`crate::Notifier::test_receiver`] sends: an alert that was never raised, and says so.
@@ -163,5 +187,6 @@ pub fn own_message(
             ends_at: until.map_or(NO_END.into(), |end| end.to_string()),
             generator_url: String::new(),
         }],
+        digest: None,
     }
 }

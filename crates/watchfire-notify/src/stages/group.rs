@@ -1,41 +1,161 @@
-//! A group: what its receiver was told, what is still to be told, and when.
+//! A group: what its receiver was told, what is held back, what is still to be told, and when.
+//!
+//! It knows label sets by their fingerprints, and alerts by their ids: what they say is read from the store when they are
+//! told, so that a hundred thousand alerts that stand need no text in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::Timestamp;
-use watchfire_store::LabelSet;
 
+use crate::stages::escalation::Progress;
+use crate::stages::hold::Hold;
+use crate::stages::interval::Times;
 use crate::stages::notice::Notice;
 use crate::stages::route::{Target, Timers};
 
-/// Receiver and group key.
-pub type GroupId = (String, String);
-
-/// A notification group, as the store keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
+/// The name of a group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupName {
     /// Who is told.
     pub receiver: String,
     /// Which group.
     pub key: String,
+}
+
+/// The name, shared by all that find the group.
+pub type GroupId = Arc<GroupName>;
+
+/// A fingerprint as a number.
+pub type Fingerprint = u64;
+
+/// The number of a fingerprint as it is written.
+pub fn number(fingerprint: &str) -> Fingerprint {
+    u64::from_str_radix(fingerprint, 16).unwrap_or_default()
+}
+
+/// What the store keeps of a group itself; what it told and is to tell are rows of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
     /// What its alerts have in common.
-    pub labels: LabelSet,
+    pub labels: BTreeMap<String, String>,
     /// When it is told.
     pub timers: Timers,
-    /// What fires, as far as deliveries were made for it, by fingerprint.
-    pub told: BTreeMap<String, Notice>,
-    /// What is to be told, in order.
-    pub pending: Vec<Notice>,
-    /// When `pending` is told.
+    /// Time intervals of its route.
+    #[serde(default, skip_serializing_if = "Times::is_always")]
+    pub times: Times,
+    /// The escalation of its route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<String>,
+    /// How far that is.
+    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    pub progress: Progress,
+    /// When what waits is told.
     pub due: Option<Timestamp>,
     /// When the last delivery was made.
     pub last: Option<Timestamp>,
     /// The last delivery was a repetition, with this id: a newer one makes it moot.
     pub repetition: Option<String>,
+    /// Notices of no alert of the store, such as those of a storm: what of them fires and was told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub own: BTreeMap<String, Notice>,
+    /// And what is to be told of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_pending: Vec<Notice>,
 }
 
-/// Why a notice is made, in Alertmanager's words.
+/// A label set that a group told, or that waits there to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Whose label set it is.
+    pub alert: String,
+    /// Since when it is as it is.
+    pub since: Timestamp,
+    /// People were told that it fires.
+    pub told: bool,
+    /// What holds back what is to be told; empty: nothing does, it is told when the group is due. `None`: nothing is to
+    /// be told.
+    pub held: Option<Vec<Hold>>,
+}
+
+impl Member {
+    /// Whether it is to be told and nothing holds it.
+    pub fn is_free(&self) -> bool {
+        self.held.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Whether something holds it.
+    pub fn is_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.is_empty())
+    }
+}
+
+/// Something that is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// With all that is said.
+    Here(Box<Notice>),
+    /// To be read from the store.
+    Kept {
+        /// The place of the transition.
+        transition: i64,
+        /// Whether it fires.
+        fires: bool,
+        /// Of the label set.
+        fingerprint: Fingerprint,
+    },
+}
+
+impl Pending {
+    /// Of the label set.
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Here(notice) => number(&notice.fingerprint),
+            Self::Kept { fingerprint, .. } => *fingerprint,
+        }
+    }
+
+    fn fires(&self) -> bool {
+        match self {
+            Self::Here(notice) => notice.fires(),
+            Self::Kept { fires, .. } => *fires,
+        }
+    }
+
+    /// Its text is given up where the store has it.
+    pub fn put_away(&mut self) {
+        if let Self::Here(notice) = self
+            && let Some(transition) = notice.transition
+        {
+            let (fires, fingerprint) = (notice.fires(), number(&notice.fingerprint));
+            *self = Self::Kept { transition, fires, fingerprint };
+        }
+    }
+}
+
+/// A notification group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What the store knows it by.
+    pub id: i64,
+    /// Its name.
+    pub name: GroupId,
+    /// What is kept of it.
+    pub body: Body,
+    /// What was told and what waits, by fingerprint. In boxes: most groups have one.
+    pub members: BTreeMap<Fingerprint, Box<Member>>,
+    /// What is to be told, in order.
+    pub pending: Vec<Pending>,
+    /// Pending notices that the store has, from the first.
+    pub stored: usize,
+    /// The bound on messages lets nothing of it out before then.
+    pub waits_until: Option<Timestamp>,
+    /// Something of it is told whatever the bound on messages says.
+    pub bypasses: bool,
+}
+
+/// Why a notice is made, in Alertmanager's words where it has such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The group has not been told of before.
@@ -48,6 +168,8 @@ pub enum Reason {
     AllResolved,
     /// Nothing changed for long.
     Repeat,
+    /// Somebody did something.
+    Response,
 }
 
 impl Reason {
@@ -59,6 +181,7 @@ impl Reason {
             Self::SomeResolved => "some alerts resolved",
             Self::AllResolved => "all alerts resolved",
             Self::Repeat => "repeat interval elapsed",
+            Self::Response => "response changed",
         }
     }
 }
@@ -78,119 +201,87 @@ pub struct Telling {
 
 impl Group {
     /// A group that nobody was told of.
-    pub fn new(target: &Target) -> Self {
+    pub fn new(id: i64, name: GroupId, target: &Target) -> Self {
         Self {
-            receiver: target.receiver.clone(),
-            key: target.group_key.clone(),
-            labels: target.group_labels.clone(),
-            timers: target.timers,
-            told: BTreeMap::new(),
+            id,
+            name,
+            body: Body {
+                labels: target.group_labels.clone(),
+                timers: target.timers,
+                times: target.times.clone(),
+                escalation: target.escalation.clone(),
+                progress: Progress::default(),
+                due: None,
+                last: None,
+                repetition: None,
+                own: BTreeMap::new(),
+                own_pending: Vec::new(),
+            },
+            members: BTreeMap::new(),
             pending: Vec::new(),
-            due: None,
-            last: None,
-            repetition: None,
+            stored: 0,
+            waits_until: None,
+            bypasses: false,
         }
-    }
-
-    /// Its name.
-    pub fn id(&self) -> GroupId {
-        (self.receiver.clone(), self.key.clone())
     }
 
     /// Takes something that is to be told.
     pub fn add(&mut self, notice: Notice, now: Timestamp) {
-        self.pending.push(notice);
-        let due = match self.last {
-            None => now + self.timers.wait,
-            Some(last) => (last + self.timers.interval).max(now),
-        };
-        self.due.get_or_insert(due);
+        self.pending.push(Pending::Here(Box::new(notice)));
+        self.is_due(now);
     }
 
-    /// When something is to be told next: what is pending, or a repetition.
+    /// Something waits: the group is told when its timers say so.
+    pub fn is_due(&mut self, now: Timestamp) {
+        let timers = self.body.timers;
+        let due = match self.body.last {
+            None => now + timers.wait,
+            Some(last) => (last + timers.interval).max(now),
+        };
+        self.body.due.get_or_insert(due);
+    }
+
+    /// When something is to be done next: what waits is told, or a repetition, or a step of the escalation.
     pub fn next(&self) -> Option<Timestamp> {
-        self.due.or_else(|| {
-            let last = self.last.filter(|_| !self.told.is_empty() && self.timers.repeat.0 > 0)?;
-            Some(last + self.timers.repeat)
-        })
+        let repeat = self.body.timers.repeat;
+        let told = || self.members.values().any(|member| member.told);
+        let repetition = || Some(self.body.last.filter(|_| repeat.0 > 0 && told())? + repeat);
+        let told = match self.body.due.or_else(repetition) {
+            Some(told) => Some(self.waits_until.map_or(told, |until| until.max(told))),
+            None => None,
+        };
+        told.into_iter().chain(self.body.progress.next()).min()
+    }
+
+    /// Whether it is time to tell something.
+    pub fn tells(&self, now: Timestamp) -> bool {
+        let repeat = self.body.timers.repeat;
+        let repetition = || self.body.last.filter(|_| repeat.0 > 0).map(|last| last + repeat);
+        self.body.due.or_else(repetition).is_some_and(|due| due <= now)
     }
 
     /// Nobody has to be told anything of it any more.
     pub fn ended(&self) -> bool {
-        self.told.is_empty() && self.pending.is_empty()
+        self.members.is_empty() && self.pending.is_empty()
     }
 
-    /// Whether a resolve of this label set would come after its firing.
-    pub fn knows(&self, fingerprint: &str) -> bool {
-        self.told.contains_key(fingerprint)
-            || self.pending.iter().any(|notice| notice.fires() && notice.fingerprint == fingerprint)
+    /// Whether a resolve of this label set comes after its firing, told or not.
+    pub fn knows(&self, fingerprint: Fingerprint) -> bool {
+        self.members.contains_key(&fingerprint)
+            || self.pending.iter().any(|pending| pending.fires() && pending.fingerprint() == fingerprint)
     }
 
-    /// What is told now, if its time has come: messages in order. No message has two states of one label
-    /// set, so what was raised and resolved while the group waited is told as two.
-    pub fn tell(&mut self, now: Timestamp, max_alerts: usize) -> Vec<Telling> {
-        if self.next().is_none_or(|next| next > now) {
-            return Vec::new();
-        }
-        let mut tellings = Vec::new();
-        let mut changed: Vec<Notice> = Vec::new();
-        let mut seen: HashSet<String> = HashSet::new();
-        for notice in std::mem::take(&mut self.pending) {
-            let known = self.told.contains_key(&notice.fingerprint) || seen.contains(&notice.fingerprint);
-            if !notice.fires() && !known {
-                // Its firing was never told here.
-                continue;
-            }
-            if seen.contains(&notice.fingerprint) || changed.len() >= max_alerts {
-                tellings.push(self.message(std::mem::take(&mut changed), max_alerts));
-                seen.clear();
-                if !notice.fires() && !self.told.contains_key(&notice.fingerprint) {
-                    continue;
-                }
-            }
-            seen.insert(notice.fingerprint.clone());
-            changed.push(notice);
-        }
-        if !changed.is_empty() {
-            tellings.push(self.message(changed, max_alerts));
-        } else if tellings.is_empty() && self.due.is_none() {
-            let mut standing: Vec<Notice> = self.told.values().cloned().collect();
-            let truncated = standing.len().saturating_sub(max_alerts);
-            standing.truncate(max_alerts);
-            tellings.push(Telling { reason: Reason::Repeat, changed: Vec::new(), standing, truncated });
-        }
-        self.due = None;
-        if !tellings.is_empty() {
-            self.last = Some(now);
-        }
-        tellings
+    /// Whether people were told that it fires.
+    pub fn told(&self, fingerprint: Fingerprint) -> bool {
+        self.members.get(&fingerprint).is_some_and(|member| member.told)
     }
 
-    fn message(&mut self, changed: Vec<Notice>, max_alerts: usize) -> Telling {
-        let first = self.last.is_none() && self.told.is_empty();
-        let mut standing: Vec<Notice> = self
-            .told
-            .values()
-            .filter(|notice| changed.iter().all(|other| other.fingerprint != notice.fingerprint))
-            .cloned()
-            .collect();
-        let room = max_alerts.saturating_sub(changed.len());
-        let truncated = standing.len().saturating_sub(room);
-        standing.truncate(room);
-        let fires = changed.iter().any(Notice::fires);
-        for notice in &changed {
-            if notice.fires() {
-                self.told.insert(notice.fingerprint.clone(), notice.clone());
-            } else {
-                self.told.remove(&notice.fingerprint);
-            }
-        }
-        let reason = match (first, fires, self.told.is_empty()) {
-            (true, ..) => Reason::First,
-            (_, true, _) => Reason::New,
-            (_, _, true) => Reason::AllResolved,
-            _ => Reason::SomeResolved,
-        };
-        Telling { reason, changed, standing, truncated }
+    /// What fires on unchanged, as far as there is room: alerts by their ids.
+    pub fn standing(&self, most: usize) -> impl Iterator<Item = (Fingerprint, &Member)> {
+        self.members
+            .iter()
+            .filter(|(_, member)| member.told)
+            .map(|(key, member)| (*key, &**member))
+            .take(most)
     }
 }

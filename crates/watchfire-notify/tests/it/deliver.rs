@@ -226,7 +226,7 @@ async fn a_group_that_waits_survives_a_restart_and_tells_everything_in_order() {
     let route = "[route]\ngroup_by = [\"alertname\"]\ngroup_wait = \"700ms\"";
     let notifier = notify(&store, config(&receiver.url, route)).await;
     submit(&store, vec![raise("a", 1), raise("b", 2), resolve("a", 3)]).await;
-    while store.groups().await.unwrap().is_empty() {
+    while store.groups().await.unwrap().groups.is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     notifier.stop().await;

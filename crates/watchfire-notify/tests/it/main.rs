@@ -5,4 +5,5 @@
 
 mod deliver;
 mod groups;
+mod holds;
 mod receiver;

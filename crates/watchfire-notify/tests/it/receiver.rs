@@ -188,6 +188,7 @@ pub fn transition(device: &str, step: u64, kind: TransitionKind, severity: Sever
         logged_at: Timestamp(START.0 + step as i64 * 1_000_000),
         position,
         evidence: None,
+        external: None,
     }
 }
 

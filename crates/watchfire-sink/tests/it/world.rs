@@ -232,6 +232,7 @@ impl World {
             logged_at: at,
             position,
             evidence: None,
+            external: None,
         };
         let keeper = self.store.keeper();
         let changes = AlertChanges { transitions: vec![transition], ..AlertChanges::default() };

@@ -7,10 +7,11 @@ use watchfire_model::alert::{
     AlertChanges, AlertKeeper, AlertUpdate, Detail, Evidence, Recovered, ResolveReason, Transition,
     TransitionKind,
 };
+use watchfire_model::external::External;
 use watchfire_model::{
     AlertId, DeviceHandle, DeviceSpec, Digest, Epoch, PartitionId, Position, Severity, Timestamp, Value,
 };
-use watchfire_store::{AlertFilter, AlertState, Store, StoreError};
+use watchfire_store::{AlertFilter, AlertSource, AlertState, Store, StoreError};
 
 const START: Timestamp = Timestamp(1_767_225_600_000_000);
 
@@ -63,6 +64,7 @@ impl Life {
                     row: None,
                 })
             }),
+            external: None,
         }
     }
 
@@ -234,8 +236,9 @@ async fn people_respond_once_and_it_stands_in_the_history() {
     assert_eq!(kinds, ["raised", "acknowledged", "commented", "resolved"]);
     assert_eq!(store.events_after(2, 10).await.unwrap().len(), 2);
     assert!(matches!(store.acknowledge("none", "anna", None, START).await, Err(StoreError::NotFound { .. })));
-    // Nobody is told of responses.
-    assert_eq!(store.unrouted(10).await.unwrap().len(), 2);
+    // Whoever routes hears of what may hold notices back or change them, and of nothing else that people do.
+    let kinds: Vec<_> = store.unrouted(10).await.unwrap().into_iter().map(|told| told.kind).collect();
+    assert_eq!(kinds, ["raised", "acknowledged", "resolved"]);
     store.close().await;
 }
 
@@ -322,6 +325,7 @@ async fn what_the_loop_holds_as_raised_goes_on_though_the_store_had_it_resolved(
         id: format!("recovered/1/0/{offset}/{alert}"),
         severity: Severity::Critical,
         evidence: None,
+        external: None,
         ..raise.clone()
     };
     let at = |offset, active| {
@@ -442,4 +446,50 @@ async fn how_many_transitions_a_second() {
     .unwrap();
     println!("{:.0} transitions/s", total as f64 / took.as_secs_f64());
     store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alert_of_others_keeps_its_labels_and_never_takes_the_place_of_one_of_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let ours = Life::new("hot", "press-1", 0).raise();
+    let labels = std::collections::BTreeMap::from([
+        ("alertname".to_string(), "hot".to_string()),
+        ("severity".to_string(), "page".to_string()),
+    ]);
+    let external = External { labels: labels.clone(), generator_url: "http://prometheus/".into() };
+    let mut life = Life::new("hot", "press-1", 10);
+    let mut theirs = life.raise();
+    (theirs.evidence, theirs.external) = (None, Some(Box::new(external.clone())));
+    submit(&store, vec![ours.clone(), theirs.clone()]).await;
+    let active: Vec<_> =
+        all(&store).await.into_iter().filter(|row| row.state == AlertState::Active).collect();
+    assert_eq!(active.len(), 2, "the same rule, device and key");
+    let row = store.alert(&theirs.alert.0).await.unwrap().alert;
+    assert_eq!(
+        (row.source, &row.labels, &*row.generator_url),
+        (AlertSource::External, &labels, "http://prometheus/")
+    );
+    assert_eq!(row.fingerprint, watchfire_store::fingerprint(&labels));
+    assert_eq!(store.alert(&ours.alert.0).await.unwrap().alert.source, AlertSource::Rule);
+    let outbox = store.unrouted(10).await.unwrap();
+    let urls: Vec<_> = outbox.iter().map(|item| item.generator_url.as_deref()).collect();
+    assert_eq!(urls, [None, Some("http://prometheus/")]);
+
+    // What is said of it is compared as what is said of ours.
+    let told = Transition { id: "recovered/theirs".into(), ..theirs.clone() };
+    let position = theirs.position;
+    let recovered = Recovered { partition: position.partition, at: theirs.at, active: vec![told] };
+    hand_over(&store, AlertChanges { recovered: Some(recovered), ..AlertChanges::default() }).await;
+    assert_eq!(store.alert(&theirs.alert.0).await.unwrap().alert.state, AlertState::Active);
+    assert_eq!(
+        store.alert(&ours.alert.0).await.unwrap().alert.state,
+        AlertState::Resolved,
+        "nobody holds it"
+    );
+    let mut end = life.resolve();
+    end.external = Some(Box::new(external));
+    submit(&store, vec![end]).await;
+    let ended = store.alert(&theirs.alert.0).await.unwrap().alert;
+    assert_eq!((ended.state, &ended.labels), (AlertState::Resolved, &labels));
 }

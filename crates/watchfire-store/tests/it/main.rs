@@ -4,5 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod lifecycle;
+mod plant;
+mod quality;
+mod responses;
 mod retention;
+mod silences;
+mod service;
 mod tables;

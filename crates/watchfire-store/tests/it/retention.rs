@@ -52,6 +52,7 @@ impl Place {
             logged_at: self.now(),
             position,
             evidence: None,
+            external: None,
         };
         let keeper = self.store.keeper();
         let changes = AlertChanges { transitions: vec![transition], ..AlertChanges::default() };

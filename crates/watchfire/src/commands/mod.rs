@@ -10,7 +10,9 @@ mod client;
 mod device;
 mod other;
 mod plan;
+mod route;
 mod rule;
+mod silence;
 mod table;
 mod top;
 
@@ -22,6 +24,7 @@ use clap::{Args, Subcommand};
 
 pub use client::ClientError;
 pub(crate) use client::{Client, segment};
+pub use route::{RouteCommand, run_route};
 pub use rule::RuleCommand;
 pub(crate) use rule::{pair, with_values};
 use table::Output;
@@ -54,6 +57,9 @@ pub enum Command {
     /// Alerts
     #[command(subcommand)]
     Alert(alert::AlertCommand),
+    /// What nobody is told of for a while
+    #[command(subcommand)]
+    Silence(silence::SilenceCommand),
     /// Inputs that could not be used
     #[command(subcommand)]
     DeadLetter(other::DeadLetterCommand),
@@ -101,6 +107,7 @@ async fn run_command(command: Command, global: &GlobalOptions) -> Result<(), Cli
         Command::Module(command) => other::module(command, &client, output).await,
         Command::Device(command) => device::run(command, &client, output).await,
         Command::Alert(command) => alert::run(command, &client, output).await,
+        Command::Silence(command) => silence::run(command, &client, output).await,
         Command::DeadLetter(command) => other::dead_letter(command, &client, output).await,
         Command::Delivery(command) => other::delivery(command, &client, output).await,
         Command::Token(command) => other::token(command, &client, output).await,

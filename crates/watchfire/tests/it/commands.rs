@@ -286,6 +286,32 @@ async fn devices_alerts_and_what_became_of_them_are_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn silences_are_made_listed_and_ended() {
+    let setup = Setup::start().await;
+    let add =
+        ["silence", "add", "site=\"oslo\"", "severity=~info|warning", "--for", "2h", "--comment", "works"];
+    let id = setup.says(&add).trim().to_string();
+    let listed = setup.says(&["silence", "ls"]);
+    assert!(listed.contains(&id) && listed.contains("site=\"oslo\" severity=~\"info|warning\""), "{listed}");
+    let until = ["silence", "add", "site=lyon", "--until-resolved", "--comment", "known"];
+    let until = setup.json(&until);
+    assert_eq!((&until["state"], &until["until_resolved"]), (&json!("active"), &json!(true)));
+    let longer = ["silence", "add", "site=lyon", "--until-resolved", "--comment", "more", "--id"];
+    let until = until["id"].as_str().unwrap();
+    assert_eq!(setup.says(&[&longer[..], &[until]].concat()).trim(), until);
+    assert_eq!(setup.json(&["silence", "show", until])["comment"], "more");
+    assert_eq!(setup.json(&["silence", "forgotten"]), json!([]));
+    assert!(setup.says(&["silence", "forgotten", "--idle", "0s"]).contains(until));
+    setup.says(&["silence", "expire", &id, until]);
+    assert_eq!(setup.json(&["silence", "ls"]), json!([]));
+    assert_eq!(setup.json(&["silence", "ls", "--state", "expired"]).as_array().unwrap().len(), 2);
+    setup.fails(&["silence", "expire", "nothing"], 1, "there is no silence");
+    setup.fails(&["silence", "add", "site", "--for", "1h", "--comment", "c"], 1, "no matcher");
+    setup.fails(&["silence", "add", "a=b", "--comment", "c"], 1, "say when it ends");
+    setup.fails(&["silence", "add", "a=b", "--for", "1h"], 2, "--comment");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rule_is_watched_until_the_server_stops_which_is_at_once() {
     let setup = Setup::start().await;
     setup.json(&["module", "add", text(&threshold())]);

@@ -4,6 +4,7 @@
 // Helpers of tests fail as tests do; clippy knows only the functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+mod alertmanager;
 mod backup;
 mod binary;
 mod breaker;

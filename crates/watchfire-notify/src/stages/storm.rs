@@ -1,0 +1,533 @@
+//! Storms: when a gateway or a site is in trouble, people are told of that, once, with the count and what the devices
+//! have in common, and not of each device below it.
+//!
+//! A *parent* is a value of a label that devices have in common, such as `gateway` or `site`. It is in a storm while at
+//! least a share of its children alert, and it is down while a device of that name has an alert that says so. Either way
+//! alerts of its children are held from then on; those that were told before stay told. What is still there once the
+//! storm is over is looked at again, and told then if nobody was told before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use watchfire_model::{Duration, Severity, Timestamp};
+use watchfire_store::{LabelSet, fingerprint};
+
+use crate::matcher::Matcher;
+use crate::stages::fleet::{Fleet, Trait};
+use crate::stages::notice::{Event, Notice};
+
+/// The name of the alert that tells of a storm.
+pub const ALERT: &str = "watchfire-storm";
+/// So long a storm goes on before it is told, so that the count says something.
+const SETTLES: Duration = Duration::from_secs(5);
+/// It is told again once so many times as many devices alert.
+const GREW: u64 = 2;
+/// A storm is over when less than this share of what began it is left: not at the same count, or it would come and go.
+const OVER: f64 = 0.5;
+
+/// Alerts of the devices below one parent are one storm.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StormConfig {
+    /// The label whose values are the parents, such as `gateway`, `site`, `network`.
+    pub parent: String,
+    /// The share of the devices below a parent that must alert. Default 0.2.
+    #[serde(default = "share")]
+    pub share: f64,
+    /// At least so many devices must alert, however few there are. Default 10.
+    #[serde(default = "least")]
+    pub least: u64,
+    /// Which alerts count, and are held. Default: all.
+    #[serde(default)]
+    pub matchers: Vec<String>,
+    /// Which alerts of the device that has the name of the parent say that it is down. Default: none do.
+    #[serde(default)]
+    pub down: Vec<String>,
+    /// Of the notice. Default major.
+    #[serde(default = "severity")]
+    pub severity: Severity,
+}
+
+fn share() -> f64 {
+    0.2
+}
+fn least() -> u64 {
+    10
+}
+fn severity() -> Severity {
+    Severity::Major
+}
+
+impl StormConfig {
+    /// Says what is wrong, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        if self.parent.is_empty() {
+            return Err("parent: names no label".into());
+        }
+        if !(self.share > 0.0 && self.share <= 1.0) {
+            return Err(format!("share: {} is not above 0 and at most 1", self.share));
+        }
+        if self.least < 2 {
+            return Err("least: one device is no storm, so it is at least 2".into());
+        }
+        matchers(&self.matchers).and(matchers(&self.down)).map(drop)
+    }
+}
+
+fn matchers(texts: &[String]) -> Result<Vec<Matcher>, String> {
+    texts.iter().map(|text| text.parse()).collect()
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    config: StormConfig,
+    matchers: Vec<Matcher>,
+    down: Vec<Matcher>,
+}
+
+impl Rule {
+    fn counts(&self, labels: &LabelSet) -> bool {
+        self.matchers.iter().all(|matcher| matcher.matches(labels))
+    }
+
+    fn says_down(&self, labels: &LabelSet) -> bool {
+        !self.down.is_empty() && self.down.iter().all(|matcher| matcher.matches(labels))
+    }
+}
+
+/// A parent: the label and its value. The label is that of one `[[storm]]`.
+type ParentId = (String, String);
+
+#[derive(Clone, Debug, Default)]
+struct Parent {
+    /// Alerts that fire, by device.
+    devices: HashMap<String, u32>,
+    /// How many of those devices have each label.
+    with: HashMap<Trait, u64>,
+    /// Alerts that fire, by their name.
+    names: BTreeMap<String, u64>,
+    /// Alerts that say that it is down.
+    down: BTreeSet<String>,
+    /// When it was looked at last, something said so.
+    was_down: bool,
+    storm: Option<Storm>,
+}
+
+/// What is kept of a storm over a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storm {
+    /// Since when.
+    pub since: Timestamp,
+    /// How many devices alerted when it was told last; 0: not told yet.
+    pub told: u64,
+}
+
+/// What is kept of storms over a restart, by label and value of the parent.
+pub type Kept = Vec<(String, String, Storm)>;
+
+/// All parents of which something is known.
+#[derive(Clone, Debug, Default)]
+pub struct Storms {
+    rules: Vec<Rule>,
+    parents: HashMap<ParentId, Parent>,
+    /// Parents to look at: something changed, or a storm is to be told.
+    touched: HashSet<ParentId>,
+}
+
+/// Why an alert is held, or `None`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The label.
+    pub parent: String,
+    /// Its value.
+    pub value: String,
+    /// The parent is down; otherwise too many of its children alert.
+    pub down: bool,
+}
+
+impl Storms {
+    /// Without any parent yet. Configurations that [`StormConfig::check`] refuses are left out.
+    pub fn new(configs: &[StormConfig]) -> Self {
+        let rule = |config: &StormConfig| {
+            let (counted, down) = (matchers(&config.matchers).ok()?, matchers(&config.down).ok()?);
+            Some(Rule { config: config.clone(), matchers: counted, down })
+        };
+        Self { rules: configs.iter().filter_map(rule).collect(), ..Self::default() }
+    }
+
+    /// Whether there is anything to do.
+    pub fn is_off(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// An alert fires, counted once for each label set.
+    pub fn fires(&mut self, labels: &LabelSet) {
+        self.count(labels, true);
+    }
+
+    /// An alert that fired with these labels does not any more.
+    pub fn resolved(&mut self, labels: &LabelSet) {
+        self.count(labels, false);
+    }
+
+    fn count(&mut self, labels: &LabelSet, fires: bool) {
+        let Some(device) = labels.get("device") else { return };
+        let Self { rules, parents, touched } = self;
+        for rule in rules.iter() {
+            let name = &rule.config.parent;
+            if rule.says_down(labels) {
+                let id = (name.clone(), device.clone());
+                let down = &mut parents.entry(id.clone()).or_default().down;
+                let changed =
+                    if fires { down.insert(fingerprint(labels)) } else { down.remove(&fingerprint(labels)) };
+                if changed {
+                    touched.insert(id);
+                }
+            }
+            let Some(value) = labels.get(name).filter(|_| rule.counts(labels)) else { continue };
+            let id = (name.clone(), value.clone());
+            let parent = parents.entry(id.clone()).or_default();
+            parent.count(device, labels, fires);
+            touched.insert(id);
+        }
+    }
+
+    /// Why an alert with these labels is held, if it is.
+    pub fn holds(&self, labels: &LabelSet) -> Option<Held> {
+        if labels.get("alertname").is_some_and(|name| name == ALERT) {
+            return None;
+        }
+        self.rules.iter().filter(|rule| rule.counts(labels)).find_map(|rule| {
+            let name = &rule.config.parent;
+            let value = labels.get(name)?;
+            let parent = self.parents.get(&(name.clone(), value.clone()))?;
+            // What says that the parent is down is told, whatever label the parent has of itself.
+            let itself = labels.get("device") == Some(value) && rule.says_down(labels);
+            let down = !parent.down.is_empty();
+            (!itself && (down || parent.storm.is_some())).then(|| Held {
+                parent: name.clone(),
+                value: value.clone(),
+                down,
+            })
+        })
+    }
+
+    /// Looks at what changed, and at storms that are to be told: gives what is to be told of them. `changed` is set
+    /// where something that held alerts does not any more.
+    pub fn settle(&mut self, fleet: &Fleet, now: Timestamp, changed: &mut bool) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let Self { rules, parents, touched } = self;
+        let mut ids: Vec<ParentId> = touched.drain().collect();
+        // The order of a hash table must not decide the order of messages.
+        ids.sort_unstable();
+        for id in ids {
+            let Some(rule) = rules.iter().find(|rule| rule.config.parent == id.0) else { continue };
+            let Some(parent) = parents.get_mut(&id) else { continue };
+            let alerting = parent.devices.len() as u64;
+            let children = fleet.count(&id.0, &id.1);
+            let share = (children as f64 * rule.config.share).ceil() as u64;
+            let threshold =
+                if parent.down.is_empty() { share.max(rule.config.least) } else { rule.config.least };
+            match &mut parent.storm {
+                None if alerting >= threshold => {
+                    parent.storm = Some(Storm { since: now, told: 0 });
+                    touched.insert(id.clone());
+                }
+                None => {}
+                Some(storm) if (alerting as f64) < threshold as f64 * OVER => {
+                    let storm = storm.clone();
+                    parent.storm = None;
+                    *changed = true;
+                    if storm.told > 0 {
+                        notices.push(notice(&rule.config, &id, &storm, Some(now), parent.text(&id, fleet)));
+                    }
+                }
+                Some(storm) => {
+                    let due = storm.since + SETTLES <= now;
+                    if due && (storm.told == 0 || alerting >= storm.told * GREW) {
+                        storm.told = alerting;
+                        let storm = storm.clone();
+                        notices.push(notice(&rule.config, &id, &storm, None, parent.text(&id, fleet)));
+                    } else if !due {
+                        touched.insert(id.clone());
+                    }
+                }
+            }
+            let is_down = !parent.down.is_empty();
+            *changed |= parent.was_down && !is_down;
+            parent.was_down = is_down;
+            if parent.devices.is_empty() && parent.down.is_empty() && parent.storm.is_none() {
+                parents.remove(&id);
+            }
+        }
+        notices
+    }
+
+    /// When [`Storms::settle`] has something to do even if nothing changes.
+    pub fn next(&self) -> Option<Timestamp> {
+        let waiting = self.touched.iter().filter_map(|id| self.parents.get(id)?.storm.as_ref());
+        waiting.filter(|storm| storm.told == 0).map(|storm| storm.since + SETTLES).min()
+    }
+
+    /// What must outlive a restart: the counts come from the alerts that fire.
+    pub fn kept(&self) -> Kept {
+        let storm =
+            |(id, parent): (&ParentId, &Parent)| Some((id.0.clone(), id.1.clone(), parent.storm.clone()?));
+        let mut kept: Kept = self.parents.iter().filter_map(storm).collect();
+        kept.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+        kept
+    }
+
+    /// After all that fires was counted again: the storms that were known go on.
+    pub fn restore(&mut self, kept: Kept) {
+        for (name, value, storm) in kept {
+            if self.rules.iter().any(|rule| rule.config.parent == name) {
+                let id = (name, value);
+                self.parents.entry(id.clone()).or_default().storm = Some(storm);
+                self.touched.insert(id);
+            }
+        }
+    }
+}
+
+impl Parent {
+    fn count(&mut self, device: &str, labels: &LabelSet, fires: bool) {
+        let name = labels.get("alertname").cloned().unwrap_or_default();
+        let alerts = self.names.entry(name.clone()).or_default();
+        *alerts = if fires { *alerts + 1 } else { alerts.saturating_sub(1) };
+        if *alerts == 0 {
+            self.names.remove(&name);
+        }
+        let of_device = self.devices.entry(device.to_string()).or_default();
+        let before = *of_device;
+        *of_device = if fires { before + 1 } else { before.saturating_sub(1) };
+        let now = *of_device;
+        if now == 0 {
+            self.devices.remove(device);
+        }
+        if (before == 0) == (now == 0) {
+            return;
+        }
+        for (label, value) in labels.iter().filter(|(label, _)| describes_device(label)) {
+            let count = self.with.entry((label.clone(), value.clone())).or_default();
+            *count = if fires { *count + 1 } else { count.saturating_sub(1) };
+        }
+        self.with.retain(|_, count| *count > 0);
+    }
+
+    /// "1204 of 8000 devices of site lyon alert (silence 1200, threshold 4); 98 % have firmware 2.3.1, 12 % of the fleet".
+    fn text(&self, (name, value): &ParentId, fleet: &Fleet) -> String {
+        let alerting = self.devices.len() as u64;
+        let children = fleet.count(name, value).max(alerting);
+        let mut text = format!("{alerting} of {children} devices of {name} {value} alert");
+        let mut names: Vec<(&String, &u64)> = self.names.iter().collect();
+        names.sort_by(|one, other| other.1.cmp(one.1).then(one.0.cmp(other.0)));
+        let more = names.len().saturating_sub(3);
+        let mut listed: Vec<String> =
+            names.iter().take(3).map(|(alert, count)| format!("{alert} {count}")).collect();
+        if more > 0 {
+            listed.push(format!("{more} others"));
+        }
+        if !listed.is_empty() {
+            text.push_str(&format!(" ({})", listed.join(", ")));
+        }
+        if !self.down.is_empty() {
+            text.push_str(&format!("; {value} itself is down"));
+        }
+        let common = fleet.common(alerting, self.with.iter().map(|(one, count)| (one, *count)), name);
+        if let Some(factor) = common {
+            let percent = |share: f64| (share * 100.0).round();
+            text.push_str(&format!(
+                "; {} % have {} {}, {} % of the fleet",
+                percent(factor.share),
+                factor.name,
+                factor.value,
+                percent(factor.fleet_share)
+            ));
+        }
+        text
+    }
+}
+
+/// Labels that say something of the device and not of the alert.
+fn describes_device(label: &str) -> bool {
+    !["alertname", "rule", "device", "key", "severity"].contains(&label)
+}
+
+fn notice(
+    config: &StormConfig,
+    (name, value): &ParentId,
+    storm: &Storm,
+    ended: Option<Timestamp>,
+    text: String,
+) -> Notice {
+    let labels: LabelSet = [
+        ("alertname", ALERT),
+        ("rule", ALERT),
+        (name.as_str(), value.as_str()),
+        ("severity", config.severity.as_str()),
+    ]
+    .map(|(label, value)| (label.to_string(), value.to_string()))
+    .into();
+    let summary = match ended {
+        Some(_) => format!("The storm of {name} {value} is over"),
+        None => format!("Storm: {text}"),
+    };
+    let part = match ended {
+        Some(_) => "resolved".to_string(),
+        None => format!("firing/{}", storm.told),
+    };
+    let description = match ended {
+        Some(_) => format!("{summary}: {text}"),
+        None => format!("{summary}\nFurther alerts of devices of {name} {value} are held until it is over"),
+    };
+    Notice {
+        cause: format!("storm/{name}/{value}/{}#{part}", storm.since.0),
+        transition: None,
+        event: if ended.is_some() { Event::Resolved } else { Event::Raised },
+        alert: format!("storm-{}", fingerprint(&labels)),
+        fingerprint: fingerprint(&labels),
+        annotations: [("summary", summary), ("description", description)]
+            .map(|(name, text)| (name.to_string(), text))
+            .into(),
+        labels,
+        starts_at: storm.since,
+        ends_at: ended,
+        url: String::new(),
+        recorded_at: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use watchfire_model::DeviceSpec;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    fn labels(device: &str, more: &[(&str, &str)]) -> LabelSet {
+        let fixed = [("alertname", "silence"), ("device", device), ("severity", "major"), ("site", "lyon")];
+        fixed.iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    /// 100 presses in lyon, ten of them on a firmware of their own.
+    fn fleet() -> Fleet {
+        let mut fleet = Fleet::default();
+        for i in 0..100 {
+            let firmware = if i < 10 { "2.3.1" } else { "2.2.0" };
+            fleet.add(&DeviceSpec {
+                id: format!("p{i}"),
+                site: "lyon".into(),
+                labels: [("firmware".to_string(), firmware.to_string())].into(),
+                ..DeviceSpec::default()
+            });
+        }
+        fleet
+    }
+
+    fn storms(more: &str) -> Storms {
+        let config: StormConfig =
+            toml::from_str(&format!("parent = \"site\"\nshare = 0.1\nleast = 4\n{more}")).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        Storms::new(&[config])
+    }
+
+    #[test]
+    fn a_storm_is_told_once_with_the_count_and_the_common_factor() {
+        let (mut storms, fleet, mut changed) = (storms(""), fleet(), false);
+        let device = |i: u32| labels(&format!("p{i}"), &[("firmware", "2.3.1")]);
+        for i in 0..9 {
+            storms.fires(&device(i));
+        }
+        assert_eq!(storms.settle(&fleet, at(0), &mut changed), []);
+        assert_eq!(storms.holds(&device(50)), None, "nine of a hundred are no storm where ten are");
+        storms.fires(&device(9));
+        assert_eq!(storms.settle(&fleet, at(1), &mut changed), []);
+        let held = Held { parent: "site".into(), value: "lyon".into(), down: false };
+        assert_eq!(storms.holds(&device(50)), Some(held));
+        assert_eq!(storms.holds(&labels("x", &[("site", "oslo")])), None);
+        assert_eq!(storms.next(), Some(at(6)));
+        storms.fires(&labels("p10", &[("firmware", "2.2.0")]));
+        let told = storms.settle(&fleet, at(6), &mut changed);
+        assert_eq!(told.len(), 1);
+        assert_eq!(
+            told[0].annotations["summary"],
+            "Storm: 11 of 100 devices of site lyon alert (silence 11); 91 % have firmware 2.3.1, 10 % of the fleet"
+        );
+        assert!(told[0].fires() && told[0].starts_at == at(1));
+        assert_eq!(storms.holds(&told[0].labels), None, "the notice of a storm is not held by it");
+        assert_eq!(storms.settle(&fleet, at(60), &mut changed), [], "once");
+
+        // A restart: the counts come from what fires, the storm from what was kept.
+        let kept = storms.kept();
+        let mut again = self::storms("");
+        (0..10).for_each(|i| again.fires(&device(i)));
+        again.fires(&labels("p10", &[("firmware", "2.2.0")]));
+        again.restore(kept);
+        assert_eq!(again.settle(&fleet, at(70), &mut changed), []);
+        assert!(!changed && again.holds(&device(50)).is_some());
+
+        // Twice as many: told again. Few are left: over.
+        (11..22).for_each(|i| again.fires(&device(i)));
+        let told = again.settle(&fleet, at(80), &mut changed);
+        assert!(
+            told.len() == 1 && told[0].annotations["summary"].starts_with("Storm: 22 of 100"),
+            "{told:?}"
+        );
+        (0..10).for_each(|i| again.resolved(&device(i)));
+        (11..18).for_each(|i| again.resolved(&device(i)));
+        let over = again.settle(&fleet, at(90), &mut changed);
+        assert_eq!(over, [], "five are half of ten: not yet over");
+        again.resolved(&device(18));
+        let over = again.settle(&fleet, at(91), &mut changed);
+        assert!(over.len() == 1 && over[0].ends_at == Some(at(91)) && changed);
+        assert_eq!(over[0].fingerprint, told[0].fingerprint);
+        assert_eq!(again.holds(&device(50)), None);
+    }
+
+    #[test]
+    fn a_storm_that_is_over_before_it_is_told_is_not_told() {
+        let (mut storms, fleet, mut changed) = (storms(""), fleet(), false);
+        let all: Vec<LabelSet> = (0..10).map(|i| labels(&format!("p{i}"), &[])).collect();
+        all.iter().for_each(|labels| storms.fires(labels));
+        storms.settle(&fleet, at(0), &mut changed);
+        all.iter().for_each(|labels| storms.resolved(labels));
+        assert_eq!(storms.settle(&fleet, at(4), &mut changed), []);
+        assert!(changed && storms.parents.is_empty() && storms.kept().is_empty() && storms.next().is_none());
+    }
+
+    #[test]
+    fn what_hangs_on_a_gateway_that_is_down_is_held() {
+        let config: StormConfig =
+            toml::from_str("parent = \"gateway\"\ndown = ['alertname=\"silence\"']").unwrap();
+        let (mut storms, fleet, mut changed) = (Storms::new(&[config]), Fleet::default(), false);
+        let child = labels("p1", &[("gateway", "g1")]);
+        assert_eq!(storms.holds(&child), None);
+        // The gateway has a gateway label of its own, as registries have it.
+        let gateway = labels("g1", &[("gateway", "g1")]);
+        storms.fires(&gateway);
+        storms.settle(&fleet, at(0), &mut changed);
+        assert!(!changed && storms.holds(&child).is_some_and(|held| held.down));
+        assert_eq!(storms.holds(&gateway), None);
+        assert_eq!(storms.holds(&labels("p2", &[("gateway", "g2")])), None);
+        storms.resolved(&gateway);
+        storms.settle(&fleet, at(1), &mut changed);
+        assert!(changed && storms.holds(&child).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (text, said) in [
+            ("parent = \"\"", "names no label"),
+            ("parent = \"site\"\nshare = 0.0", "share"),
+            ("parent = \"site\"\nshare = 1.5", "share"),
+            ("parent = \"site\"\nleast = 1", "least"),
+            ("parent = \"site\"\nmatchers = ['=']", "is no matcher"),
+        ] {
+            let config: StormConfig = toml::from_str(text).unwrap();
+            assert!(config.check().unwrap_err().contains(said), "{text}");
+        }
+    }
+}
