@@ -85,6 +85,7 @@ impl Plant {
             logged_at: at,
             position,
             evidence: None,
+            external: None,
         };
         self.told.push(transition.clone());
         transition
