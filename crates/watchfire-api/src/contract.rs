@@ -384,14 +384,6 @@ pub trait Receivers: Send + Sync {
     fn config(&self) -> NotifyConfig;
     /// What decisions about notices depend on now; another value once another configuration is in force.
     fn settings(&self) -> Arc<Settings>;
-    /// Fingerprints of alerts that others inhibit, each with the fingerprints of those.
-    fn inhibited(&self) -> BTreeMap<String, Vec<String>> {
-        BTreeMap::new()
-    }
-    /// Groups that are muted now, as receiver and key, each with the names of the time intervals.
-    fn muted(&self) -> BTreeMap<(String, String), Vec<String>> {
-        BTreeMap::new()
-    }
     /// Sends a test message. An error is what the channel said.
     fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>>;
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use watchfire_log::Clock;
 use watchfire_model::{Duration as Span, Timestamp};
-use watchfire_store::{Store, StoreError};
+use watchfire_store::{ResponseRow, Silence, Store, StoreError};
 use watchfire_telemetry::metrics;
 
-use crate::own::Own;
+use crate::own::{self, Own, SILENCE_ENDS};
 use crate::stages::fleet::Fleet;
 use crate::stages::hold::Flags;
 use crate::stages::plan::{self, Found, Groups, Settings};
@@ -23,6 +23,10 @@ const ABANDONED: Span = Span::from_secs(24 * 3600);
 /// The longest sleep: clocks that run faster than time are looked at again, and gauges are kept fresh.
 const SLEEP: Duration = Duration::from_secs(1);
 
+/// So long before its end a silence is told of ...
+const ENDS_SOON: Span = Span::from_secs(15 * 60);
+/// ... if it holds for longer than this.
+const HOLDS_LONG: Span = Span::from_secs(3600);
 /// How often what the fleet consists of is counted anew, where storms are looked for.
 const FLEET: Duration = Duration::from_secs(60);
 /// Sweeps over what people did for a time, one after another, at most: each ends some hundred alerts.
@@ -194,6 +198,20 @@ impl Flusher {
         }
     }
 
+    /// What is told of silences before they end: that people are told again.
+    async fn silences_that_end(&self, now: Timestamp) -> Result<Vec<own::Notice>, StoreError> {
+        let ending = self.store.ending_silences(now, ENDS_SOON, HOLDS_LONG).await?;
+        let notice = |silence: Silence| own::Notice {
+            since: silence.ends_at - ENDS_SOON,
+            text: format!(
+                "the silence {} of {} ends at {}: what it holds back is told from then on. It says: {}",
+                silence.id, silence.created_by, silence.ends_at, silence.comment
+            ),
+            about: silence.id,
+        };
+        Ok(ending.into_iter().map(notice).collect())
+    }
+
     async fn measure(&mut self) {
         let telemetry = &metrics().alerts;
         self.expire().await;
@@ -215,6 +233,10 @@ impl Flusher {
         telemetry.undelivered_age.clear();
         let now = self.clock.wall();
         let settings = self.settings.borrow().clone();
+        match self.silences_that_end(now).await {
+            Ok(ending) => self.own.set(SILENCE_ENDS, ending),
+            Err(error) => tracing::error!(error = error.chain(), "cannot look for silences that end"),
+        }
         if let Err(error) = self.own.look(&self.store, &settings, &waiting, now).await {
             tracing::error!(error = error.chain(), "cannot tell what is wrong with the engine itself");
         }
@@ -235,11 +257,10 @@ async fn read(store: &Store, settings: &Settings) -> Result<Groups, StoreError> 
     let rows = store.groups().await?;
     let places: Vec<i64> = rows.pending.iter().map(|pending| pending.transition).collect();
     let pending = store.transitions_at(&places).await?;
-    let flags = store
-        .responses()
-        .await?
-        .into_iter()
-        .map(|row| (row.alert, Flags { acknowledged: row.acknowledged, ..Flags::default() }));
+    let flags = store.responses().await?.into_iter().map(|row| {
+        let ResponseRow { alert, acknowledged, shelved, suppressed } = row;
+        (alert, Flags { acknowledged, shelved, suppressed })
+    });
     let bounds = store.setting(plan::SETTING).await?;
     let active = store.active_labels().await?;
     let (groups, damaged) =

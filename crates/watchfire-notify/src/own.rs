@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use watchfire_model::{Duration, Timestamp};
+use watchfire_model::{Duration, Severity, Timestamp};
 use watchfire_store::deliveries::Waiting;
 use watchfire_store::{Flush, LabelSet, NewDelivery, Store, StoreError};
 
@@ -39,12 +39,23 @@ pub struct NoticeKind {
     pub label: &'static str,
     /// What is said once it is over, behind what it is about.
     pub over: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
 }
 
 const UNDELIVERED: NoticeKind = NoticeKind {
     name: "watchfire-undelivered",
     label: "receiver",
     over: "takes again what waited too long for it",
+    severity: Severity::Major,
+};
+
+/// Whoever was kept from being told is told again from then on.
+pub(crate) const SILENCE_ENDS: NoticeKind = NoticeKind {
+    name: "watchfire-silence",
+    label: "silence",
+    over: "holds no more, or for longer",
+    severity: Severity::Info,
 };
 
 /// What other parts of the engine have to tell, by kind. A kind of which nobody said anything yet is not known to be
@@ -84,6 +95,11 @@ impl Own {
     /// Nothing is known of yet.
     pub fn new(board: Board) -> Self {
         Self { board, told: None }
+    }
+
+    /// What the notifier itself has to tell, all of one kind as of now.
+    pub fn set(&self, kind: NoticeKind, notices: Vec<Notice>) {
+        self.board.set(kind, notices);
     }
 
     /// Looks at what waits and at what others have to tell; tells what is new, and what is over.
@@ -151,7 +167,8 @@ impl Own {
 }
 
 fn labels(kind: &NoticeKind, about: &str) -> LabelSet {
-    [("alertname", kind.name), ("rule", kind.name), (kind.label, about), ("severity", "major")]
+    let severity = kind.severity.as_str();
+    [("alertname", kind.name), ("rule", kind.name), (kind.label, about), ("severity", severity)]
         .map(|(name, value)| (name.to_string(), value.to_string()))
         .into()
 }

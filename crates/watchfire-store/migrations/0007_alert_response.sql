@@ -34,6 +34,8 @@ CREATE TABLE shelves (
     rule TEXT NOT NULL,
     device TEXT NOT NULL,
     key TEXT NOT NULL,
+    -- Whose alerts: of rules of ours, or of others.
+    source TEXT NOT NULL,
     -- The alert that was shelved.
     alert TEXT NOT NULL,
     shelved_at BIGINT NOT NULL,
@@ -41,7 +43,7 @@ CREATE TABLE shelves (
     reason TEXT NOT NULL,
     until BIGINT NOT NULL,
     notice_at BIGINT,
-    PRIMARY KEY (rule, device, key)
+    PRIMARY KEY (rule, device, key, source)
 ) WITHOUT ROWID;
 CREATE INDEX shelves_until ON shelves (until);
 

@@ -12,8 +12,6 @@ CREATE TABLE silences (
     -- Since when it holds or will: what a change of its end does not change.
     created_at BIGINT NOT NULL,
     -- When an active alert was last seen that it matches; NULL: never.
-    matched_at BIGINT,
-    -- The end that people were told of beforehand; another one is told again.
-    announced_end BIGINT
+    matched_at BIGINT
 );
 CREATE INDEX silences_end ON silences (ends_at);

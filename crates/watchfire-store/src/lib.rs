@@ -67,8 +67,8 @@ pub use routing::{
 };
 pub use rules::{RuleRow, RuleState, RuleVersionRow};
 pub use secrets::Secret;
-pub use silences::{ForgottenAfter, NewSilence, Silence, SilenceMatcher, SilenceState, SilenceUse};
 pub use service::ServiceRow;
+pub use silences::{ForgottenAfter, NewSilence, Silence, SilenceMatcher, SilenceState, SilenceUse};
 pub use tokens::{NewToken, Role, TokenRow};
 
 /// The store. Cheap to clone; all clones are one.

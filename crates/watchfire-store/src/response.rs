@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use watchfire_model::alert::Detail;
 use watchfire_model::{Duration, Timestamp, Value};
 
-use crate::alerts::{AlertRow, AlertState};
+use crate::alerts::{AlertRow, AlertSource, AlertState};
 use crate::db::{parsed_opt, time_opt};
 use crate::error::StoreError;
 
@@ -408,6 +408,8 @@ pub struct ShelfRow {
     pub device: String,
     /// The key.
     pub key: String,
+    /// Whose alerts.
+    pub source: AlertSource,
     /// The alert that was shelved.
     pub alert: String,
     /// When.

@@ -7,7 +7,7 @@ use watchfire_telemetry::metrics;
 
 use crate::Store;
 use crate::alerts::{AlertRow, AlertState};
-use crate::db::{Page, commit, limit, time, time_opt, to_json};
+use crate::db::{Page, commit, limit, parsed, time, time_opt, to_json};
 use crate::error::StoreError;
 use crate::response::{Act, Event, ShelfRow, expire};
 
@@ -195,21 +195,23 @@ impl Store {
     /// as well; where there is none, the next one will be.
     pub async fn shelves(&self, cursor: Option<&str>, asked: u32) -> Result<Page<ShelfRow>, StoreError> {
         let limit = limit(asked);
-        let after: (String, String, String) = match cursor {
+        let after: (String, String, String, String) = match cursor {
             Some(cursor) => serde_json::from_str(cursor).map_err(|_| StoreError::Cursor(cursor.into()))?,
             None => Default::default(),
         };
         let rows: Vec<ShelfRow> = sqlx::query_as(
-            "SELECT * FROM shelves WHERE (rule, device, key) > ($1, $2, $3) ORDER BY rule, device, key LIMIT $4",
+            "SELECT * FROM shelves WHERE (rule, device, key, source) > ($1, $2, $3, $4) \
+             ORDER BY rule, device, key, source LIMIT $5",
         )
         .bind(after.0)
         .bind(after.1)
         .bind(after.2)
+        .bind(after.3)
         .bind(i64::from(limit) + 1)
         .fetch_all(self.db().read())
         .await
         .map_err(StoreError::sql("list shelves"))?;
-        Ok(Page::of(rows, limit, |row| to_json(&(&row.rule, &row.device, &row.key))))
+        Ok(Page::of(rows, limit, |row| to_json(&(&row.rule, &row.device, &row.key, row.source.as_str()))))
     }
 }
 
@@ -219,6 +221,7 @@ impl sqlx::FromRow<'_, sqlx::sqlite::SqliteRow> for ShelfRow {
             rule: row.try_get("rule")?,
             device: row.try_get("device")?,
             key: row.try_get("key")?,
+            source: parsed(row, "source")?,
             alert: row.try_get("alert")?,
             shelved_at: time(row, "shelved_at")?,
             shelved_by: row.try_get("shelved_by")?,
@@ -237,11 +240,12 @@ async fn load(connection: &mut SqliteConnection, id: &str) -> Result<Option<Aler
 async fn refuse_if_newer(connection: &mut SqliteConnection, alert: &AlertRow) -> Result<(), StoreError> {
     let newer: Option<String> = sqlx::query_scalar(
         "SELECT id FROM alerts WHERE state = 'active' AND rule = $1 AND device = $2 AND key = $3 \
-         AND shelved_at IS NOT NULL",
+         AND source = $4 AND shelved_at IS NOT NULL",
     )
     .bind(&alert.rule)
     .bind(&alert.device)
     .bind(&alert.key)
+    .bind(alert.source.as_str())
     .fetch_optional(connection)
     .await
     .map_err(StoreError::sql("look for a newer alert"))?;
@@ -307,12 +311,14 @@ async fn measure_acknowledgement(
 }
 
 async fn forget_shelf(connection: &mut SqliteConnection, alert: &AlertRow) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query("DELETE FROM shelves WHERE rule = $1 AND device = $2 AND key = $3")
-        .bind(&alert.rule)
-        .bind(&alert.device)
-        .bind(&alert.key)
-        .execute(connection)
-        .await?;
+    let done =
+        sqlx::query("DELETE FROM shelves WHERE rule = $1 AND device = $2 AND key = $3 AND source = $4")
+            .bind(&alert.rule)
+            .bind(&alert.device)
+            .bind(&alert.key)
+            .bind(alert.source.as_str())
+            .execute(connection)
+            .await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -326,8 +332,8 @@ async fn keep_shelf(
     reason: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO shelves (rule, device, key, alert, shelved_at, shelved_by, reason, until, notice_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO shelves (rule, device, key, alert, shelved_at, shelved_by, reason, until, notice_at, source) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(&alert.rule)
     .bind(&alert.device)
@@ -338,6 +344,7 @@ async fn keep_shelf(
     .bind(reason)
     .bind(until.0)
     .bind(notice_at.map(|time| time.0))
+    .bind(alert.source.as_str())
     .execute(connection)
     .await
     .map(drop)

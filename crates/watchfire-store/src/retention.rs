@@ -73,6 +73,8 @@ pub struct Tidied {
     pub evidence: u64,
     /// Deliveries, with their attempts.
     pub deliveries: u64,
+    /// Why people were not told, or not at once.
+    pub decisions: u64,
     /// Rows of the outbox that were routed.
     pub outbox: u64,
     /// Silences that ended.
@@ -118,12 +120,13 @@ impl Store {
     ) -> Result<Tidied, StoreError> {
         let now = self.clock().wall();
         let deliveries = self.tidy_deliveries(retention, now).await?;
+        let decisions = self.tidy_decisions(retention, now).await?;
         let outbox = self.tidy_outbox(now - retention.deliveries_for).await?;
         let alerts = self.tidy_alerts(retention, now, kept).await?;
         let evidence = self.tidy_evidence(retention.evidence).await?;
         let silences = self.remove_silences(now - retention.silences_for).await?;
         let audit = self.tidy_audit(retention, now).await?;
-        Ok(Tidied { alerts, evidence, deliveries, outbox, silences, audit })
+        Ok(Tidied { alerts, evidence, deliveries, decisions, outbox, silences, audit })
     }
 
     /// From the oldest on, part by part, until a part has nothing to remove.
@@ -251,6 +254,35 @@ impl Store {
                 ("deliveries", "sequence"),
             ];
             removed += self.remove_part(ACTION, &places, &over).await?;
+        }
+    }
+
+    /// Why people were not told is kept as long as what they were told, and as many of it.
+    async fn tidy_decisions(&self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
+        const ACTION: &str = "remove old decisions";
+        let failed = StoreError::sql(ACTION);
+        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(sequence), 0) FROM decisions")
+            .fetch_one(self.db().read())
+            .await
+            .map_err(&failed)?;
+        let mut removed = 0;
+        loop {
+            // The last one stays: it says how many there were.
+            let over: Vec<i64> = sqlx::query_scalar(
+                "SELECT sequence FROM (SELECT sequence, at FROM decisions WHERE sequence < $1 \
+                 ORDER BY sequence LIMIT $2) WHERE sequence <= $3 OR at < $4",
+            )
+            .bind(last)
+            .bind(PART)
+            .bind(last - retention.deliveries.min(i64::MAX as u64) as i64)
+            .bind((now - retention.deliveries_for).0)
+            .fetch_all(self.db().read())
+            .await
+            .map_err(&failed)?;
+            if over.is_empty() {
+                return Ok(removed);
+            }
+            removed += self.remove_part(ACTION, &[("decisions", "sequence")], &over).await?;
         }
     }
 

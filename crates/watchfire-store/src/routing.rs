@@ -151,6 +151,10 @@ pub struct ResponseRow {
     pub alert: String,
     /// Somebody looks after it.
     pub acknowledged: bool,
+    /// Nobody wants to hear of it now.
+    pub shelved: bool,
+    /// By design, or out of service.
+    pub suppressed: bool,
 }
 
 /// A delivery that is to be made.
@@ -289,15 +293,23 @@ impl Store {
     /// What people did to alerts that are active, of those to which they did anything.
     pub async fn responses(&self) -> Result<Vec<ResponseRow>, StoreError> {
         let failed = StoreError::sql("read what was done to alerts");
-        let rows =
-            sqlx::query("SELECT id FROM alerts WHERE state = 'active' AND acknowledged_at IS NOT NULL")
-                .fetch_all(self.db().read())
-                .await
-                .map_err(&failed)?;
-        rows.iter()
-            .map(|row| Ok(ResponseRow { alert: row.try_get("id")?, acknowledged: true }))
-            .collect::<Result<_, sqlx::Error>>()
-            .map_err(&failed)
+        let rows = sqlx::query(
+            "SELECT id, acknowledged_at IS NOT NULL AS acknowledged, shelved_at IS NOT NULL AS shelved, \
+             suppressed_at IS NOT NULL AS suppressed FROM alerts WHERE state = 'active' \
+             AND (acknowledged_at IS NOT NULL OR shelved_at IS NOT NULL OR suppressed_at IS NOT NULL)",
+        )
+        .fetch_all(self.db().read())
+        .await
+        .map_err(&failed)?;
+        let response = |row: &SqliteRow| {
+            Ok(ResponseRow {
+                alert: row.try_get("id")?,
+                acknowledged: row.try_get("acknowledged")?,
+                shelved: row.try_get("shelved")?,
+                suppressed: row.try_get("suppressed")?,
+            })
+        };
+        rows.iter().map(response).collect::<Result<_, sqlx::Error>>().map_err(&failed)
     }
 
     /// All notification groups.

@@ -17,6 +17,7 @@ use crate::Store;
 use crate::alerts::AlertRow;
 use crate::db::{Page, chunk, commit, limit, parsed, time, time_opt, to_json};
 use crate::error::StoreError;
+use crate::fold::Identity;
 use crate::response::{ShelfRow, SuppressedAs, suppress, unsuppress};
 use crate::responses::{PART, record, write_response};
 
@@ -297,7 +298,7 @@ async fn covering(
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     services: HashMap<(String, String), ServiceRow>,
-    shelves: HashMap<(String, String, String), ShelfRow>,
+    shelves: HashMap<Identity, ShelfRow>,
 }
 
 impl Standing {
@@ -339,7 +340,8 @@ impl Standing {
                      AND s.key = w.column3",
                 );
                 for row in query.build_query_as::<ShelfRow>().fetch_all(&mut *connection).await? {
-                    standing.shelves.insert((row.rule.clone(), row.device.clone(), row.key.clone()), row);
+                    let of = (row.rule.clone(), row.device.clone(), row.key.clone(), row.source);
+                    standing.shelves.insert(of, row);
                 }
             }
         }
@@ -361,6 +363,7 @@ impl Standing {
         if self.shelves.is_empty() {
             return None;
         }
-        self.shelves.get(&(alert.rule.clone(), alert.device.clone(), alert.key.clone()))
+        let of = (alert.rule.clone(), alert.device.clone(), alert.key.clone(), alert.source);
+        self.shelves.get(&of)
     }
 }

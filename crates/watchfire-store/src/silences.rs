@@ -351,35 +351,24 @@ impl Store {
         commit(transaction, ACTION).await
     }
 
-    /// Silences that hold, end by themselves within `ahead`, and of whose end nobody was told.
-    pub async fn ending_silences(&self, now: Timestamp, ahead: Duration) -> Result<Vec<Silence>, StoreError> {
+    /// Silences that hold, and end by themselves within `ahead`, of those that hold for longer than `least`: who wants a
+    /// few minutes of quiet knows when they are over.
+    pub async fn ending_silences(
+        &self,
+        now: Timestamp,
+        ahead: Duration,
+        least: Duration,
+    ) -> Result<Vec<Silence>, StoreError> {
         sqlx::query_as(
             "SELECT * FROM silences WHERE ends_at > $1 AND ends_at <= $2 AND starts_at <= $1 \
-             AND (announced_end IS NULL OR announced_end <> ends_at) ORDER BY ends_at, id",
+             AND ends_at - starts_at > $3 ORDER BY ends_at, id",
         )
         .bind(now.0)
         .bind((now + ahead).0)
+        .bind(least.0 as i64)
         .fetch_all(self.db().read())
         .await
         .map_err(StoreError::sql("list silences that end soon"))
-    }
-
-    /// People were told that these silences end, and when. One that is prolonged is told of again.
-    pub async fn note_silences_announced(&self, silences: &[Silence]) -> Result<(), StoreError> {
-        const ACTION: &str = "note whose end was told";
-        if silences.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = self.db().write().await?;
-        for silence in silences {
-            sqlx::query("UPDATE silences SET announced_end = $1 WHERE id = $2")
-                .bind(silence.ends_at.0)
-                .bind(&silence.id)
-                .execute(&mut *transaction)
-                .await
-                .map_err(StoreError::sql(ACTION))?;
-        }
-        commit(transaction, ACTION).await
     }
 
     /// Silences that hold for too long, or have matched nothing for too long, the oldest first.

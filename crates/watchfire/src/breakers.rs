@@ -6,15 +6,19 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use watchfire_engine::{BreakerStatus, Engine};
-use watchfire_model::PartitionId;
+use watchfire_model::{PartitionId, Severity};
 use watchfire_notify::{Notice, NoticeKind, Notifier};
 
 /// How often it is looked whether somebody has to be told.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What is told of a rule that is out.
-const KIND: NoticeKind =
-    NoticeKind { name: "watchfire-rule", label: "rule", over: "passes again and has gone on" };
+const KIND: NoticeKind = NoticeKind {
+    name: "watchfire-rule",
+    label: "rule",
+    over: "passes again and has gone on",
+    severity: Severity::Major,
+};
 
 /// Looks until it is stopped.
 pub fn watch(engine: Arc<Engine>, notifier: Arc<Notifier>, stop: CancellationToken) -> JoinHandle<()> {

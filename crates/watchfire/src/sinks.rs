@@ -10,7 +10,7 @@ use watchfire_api::contract::{
     BoxFuture, History, HistoryFailure, HistoryPoint, HistoryQuery, SinkInfo, SinkLane, Sinks,
 };
 use watchfire_log::Clock;
-use watchfire_model::Timestamp;
+use watchfire_model::{Severity, Timestamp};
 use watchfire_notify::{Notice, NoticeKind, Notifier};
 use watchfire_sink::timescale::{self, HistoryError};
 use watchfire_sink::{LaneState, Running, SinkStatus, Surroundings, http, kafka, mqtt};
@@ -24,14 +24,19 @@ const LOOK: Duration = Duration::from_secs(2);
 const HISTORY: u32 = 4;
 
 /// What is told of a sink that gets nothing through.
-const KIND: NoticeKind =
-    NoticeKind { name: "watchfire-sink", label: "sink", over: "writes again what comes" };
+const KIND: NoticeKind = NoticeKind {
+    name: "watchfire-sink",
+    label: "sink",
+    over: "writes again what comes",
+    severity: Severity::Major,
+};
 
 /// What is told of a part of the log that a sink will never get.
 const LOSS: NoticeKind = NoticeKind {
     name: "watchfire-sink-gap",
     label: "sink",
     over: "was started anew; the gap is noted where it writes",
+    severity: Severity::Major,
 };
 
 /// The running sinks.

@@ -13,7 +13,7 @@ use watchfire_ingest::kafka::{self, KafkaSource};
 use watchfire_ingest::mqtt_source::{self, MqttSource};
 use watchfire_ingest::{Intake, Source, UnknownDevices};
 use watchfire_log::Clock;
-use watchfire_model::{Duration, Timestamp};
+use watchfire_model::{Duration, Severity, Timestamp};
 use watchfire_notify::{Notice, NoticeKind, Notifier};
 
 use crate::config::SourceConfig;
@@ -22,7 +22,8 @@ use crate::config::SourceConfig;
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What is told of a source that gets nothing.
-const KIND: NoticeKind = NoticeKind { name: "watchfire-source", label: "source", over: "reads again" };
+const KIND: NoticeKind =
+    NoticeKind { name: "watchfire-source", label: "source", over: "reads again", severity: Severity::Major };
 
 /// The running sources, each with how long it may get nothing before that is told.
 pub struct RunningSources {

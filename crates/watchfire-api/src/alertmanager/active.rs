@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use watchfire_model::Timestamp;
+use watchfire_notify::stages::inhibit::Inhibitor;
 use watchfire_notify::stages::notice::standing;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::route::Target;
@@ -35,10 +36,43 @@ pub struct ActiveAlert {
     pub url: String,
     /// Who is told, in which group.
     pub targets: Vec<Target>,
+    /// What people did that keeps it from being told, in the words of a silence: `shelved:` or `suppressed:` and its id.
+    pub held: Vec<String>,
 }
 
-/// By fingerprint and id, so that two alerts that look the same to the outside are both there.
-pub type Alerts = BTreeMap<(String, String), Arc<ActiveAlert>>;
+/// The alerts that are active.
+#[derive(Clone, Debug, Default)]
+pub struct Alerts {
+    /// By fingerprint and id, so that two alerts that look the same to the outside are both there.
+    all: BTreeMap<(String, String), Arc<ActiveAlert>>,
+    inhibitor: Inhibitor,
+}
+
+impl Alerts {
+    /// In the order of their fingerprints.
+    pub fn values(&self) -> impl Iterator<Item = &Arc<ActiveAlert>> {
+        self.all.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The fingerprints of those that inhibit one of them.
+    pub fn inhibited_by(&self, alert: &ActiveAlert) -> Vec<String> {
+        self.inhibitor.inhibited_by(&alert.labels, &alert.fingerprint)
+    }
+
+    fn remove(&mut self, fingerprint: String, id: String) {
+        self.all.remove(&(fingerprint.clone(), id));
+        // Another one may look the same to the outside.
+        let next = self.all.range((fingerprint.clone(), String::new())..).next();
+        if next.is_none_or(|((other, _), _)| *other != fingerprint) {
+            self.inhibitor.remove(&fingerprint);
+        }
+    }
+}
 
 /// The alerts that are active, as of the last call.
 #[derive(Debug)]
@@ -71,7 +105,9 @@ impl ActiveAlerts {
         if !known || last - state.seen > FAR {
             // A load that fails leaves nothing that counts as whole.
             *state = State::default();
-            let mut fresh = State { seen: last, settings: Some(settings.clone()), ..State::default() };
+            let empty = Alerts { inhibitor: Inhibitor::new(&settings.inhibit), ..Alerts::default() };
+            let (settings_now, alerts) = (Some(settings.clone()), Arc::new(empty));
+            let mut fresh = State { seen: last, settings: settings_now, alerts, ..State::default() };
             self.load(&mut fresh, settings).await?;
             *state = fresh;
         }
@@ -107,11 +143,12 @@ impl State {
     fn put(&mut self, row: &AlertRow, settings: &Settings) {
         let alerts = Arc::make_mut(&mut self.alerts);
         if let Some(fingerprint) = self.by_id.remove(&row.id) {
-            alerts.remove(&(fingerprint, row.id.clone()));
+            alerts.remove(fingerprint, row.id.clone());
         }
         if row.state == AlertState::Active {
             self.by_id.insert(row.id.clone(), row.fingerprint.clone());
-            alerts.insert((row.fingerprint.clone(), row.id.clone()), Arc::new(told(row, settings)));
+            alerts.inhibitor.add(&row.fingerprint, &row.labels);
+            alerts.all.insert((row.fingerprint.clone(), row.id.clone()), Arc::new(told(row, settings)));
         }
     }
 }
@@ -135,5 +172,9 @@ fn told(row: &AlertRow, settings: &Settings) -> ActiveAlert {
         updated_at: row.last_seen.max(row.severity_since).max(row.acknowledged_at.unwrap_or_default()),
         url: notice.url,
         targets: settings.router.route(&row.labels),
+        held: [("shelved", row.response.shelved_at), ("suppressed", row.response.suppressed_at)]
+            .into_iter()
+            .filter_map(|(what, since)| since.map(|_| format!("{what}:{}", row.id)))
+            .collect(),
     }
 }

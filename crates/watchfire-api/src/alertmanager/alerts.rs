@@ -9,6 +9,7 @@ use regex::Regex;
 use serde::Serialize;
 use watchfire_model::{Duration, Timestamp};
 use watchfire_notify::matcher::Matcher;
+use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::route::Target;
 use watchfire_store::LabelSet;
 
@@ -47,7 +48,7 @@ struct Reference<'a> {
 struct Status<'a> {
     state: &'static str,
     silenced_by: Vec<&'a str>,
-    inhibited_by: Vec<&'a str>,
+    inhibited_by: Vec<String>,
     muted_by: Vec<&'a str>,
 }
 
@@ -65,30 +66,24 @@ struct Known<'a> {
     now: Timestamp,
     resolve_timeout: Duration,
     silences: Vec<&'a Compiled>,
-    inhibited: BTreeMap<String, Vec<String>>,
-    muted: BTreeMap<(String, String), Vec<String>>,
+    alerts: &'a Alerts,
+    settings: Arc<Settings>,
 }
 
-impl Known<'_> {
-    /// The silences that match the alert, by id.
-    fn silenced_by(&self, alert: &ActiveAlert) -> Vec<&str> {
-        let matching = self.silences.iter().filter(|one| one.conditions.match_labels(&alert.labels));
-        matching.map(|one| one.silence.id.as_str()).collect()
-    }
-
-    /// The alerts that inhibit it, by fingerprint.
-    fn inhibited_by(&self, alert: &ActiveAlert) -> Vec<&str> {
-        self.inhibited.get(&alert.fingerprint).into_iter().flatten().map(String::as_str).collect()
+impl<'a> Known<'a> {
+    /// The silences that match the alert, by id, and what people did that holds it as a silence does.
+    fn silenced_by(&self, alert: &'a ActiveAlert) -> Vec<&'a str> {
+        let matching = self.silences.iter().filter(|one| one.conditions.matches(&alert.labels));
+        matching.map(|one| one.silence.id.as_str()).chain(alert.held.iter().map(String::as_str)).collect()
     }
 
     /// The time intervals that mute a group.
-    fn muted_by(&self, target: &Target) -> Vec<&str> {
-        let group = (target.receiver.clone(), target.group_key.clone());
-        self.muted.get(&group).into_iter().flatten().map(String::as_str).collect()
+    fn muted_by(&self, target: &'a Target) -> Vec<&'a str> {
+        target.times.muting(&self.settings.intervals, self.now)
     }
 
-    fn status(&self, alert: &ActiveAlert) -> Status<'_> {
-        let (silenced_by, inhibited_by) = (self.silenced_by(alert), self.inhibited_by(alert));
+    fn status(&self, alert: &'a ActiveAlert) -> Status<'a> {
+        let (silenced_by, inhibited_by) = (self.silenced_by(alert), self.alerts.inhibited_by(alert));
         let free = silenced_by.is_empty() && inhibited_by.is_empty();
         let state = if free { "active" } else { "suppressed" };
         Status { state, silenced_by, inhibited_by, muted_by: Vec::new() }
@@ -155,14 +150,14 @@ async fn present(state: &AppState) -> Result<(Arc<Alerts>, Arc<Vec<Compiled>>), 
     Ok((alerts, state.silences.all().await?))
 }
 
-fn known<'a>(state: &AppState, silences: &'a [Compiled]) -> Known<'a> {
+fn known<'a>(state: &AppState, alerts: &'a Alerts, silences: &'a [Compiled]) -> Known<'a> {
     let now = state.clock.wall();
     Known {
         now,
         resolve_timeout: state.options.resolve_timeout,
         silences: holding(silences, now),
-        inhibited: state.receivers.inhibited(),
-        muted: state.receivers.muted(),
+        alerts,
+        settings: state.receivers.settings(),
     }
 }
 
@@ -175,7 +170,7 @@ pub(super) async fn list(
     // Every alert has been through routing once it is here; the flag is read so that a wrong one is told.
     asked.flag("unprocessed")?;
     let (alerts, silences) = present(&state).await?;
-    let known = known(&state, &silences);
+    let known = known(&state, &alerts, &silences);
     let any_receiver = wanted.receiver.is_none() && wanted.receivers;
     let mut all = Vec::new();
     for alert in alerts.values().filter(|alert| wanted.labels(alert)) {
@@ -197,7 +192,7 @@ pub(super) async fn groups(
 ) -> Result<Response, Failure> {
     let (wanted, muted) = (Wanted::of(&asked)?, asked.flag("muted")?);
     let (alerts, silences) = present(&state).await?;
-    let known = known(&state, &silences);
+    let known = known(&state, &alerts, &silences);
     // In the order of their labels, then of their receivers, as Alertmanager lists them.
     let mut groups: BTreeMap<(&LabelSet, &str, &str), AlertGroup<'_>> = BTreeMap::new();
     for alert in alerts.values().filter(|alert| wanted.labels(alert)) {
@@ -228,7 +223,7 @@ pub(super) async fn groups(
 /// How many alerts are active, and how many of them are suppressed.
 pub(super) async fn counts(state: &AppState) -> Result<(usize, usize), Failure> {
     let (alerts, silences) = present(state).await?;
-    let known = known(state, &silences);
+    let known = known(state, &alerts, &silences);
     let suppressed = alerts.values().filter(|alert| known.status(alert).state != "active").count();
     Ok((alerts.len() - suppressed, suppressed))
 }

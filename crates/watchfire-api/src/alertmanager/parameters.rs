@@ -55,24 +55,7 @@ impl Parameters {
 
 /// A matcher as text, in the words of a silence: `site=~"oslo|lyon"`.
 pub(crate) fn silence_matcher(text: &str) -> Result<SilenceMatcher, String> {
-    // What is no matcher, and why, is said by the one that parses all of them.
-    text.parse::<Matcher>()?;
-    let at = text.find(['=', '!']).unwrap_or_default();
-    let (name, rest) = text.split_at(at);
-    let (operator, value) = ["=~", "!~", "!=", "="]
-        .into_iter()
-        .find_map(|operator| Some((operator, rest.strip_prefix(operator)?.trim())))
-        .unwrap_or(("=", ""));
-    let value = match value.starts_with('"') {
-        true => serde_json::from_str::<String>(value).map_err(|error| error.to_string())?,
-        false => value.to_string(),
-    };
-    Ok(SilenceMatcher {
-        name: name.trim().into(),
-        value,
-        is_regex: operator.ends_with('~'),
-        is_equal: operator.starts_with('='),
-    })
+    text.parse::<Matcher>().map(|matcher| matcher.to_silence())
 }
 
 #[cfg(test)]

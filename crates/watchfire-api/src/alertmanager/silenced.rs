@@ -3,87 +3,18 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use regex::Regex;
 use tokio_util::sync::CancellationToken;
 use watchfire_log::clock::Clock;
 use watchfire_model::Timestamp;
+use watchfire_notify::matcher::Matchers;
 use watchfire_notify::stages::plan::Settings;
-use watchfire_store::{LabelSet, Silence, SilenceMatcher, SilenceState, Store, StoreError};
+use watchfire_notify::stages::silence::conditions;
+use watchfire_store::{Silence, SilenceState, Store, StoreError};
 
 use super::active::{ActiveAlerts, Alerts};
 
 /// How exactly it is known when a silence last matched something.
 const NOTED: watchfire_model::Duration = watchfire_model::Duration::from_secs(60);
-/// Bytes of one regular expression, compiled: no silence may take more than its share of memory.
-const REGEX_BYTES: usize = 1 << 20;
-
-/// One condition, ready to be asked.
-#[derive(Clone, Debug)]
-struct Test {
-    name: String,
-    value: String,
-    regex: Option<Regex>,
-    is_equal: bool,
-}
-
-impl Test {
-    fn new(matcher: &SilenceMatcher) -> Result<Self, String> {
-        if matcher.name.is_empty() {
-            return Err(format!("invalid label name {:?}", matcher.name));
-        }
-        let regex = matcher
-            .is_regex
-            .then(|| {
-                regex::RegexBuilder::new(&format!("^(?:{})$", matcher.value))
-                    .size_limit(REGEX_BYTES)
-                    // The dot of Alertmanager's does not stop at line ends either.
-                    .dot_matches_new_line(true)
-                    .build()
-            })
-            .transpose()
-            .map_err(|error| format!("invalid regular expression {:?}: {error}", matcher.value))?;
-        let (name, value) = (matcher.name.clone(), matcher.value.clone());
-        Ok(Self { name, value, regex, is_equal: matcher.is_equal })
-    }
-
-    fn holds(&self, labels: &LabelSet) -> bool {
-        let value = labels.get(&self.name).map_or("", String::as_str);
-        let fits = match &self.regex {
-            Some(regex) => regex.is_match(value),
-            None => value == self.value,
-        };
-        fits == self.is_equal
-    }
-}
-
-/// The conditions of a silence: all must hold.
-#[derive(Clone, Debug)]
-pub struct Conditions(Vec<Test>);
-
-impl Conditions {
-    /// Checked as Alertmanager does; an error says which one is wrong, and why.
-    pub fn new(matchers: &[SilenceMatcher]) -> Result<Self, String> {
-        let mut tests = Vec::with_capacity(matchers.len());
-        for (i, matcher) in matchers.iter().enumerate() {
-            tests.push(Test::new(matcher).map_err(|fault| format!("invalid label matcher {i}: {fault}"))?);
-        }
-        if tests.is_empty() {
-            return Err("at least one matcher is required".into());
-        }
-        // One that excludes says nothing of what is there: only one that asks for a value counts.
-        let empty = LabelSet::new();
-        if tests.iter().all(|test| test.is_equal && test.holds(&empty)) {
-            return Err("at least one matcher must not match the empty string".into());
-        }
-        Ok(Self(tests))
-    }
-
-    /// Whether all hold for these labels.
-    pub fn match_labels(&self, labels: &LabelSet) -> bool {
-        self.0.iter().all(|test| test.holds(labels))
-    }
-}
-
 /// The silences as of their last change, ready to be asked.
 #[derive(Debug)]
 pub struct Silences {
@@ -97,7 +28,7 @@ pub struct Compiled {
     /// As it is kept.
     pub silence: Silence,
     /// What it asks.
-    pub conditions: Conditions,
+    pub conditions: Matchers,
 }
 
 impl Silences {
@@ -117,7 +48,7 @@ impl Silences {
         }
         let mut list = Vec::new();
         for silence in self.store.silences().await? {
-            match Conditions::new(&silence.matchers) {
+            match conditions(&silence.matchers) {
                 Ok(conditions) => list.push(Compiled { silence, conditions }),
                 Err(fault) => {
                     tracing::error!(silence = silence.id, fault, "a silence that is kept cannot be used");
@@ -150,7 +81,7 @@ pub fn follow(all: &[Compiled], alerts: &Alerts, matched: impl Fn(&str) -> bool,
     let mut followed = Followed::default();
     for one in holding(all, now) {
         let id = &one.silence.id;
-        if alerts.values().any(|alert| one.conditions.match_labels(&alert.labels)) {
+        if alerts.values().any(|alert| one.conditions.matches(&alert.labels)) {
             followed.matching.push(id.clone());
         } else if one.silence.until_resolved && matched(id) {
             followed.over.push(id.clone());
@@ -220,47 +151,13 @@ async fn look(
 mod tests {
     use super::*;
 
-    fn matcher(name: &str, value: &str, is_regex: bool, is_equal: bool) -> SilenceMatcher {
-        SilenceMatcher { name: name.into(), value: value.into(), is_regex, is_equal }
-    }
-
-    fn check(matchers: &[SilenceMatcher], labels: &[(&str, &str)], expected: bool) {
-        let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        assert_eq!(Conditions::new(matchers).unwrap().match_labels(&labels), expected, "{matchers:?}");
-    }
-
-    #[test]
-    fn all_conditions_must_hold() {
-        let hot = matcher("alertname", "hot", false, true);
-        check(std::slice::from_ref(&hot), &[("alertname", "hot")], true);
-        check(std::slice::from_ref(&hot), &[("alertname", "hotter")], false);
-        check(&[matcher("alertname", "h.t", true, true)], &[("alertname", "hot")], true);
-        check(&[matcher("alertname", "h", true, true)], &[("alertname", "hot")], false);
-        check(&[hot.clone(), matcher("site", "", false, false)], &[("alertname", "hot")], false);
-        check(&[hot.clone(), matcher("site", "o.*", true, false)], &[("alertname", "hot")], true);
-        check(&[hot, matcher("site", "o.*", true, false)], &[("alertname", "hot"), ("site", "oslo")], false);
-    }
-
-    #[test]
-    fn a_silence_of_everything_by_mistake_is_refused() {
-        for (matchers, said) in [
-            (vec![], "at least one matcher is required"),
-            (vec![matcher("a", "", false, true)], "must not match the empty string"),
-            (vec![matcher("a", ".*", true, true)], "must not match the empty string"),
-            (vec![matcher("a", "(", true, true)], "invalid label matcher 0: invalid regular expression"),
-            (vec![matcher("", "b", false, true)], "invalid label name"),
-        ] {
-            let fault = Conditions::new(&matchers).unwrap_err();
-            assert!(fault.contains(said), "{fault:?} does not say {said:?}");
-        }
-        assert!(Conditions::new(&[matcher("a", "", false, false)]).is_ok());
-    }
-
     #[test]
     fn a_silence_until_resolved_ends_once_nothing_of_it_is_left() {
         let silence = Silence {
             id: "s".into(),
-            matchers: vec![matcher("alertname", "hot", false, true)],
+            matchers: vec![
+                "alertname=hot".parse::<watchfire_notify::matcher::Matcher>().unwrap().to_silence(),
+            ],
             starts_at: Timestamp(0),
             ends_at: Timestamp(100),
             created_by: String::new(),
@@ -269,9 +166,9 @@ mod tests {
             updated_at: Timestamp(0),
             until_resolved: true,
         };
-        let conditions = Conditions::new(&silence.matchers).unwrap();
+        let conditions = conditions(&silence.matchers).unwrap();
         let all = [Compiled { silence, conditions }];
-        let none = Alerts::new();
+        let none = Alerts::default();
         let at = |now, matched| follow(&all, &none, |_| matched, Timestamp(now));
         assert_eq!(at(50, false), Followed::default(), "it never matched: its alert may still come");
         assert_eq!(at(50, true).over, ["s"]);

@@ -10,10 +10,10 @@ use serde_json::json;
 use watchfire_model::Timestamp;
 use watchfire_store::{NewSilence, Silence, SilenceMatcher, SilenceState};
 
-use super::silenced::Conditions;
 use super::{Asked, Failure, answer, time};
 use crate::http::AppState;
 use crate::http::extract::{Operator, Raw, Viewer};
+use watchfire_notify::stages::silence::conditions as read_conditions;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -163,7 +163,7 @@ pub(super) async fn post(
         })
         .collect();
     let conditions =
-        Conditions::new(&matchers).map_err(|fault| Failure::bad(format!("invalid silence: {fault}")))?;
+        read_conditions(&matchers).map_err(|fault| Failure::bad(format!("invalid silence: {fault}")))?;
     let alerts = state.active.current(&state.receivers.settings()).await?;
     // A silence of ours that ends with its last alert stays one when it is changed from here.
     let until_resolved = match asked.id.as_str() {
@@ -182,7 +182,7 @@ pub(super) async fn post(
         comment: asked.comment,
         annotations: asked.annotations.unwrap_or_default(),
         until_resolved,
-        matches: alerts.values().any(|alert| conditions.match_labels(&alert.labels)),
+        matches: alerts.values().any(|alert| conditions.matches(&alert.labels)),
     };
     let silence = state.store.set_silence(&new, now).await?;
     state.audit(&caller, "silence.set", &silence.id, None).await;

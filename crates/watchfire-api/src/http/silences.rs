@@ -14,8 +14,9 @@ use super::AppState;
 use super::extract::{Json, Operator, Path, Query, Viewer};
 use super::page::{Listing, PageQuery};
 use crate::alertmanager::parameters::silence_matcher;
-use crate::alertmanager::silenced::Conditions;
 use crate::problem::Problem;
+use watchfire_notify::matcher::Matchers;
+use watchfire_notify::stages::silence::conditions as read_conditions;
 
 /// How long a silence without an end of its own holds at most.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -101,9 +102,9 @@ async fn view(state: &AppState, all: Vec<Silence>) -> Result<Vec<SilenceView>, P
     let now = state.clock.wall();
     let alerts = state.active.current(&state.receivers.settings()).await?;
     let counted = |silence: Silence| {
-        let conditions = Conditions::new(&silence.matchers).ok();
-        let matches = |conditions: &Conditions| {
-            alerts.values().filter(|alert| conditions.match_labels(&alert.labels)).count() as u64
+        let conditions = read_conditions(&silence.matchers).ok();
+        let matches = |conditions: &Matchers| {
+            alerts.values().filter(|alert| conditions.matches(&alert.labels)).count() as u64
         };
         let state = silence.state(now);
         // One that ended holds nothing back any more: it is not asked.
@@ -195,7 +196,7 @@ pub(crate) async fn set_silence(
             })?,
         });
     }
-    let conditions = Conditions::new(&matchers)
+    let conditions = read_conditions(&matchers)
         .map_err(|fault| Problem::refused("matcher", fault).with("pointer", "/matchers"))?;
     let now = state.clock.wall();
     let known = match &request.id {
@@ -230,7 +231,7 @@ pub(crate) async fn set_silence(
         comment: request.comment,
         annotations: request.annotations,
         until_resolved: request.until_resolved,
-        matches: alerts.values().any(|alert| conditions.match_labels(&alert.labels)),
+        matches: alerts.values().any(|alert| conditions.matches(&alert.labels)),
     };
     let silence = state.store.set_silence(&new, now).await?;
     state.audit(&caller, "silence.set", &silence.id, None).await;

@@ -99,6 +99,16 @@ impl Times {
         self.mute.is_empty() && self.active.is_empty()
     }
 
+    /// The time intervals because of which the route tells nothing now; none: it tells.
+    pub fn muting<'a>(&'a self, intervals: &Intervals, now: Timestamp) -> Vec<&'a str> {
+        let within: Vec<&str> =
+            self.mute.iter().filter(|name| intervals.is_active(name, now)).map(String::as_str).collect();
+        if within.is_empty() && self.muted(intervals, now).is_some() {
+            return self.active.iter().map(String::as_str).collect();
+        }
+        within
+    }
+
     /// Why the route tells nothing now; `None`: it tells.
     pub fn muted(&self, intervals: &Intervals, now: Timestamp) -> Option<String> {
         if let Some(name) = self.mute.iter().find(|name| intervals.is_active(name, now)) {

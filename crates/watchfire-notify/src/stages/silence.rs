@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use watchfire_model::Timestamp;
-use watchfire_store::{LabelSet, Silence};
+use watchfire_store::{LabelSet, Silence, SilenceMatcher};
 
-use crate::matcher::{Matcher, Matchers};
+use crate::matcher::{Matcher, Matchers, Operator};
 
 #[derive(Clone, Debug)]
 struct Compiled {
@@ -120,15 +120,29 @@ fn named(matcher: &Matcher) -> impl Iterator<Item = (&str, &str)> {
     matcher.values().unwrap_or_default().into_iter().map(|value| (matcher.name(), value))
 }
 
-fn compile(silence: &Silence) -> Result<Compiled, String> {
-    let matchers = silence.matchers.iter().map(Matcher::of_silence).collect::<Result<Vec<_>, _>>()?;
-    // As Alertmanager demands: one that holds for an alert without any label would hold for nearly all.
-    if matchers.iter().all(|matcher| matcher.matches_value("")) {
-        return Err("no matcher of it refuses an empty label: it would hold everything".into());
+/// The conditions of a silence, checked as Alertmanager does; an error says which one is wrong, and why.
+pub fn conditions(matchers: &[SilenceMatcher]) -> Result<Matchers, String> {
+    let read = |(i, matcher): (usize, &SilenceMatcher)| {
+        Matcher::of_silence(matcher).map_err(|fault| format!("invalid label matcher {i}: {fault}"))
+    };
+    let read = matchers.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    if read.is_empty() {
+        return Err("at least one matcher is required".into());
     }
+    // A silence of everything by mistake. One matcher that excludes is no such, though it holds for an empty label.
+    let names_nothing = |matcher: &Matcher| {
+        matches!(matcher.operator(), Operator::Equal | Operator::Matches) && matcher.matches_value("")
+    };
+    if read.iter().all(names_nothing) {
+        return Err("at least one matcher must not match the empty string".into());
+    }
+    Ok(Matchers(read))
+}
+
+fn compile(silence: &Silence) -> Result<Compiled, String> {
     Ok(Compiled {
         id: silence.id.clone(),
-        matchers: Matchers(matchers),
+        matchers: conditions(&silence.matchers)?,
         starts_at: silence.starts_at,
         ends_at: silence.ends_at,
     })
@@ -203,6 +217,30 @@ mod tests {
         );
         assert!(all.faulty()[0].1.contains("no regular expression"));
         assert_eq!((all.len(), all.is_empty()), (1, false));
+    }
+
+    #[test]
+    fn a_silence_of_everything_by_mistake_is_refused() {
+        let matcher = |name: &str, value: &str, is_regex, is_equal| SilenceMatcher {
+            name: name.into(),
+            value: value.into(),
+            is_regex,
+            is_equal,
+        };
+        for (matchers, said) in [
+            (vec![], "at least one matcher is required"),
+            (vec![matcher("a", "", false, true)], "must not match the empty string"),
+            (vec![matcher("a", ".*", true, true)], "must not match the empty string"),
+            (vec![matcher("a", "(", true, true)], "invalid label matcher 0: its value \"(\" is no regular"),
+            (vec![matcher("", "b", false, true)], "the name of the label is missing"),
+        ] {
+            let fault = conditions(&matchers).unwrap_err();
+            assert!(fault.contains(said), "{fault:?} does not say {said:?}");
+        }
+        // What excludes one value holds nearly everything, and is meant.
+        let all = Silences::new(&[silence("others", "site!=oslo", 0, 10)]);
+        check(&all, "site=lyon", 5, &["others"]);
+        check(&all, "site=oslo", 5, &[]);
     }
 
     #[test]

@@ -9,6 +9,6 @@ mod plant;
 mod quality;
 mod responses;
 mod retention;
-mod silences;
 mod service;
+mod silences;
 mod tables;

@@ -103,19 +103,19 @@ async fn silences_begin_hold_and_end_and_are_removed_after_a_while() {
 }
 
 #[tokio::test]
-async fn an_end_is_announced_once_and_forgotten_ones_are_found() {
+async fn what_ends_soon_and_what_was_forgotten_is_found() {
     let (_folder, store) = place().await;
     let short = store.set_silence(&of("oslo", START, START + HOUR), START).await.unwrap();
     let long = NewSilence { matches: true, ..of("lyon", START, START + Duration::from_secs(30 * 86_400)) };
     let long = store.set_silence(&long, START).await.unwrap();
-    let ending = store.ending_silences(START, HOUR).await.unwrap();
-    assert_eq!(ending, std::slice::from_ref(&short));
-    store.note_silences_announced(&ending).await.unwrap();
-    assert_eq!(store.ending_silences(START, HOUR).await.unwrap(), []);
+    let ending = async |at, least| store.ending_silences(at, HOUR, least).await.unwrap();
+    assert_eq!(ending(START, Duration::ZERO).await, std::slice::from_ref(&short));
+    assert_eq!(ending(START, HOUR).await, [], "it holds for no longer than that");
     // Prolonged, it ends at another time.
     let prolonged = NewSilence { id: Some(short.id.clone()), ..of("oslo", START, START + HOUR + HOUR) };
     let short = store.set_silence(&prolonged, START).await.unwrap();
-    assert_eq!(store.ending_silences(START + HOUR, HOUR).await.unwrap(), [short]);
+    assert_eq!(ending(START, HOUR).await, []);
+    assert_eq!(ending(START + HOUR, HOUR).await, [short]);
 
     let after = ForgottenAfter::default();
     let forgotten = |at| {
