@@ -312,6 +312,47 @@ impl Store {
         rows.iter().map(response).collect::<Result<_, sqlx::Error>>().map_err(&failed)
     }
 
+    /// Deliveries that have waited for a receiver since `before` or longer and that `to` was not given in its place, in
+    /// order, as they are made for that one; at most so many. What was itself given over stays where it is: two receivers
+    /// that stand in for each other would pass it on for ever.
+    pub async fn late_deliveries(
+        &self,
+        receiver: &str,
+        before: Timestamp,
+        to: &str,
+        most: u32,
+    ) -> Result<Vec<NewDelivery>, StoreError> {
+        let failed = StoreError::sql("read what waits for too long");
+        let rows = sqlx::query(
+            "SELECT 'fallback/' || $3 || '/' || id AS id, group_key, status, \
+             json_set(payload, '$.receiver', $3) AS payload, caused_at, \
+             (SELECT json_group_array(alert) FROM delivery_alerts WHERE delivery = d.sequence) AS alerts \
+             FROM deliveries AS d WHERE receiver = $1 AND state = 'pending' AND created_at <= $2 \
+             AND id NOT LIKE 'fallback/%' AND NOT EXISTS (SELECT 1 FROM deliveries AS o \
+             WHERE o.id = 'fallback/' || $3 || '/' || d.id) ORDER BY sequence LIMIT $4",
+        )
+        .bind(receiver)
+        .bind(before.0)
+        .bind(to)
+        .bind(i64::from(most))
+        .fetch_all(self.db().read())
+        .await
+        .map_err(&failed)?;
+        let delivery = |row: &SqliteRow| {
+            Ok(NewDelivery {
+                id: row.try_get("id")?,
+                receiver: to.to_string(),
+                group_key: row.try_get("group_key")?,
+                status: row.try_get("status")?,
+                reason: "fallback".into(),
+                payload: row.try_get("payload")?,
+                alerts: json(row, "alerts")?,
+                caused_at: time_opt(row, "caused_at")?,
+            })
+        };
+        rows.iter().map(delivery).collect::<Result<_, sqlx::Error>>().map_err(&failed)
+    }
+
     /// All notification groups.
     pub async fn groups(&self) -> Result<GroupRows, StoreError> {
         let failed = StoreError::sql("read notification groups");

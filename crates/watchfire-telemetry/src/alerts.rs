@@ -48,6 +48,8 @@ pub struct AlertMetrics {
     pub delivery_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     /// The whole way: from the receipt of the reading, by the log, to a delivery that tells of it, by `receiver`.
     pub reading_to_delivered: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    /// Deliveries that were made for another receiver because one took nothing, by `receiver` and `to`.
+    pub given_over: Family<Labels<2>, Counter>,
     /// Deliveries that wait, by `receiver`.
     pub pending: Family<Labels<1>, Gauge>,
     /// Age of the oldest delivery that waits, in seconds, by `receiver`.
@@ -75,6 +77,7 @@ impl Default for AlertMetrics {
             delivery_seconds: Family::new_with_constructor(seconds),
             reading_to_delivered: Family::new_with_constructor(seconds),
             pending: Family::default(),
+            given_over: Family::default(),
             undelivered_age: Family::default(),
         }
     }
@@ -142,6 +145,11 @@ impl AlertMetrics {
             "reading_to_delivered_seconds",
             "From the receipt of a reading to the delivery that tells of it",
             self.reading_to_delivered.clone(),
+        );
+        registry.register(
+            "deliveries_given_over",
+            "Deliveries that were made for another receiver because one took nothing",
+            self.given_over.clone(),
         );
         registry.register("deliveries_pending", "Deliveries that wait", self.pending.clone());
         registry.register(

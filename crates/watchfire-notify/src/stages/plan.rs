@@ -15,7 +15,7 @@ use watchfire_store::{
 };
 
 use crate::channel::payload;
-use crate::config::{ConfigError, NotifyConfig};
+use crate::config::{ConfigError, FallbackConfig, NotifyConfig};
 use crate::matcher::Matcher;
 use crate::stages::cap::{Allowed, Sent};
 use crate::stages::digest::{Collected, Many, Single};
@@ -71,6 +71,8 @@ pub struct ReceiverSettings {
     pub bypass: Vec<Vec<Matcher>>,
     /// It is told of what people did to an alert.
     pub responses: bool,
+    /// Who is told instead once something waits for it for too long.
+    pub fallback: Option<FallbackConfig>,
 }
 
 impl Settings {
@@ -91,6 +93,7 @@ impl Settings {
                     max_per_minute: receiver.max_per_minute(),
                     bypass,
                     responses: receiver.tells_responses(),
+                    fallback: receiver.fallback.clone(),
                 },
             );
         }

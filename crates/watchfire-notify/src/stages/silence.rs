@@ -123,7 +123,11 @@ fn named(matcher: &Matcher) -> impl Iterator<Item = (&str, &str)> {
 /// The conditions of a silence, checked as Alertmanager does; an error says which one is wrong, and why.
 pub fn conditions(matchers: &[SilenceMatcher]) -> Result<Matchers, String> {
     let read = |(i, matcher): (usize, &SilenceMatcher)| {
-        Matcher::of_silence(matcher).map_err(|fault| format!("invalid label matcher {i}: {fault}"))
+        // In Alertmanager's words, which its clients show.
+        Matcher::of_silence(matcher).map_err(|_| match &*matcher.name {
+            "" => format!("invalid label matcher {i}: invalid label name \"\""),
+            _ => format!("invalid label matcher {i}: invalid regular expression {:?}", matcher.value),
+        })
     };
     let read = matchers.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
     if read.is_empty() {
@@ -215,7 +219,7 @@ mod tests {
             all.faulty().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(),
             ["wrong", "all", "nearly all"]
         );
-        assert!(all.faulty()[0].1.contains("no regular expression"));
+        assert!(all.faulty()[0].1.contains("invalid regular expression"));
         assert_eq!((all.len(), all.is_empty()), (1, false));
     }
 
@@ -231,8 +235,8 @@ mod tests {
             (vec![], "at least one matcher is required"),
             (vec![matcher("a", "", false, true)], "must not match the empty string"),
             (vec![matcher("a", ".*", true, true)], "must not match the empty string"),
-            (vec![matcher("a", "(", true, true)], "invalid label matcher 0: its value \"(\" is no regular"),
-            (vec![matcher("", "b", false, true)], "the name of the label is missing"),
+            (vec![matcher("a", "(", true, true)], "invalid label matcher 0: invalid regular expression \"(\""),
+            (vec![matcher("", "b", false, true)], "invalid label name \"\""),
         ] {
             let fault = conditions(&matchers).unwrap_err();
             assert!(fault.contains(said), "{fault:?} does not say {said:?}");

@@ -373,3 +373,31 @@ async fn another_receiver_is_told_once_that_one_takes_nothing_and_once_that_it_d
     assert_eq!((&told[1].body["status"], told.len()), (&serde_json::json!("resolved"), 2));
     notifier.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_in_for_a_receiver_is_told_once_what_waits_for_it_too_long() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.usual(Behave::Answer(503));
+    let more = format!(
+        "fallback = {{ receiver = \"second\", after = \"100ms\" }}\n[[receiver]]\nname = \"second\"\n\
+         fallback = {{ receiver = \"hook\", after = \"100ms\" }}\n\
+         webhook = {{ url = \"{}\" }}\n[route]\nreceiver = \"hook\"",
+        second.url
+    );
+    let notifier = notify(&store, config(&first.url, &more)).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    let seen = second.wait_taken(1).await;
+    assert_eq!((&seen[0].body["receiver"], &seen[0].body["status"]), (&"second".into(), &"firing".into()));
+    // What the first one is told once it takes again is the same under its own id, and the other is told nothing more.
+    first.usual(Behave::Take);
+    let own = first.wait_taken(1).await;
+    assert_eq!(seen[0].id, format!("fallback/second/{}", own[0].id));
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(second.wait_taken(1).await.len(), 1);
+    let alert = &store.alerts(&Default::default()).await.unwrap().items[0].id;
+    let decisions = store.decisions(alert).await.unwrap();
+    assert_eq!((decisions.len(), decisions[0].stage.as_str()), (1, "fallback"), "{decisions:?}");
+    assert_eq!(decisions[0].detail, "hook took nothing for 100ms");
+    notifier.stop().await;
+}

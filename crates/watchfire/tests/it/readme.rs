@@ -163,7 +163,7 @@ fn each_command_of_the_readme_does_what_it_says() {
             }
             "watchfire alert ls --all" => {
                 lists += 1;
-                shell.look_for(block, &["boiler-pressure", "boiler-0042", "resolved", "anonymous"]);
+                shell.look_for(block, &["boiler-pressure", "boiler-0042", "resolved", "acknowledged"]);
                 assert!(!shell.run("watchfire alert ls\n").contains("boiler-0042"));
             }
             _ => {
