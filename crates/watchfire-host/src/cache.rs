@@ -19,6 +19,9 @@ use watchfire_model::Digest;
 
 use crate::engine::Mode;
 
+/// Bytes of code that are written before they are synced.
+const PIECE: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
@@ -82,8 +85,13 @@ impl Cache {
                 let _ = fs::remove_file(&temporary);
                 let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
                 file.write_all(&Sha256::digest(&code))?;
-                file.write_all(&code)?;
-                // Not synced: after a power cut the checksum tells.
+                // Synced for the sake of the log, which may be on the same disk: a sync of it waits for whatever
+                // the file system still has to write, and the code of Python is 40 MB. For this file alone
+                // it would not be needed: after a power cut the checksum tells.
+                for piece in code.chunks(PIECE) {
+                    file.write_all(piece)?;
+                    file.sync_data()?;
+                }
                 fs::rename(&temporary, &path)
             };
             write().map_err(|error| {

@@ -52,6 +52,10 @@ fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> StoreErro
     move |source| StoreError::Io { action, path: path.to_owned(), source }
 }
 
+/// Bytes of a module that are written before they are synced: the log may be on the same disk, and a sync of it waits
+/// for what the file system still has to write. With all 18 MB of Python at once one took up to 76 ms, by pieces 4.
+const PIECE: usize = 1 << 20;
+
 /// Writes a file so that it is there whole or not at all, whenever the power fails.
 fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     use std::io::Write as _;
@@ -60,7 +64,10 @@ fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError
     let draft = folder.join(format!(".{name}.{}", crate::secrets::random_hex::<4>()));
     let written = || -> Result<(), StoreError> {
         let mut file = std::fs::File::create(&draft).map_err(io("create", &draft))?;
-        file.write_all(bytes).map_err(io("write", &draft))?;
+        for piece in bytes.chunks(PIECE) {
+            file.write_all(piece).map_err(io("write", &draft))?;
+            file.sync_data().map_err(io("sync", &draft))?;
+        }
         file.sync_all().map_err(io("sync", &draft))?;
         std::fs::rename(&draft, &path).map_err(io("rename to", &path))?;
         std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))
@@ -80,13 +87,15 @@ impl Store {
 
     /// Keeps a module; says whether it is new. The bytes are durable before the row is.
     pub async fn add_module(&self, row: &ModuleRow, bytes: Vec<u8>) -> Result<bool, StoreError> {
-        if Digest::of(&bytes) != row.digest {
-            return Err(StoreError::Refused("the bytes of the module do not have its digest".into()));
-        }
-        let (folder, name) = (self.modules_folder(), format!("{}.wasm", row.digest.hex()));
-        tokio::task::spawn_blocking(move || write_whole(&folder, &name, &bytes))
-            .await
-            .map_err(|error| StoreError::Refused(error.to_string()))??;
+        let (folder, digest) = (self.modules_folder(), row.digest);
+        tokio::task::spawn_blocking(move || {
+            if Digest::of(&bytes) != digest {
+                return Err(StoreError::Refused("the bytes of the module do not have its digest".into()));
+            }
+            write_whole(&folder, &format!("{}.wasm", digest.hex()), &bytes)
+        })
+        .await
+        .map_err(|error| StoreError::Refused(error.to_string()))??;
         let done = sqlx::query(
             "INSERT INTO modules (digest, name, version, language, size, report, created_at, created_by) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (digest) DO NOTHING",

@@ -48,11 +48,16 @@ pub(crate) async fn add_module(
     Query(query): Query<UploadQuery>,
     Raw(body): Raw,
 ) -> Result<(StatusCode, axum::Json<ModuleInfo>), Problem> {
-    let digest = Digest::of(&body);
+    // Hashing and copying 18 MB would hold up whatever else this thread serves: readings among it.
+    let (digest, bytes) = tokio::task::spawn_blocking({
+        let body = body.clone();
+        move || (Digest::of(&body), Arc::<[u8]>::from(&body[..]))
+    })
+    .await
+    .map_err(|error| Problem::internal(&error))?;
     if let Some(info) = state.control.module(digest) {
         return Ok((StatusCode::OK, axum::Json((*info).clone())));
     }
-    let bytes: Arc<[u8]> = Arc::from(&body[..]);
     let info = match state.works.add(bytes).await {
         Ok(info) => info,
         Err(refusal) => {

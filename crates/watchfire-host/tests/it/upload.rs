@@ -170,6 +170,40 @@ fn a_module_is_compiled_in_the_background_and_once() {
     host.prepare(Digest::of(&bytes), &Limits { fuel: Some(1), ..Limits::default() }).unwrap();
 }
 
+/// Compiling must not delay the partitions: it is one thread, and that gives way to all others.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_thread_that_compiles_gives_way() {
+    let host = Host::new(HostOptions::default()).unwrap();
+    host.add(&threshold()).unwrap();
+    // Hosts of other tests may have started a thread just now: it lowers its priority as its first step.
+    within("threads that compile have a low priority", || {
+        loop {
+            let nice = compilers();
+            if !nice.is_empty() && nice.iter().all(|nice| *nice == 15) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    drop(host);
+}
+
+/// Nice values of the threads of this process that compile: field 19 of proc_pid_stat(5).
+#[cfg(target_os = "linux")]
+fn compilers() -> Vec<i32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        // A thread may end between the list and the look at it.
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok())
+        .filter_map(|stat| {
+            let (name, fields) = stat.rsplit_once(") ")?;
+            // The name is in brackets and may hold any; what follows it is field 3.
+            name.ends_with("(rule-compiler").then(|| fields.split(' ').nth(16)?.parse().ok())?
+        })
+        .collect()
+}
+
 /// Does it on a thread of its own: a host that hangs is told from one that is slow, and one that panics from both.
 fn within<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, outcome) = std::sync::mpsc::sync_channel(1);

@@ -18,7 +18,7 @@ class Handler(Protocol):
     @abstractmethod
     def describe(self) -> handler.Manifest:
         """
-        Called at upload in a throw-away instance; must not call any import but `log`.
+        What the module is. Called at upload in a throw-away instance; must not call any import but `log`.
         """
         raise NotImplementedError
 
@@ -35,6 +35,8 @@ class Handler(Protocol):
     @abstractmethod
     def on_batch(self) -> None:
         """
+        Readings came: see `readings`.
+        
         Raises: `componentize_py_types.Err(wit_world.imports.str)`
         """
         raise NotImplementedError
@@ -45,6 +47,8 @@ class TimerHandler(Protocol):
     @abstractmethod
     def on_timers(self, due: List[timers.Timer]) -> None:
         """
+        These timers are due: all that were set for one time.
+        
         Raises: `componentize_py_types.Err(wit_world.imports.str)`
         """
         raise NotImplementedError
@@ -55,6 +59,8 @@ class SilenceHandler(Protocol):
     @abstractmethod
     def on_silence(self, devices: List[silence_handler.SilentDevice]) -> None:
         """
+        These devices fell silent.
+        
         Raises: `componentize_py_types.Err(wit_world.imports.str)`
         """
         raise NotImplementedError
@@ -65,6 +71,8 @@ class ScheduleHandler(Protocol):
     @abstractmethod
     def on_schedule(self, name: str, at: int) -> None:
         """
+        A schedule of the subscription is due; `at` is the time for which it was.
+        
         Raises: `componentize_py_types.Err(wit_world.imports.str)`
         """
         raise NotImplementedError
@@ -75,6 +83,8 @@ class StateMigration(Protocol):
     @abstractmethod
     def migrate(self, old_version: int, slot: int, states: types.Blobs) -> types.Blobs:
         """
+        States of a slot in the layout of an older version: the same in the present one. Length 0: nothing is kept.
+        
         Raises: `componentize_py_types.Err(wit_world.imports.str)`
         """
         raise NotImplementedError

@@ -16,6 +16,9 @@ from componentize_py_types import Result, Ok, Err, Some
 
 @dataclass
 class SilentDevice:
+    """
+    A device that fell silent.
+    """
     device: int
     last: Optional[int]
 

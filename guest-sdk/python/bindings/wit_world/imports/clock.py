@@ -16,4 +16,7 @@ from componentize_py_types import Result, Ok, Err, Some
 
 
 def now() -> int:
+    """
+    The time of this callback.
+    """
     raise NotImplementedError

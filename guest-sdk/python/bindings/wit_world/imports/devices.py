@@ -16,10 +16,13 @@ from ..imports import types
 
 
 def name(device: int) -> str:
+    """
+    The id that it is registered under.
+    """
     raise NotImplementedError
 def attribute(name: str, devices: List[int]) -> List[Optional[types.Value]]:
     """
-    One entry for each device asked: "type", "site", or a label. For many at once.
+    "type", "site" or a label of many devices at once: one entry for each device asked, in that order.
     """
     raise NotImplementedError
 def find(name: str) -> Optional[int]:

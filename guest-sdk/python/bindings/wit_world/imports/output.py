@@ -17,6 +17,9 @@ from ..imports import types
 
 @dataclass
 class Reading:
+    """
+    One value of one metric.
+    """
     device: str
     time: int
     metric: str
@@ -25,7 +28,7 @@ class Reading:
 
 def keep(mask: bytes) -> None:
     """
-    mask[row] = 0 leaves the row out of the output stream. In on-batch, at most once; one entry for
+    `mask[row]` = 0 leaves the row out of the output stream. In on-batch, at most once; one entry for
     each row, else it traps.
     """
     raise NotImplementedError

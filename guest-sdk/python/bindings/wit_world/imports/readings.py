@@ -2,13 +2,10 @@
 # It is not intended for manual editing.
 """
 The batch of readings that on-batch was called for: columns, handed over only when asked for.
-Every column has rows() entries. Rows are in the order of the log; a device that buffers or has a
-wrong clock may make times() go back. Where a batch is cut is chance: rows(), columns() and
+Every column has `rows()` entries. Rows are in the order of the log; a device that buffers or has a
+wrong clock may make `times()` go back. Where a batch is cut is chance: `rows()`, `columns()` and
 dictionaries may differ from cut to cut, and no verdict may depend on them. Outside on-batch there is
-no batch: rows() is 0 and the columns are empty.
-
-Plain functions and no `resource batch`: a borrowed handle that the callback does not drop
-traps the call, which C and Go must do by hand and QuickJS does not do.
+no batch: `rows()` is 0 and the columns are empty.
 """
 from typing import TypeVar, Generic, Union, Optional, Protocol, Tuple, List, Any, Self, Callable
 from types import TracebackType
@@ -21,19 +18,25 @@ from componentize_py_types import Result, Ok, Err, Some
 
 
 class Kind(Enum):
+    """
+    What a column holds.
+    """
     NUMBER = 0
     TEXT = 1
     BOOLEAN = 2
 
 @dataclass
 class Column:
+    """
+    A column that the batch has. A metric that comes as numbers and as texts has two.
+    """
     metric: str
     kind: Kind
 
 @dataclass
 class TextColumn:
     """
-    A text column, dictionary-encoded. codes[row] indexes `dictionary`; 0xffffffff: no value.
+    A text column, dictionary-encoded. `codes[row]` indexes `dictionary`; 0xffffffff: no value.
     """
     dictionary: List[str]
     codes: List[int]
@@ -45,6 +48,9 @@ def stream_name() -> str:
     """
     raise NotImplementedError
 def rows() -> int:
+    """
+    How many readings the batch has.
+    """
     raise NotImplementedError
 def columns() -> List[Column]:
     """
@@ -52,6 +58,9 @@ def columns() -> List[Column]:
     """
     raise NotImplementedError
 def devices() -> List[int]:
+    """
+    The device of each row.
+    """
     raise NotImplementedError
 def times() -> List[int]:
     """
@@ -60,13 +69,16 @@ def times() -> List[int]:
     raise NotImplementedError
 def numbers(metric: str) -> List[float]:
     """
-    NaN: no value. A metric that the batch lacks is a column of no values.
+    The numbers of a metric. NaN: no value. A metric that the batch lacks is a column of no values.
     """
     raise NotImplementedError
 def texts(metric: str) -> TextColumn:
+    """
+    The texts of a metric.
+    """
     raise NotImplementedError
 def booleans(metric: str) -> bytes:
     """
-    0 false, 1 true, 255 no value.
+    The flags of a metric: 0 false, 1 true, 255 no value.
     """
     raise NotImplementedError

@@ -16,15 +16,21 @@ from componentize_py_types import Result, Ok, Err, Some
 
 @dataclass
 class Timer:
+    """
+    A timer; the tag is the rule's own.
+    """
     device: int
     tag: int
     at: int
 
 
 def set(timers: List[Timer]) -> None:
+    """
+    Sets or moves them.
+    """
     raise NotImplementedError
 def cancel(timers: List[Timer]) -> None:
     """
-    `at` is ignored.
+    Cancels them; one that is not set is no error. `at` is ignored.
     """
     raise NotImplementedError

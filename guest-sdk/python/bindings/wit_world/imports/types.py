@@ -30,6 +30,9 @@ class Value_Boolean:
 
 
 Value = Union[Value_Number, Value_Text, Value_Boolean]
+"""
+What a metric, a detail, a label or a parameter holds.
+"""
 
 
 @dataclass
@@ -43,8 +46,8 @@ class Detail:
 @dataclass
 class Blobs:
     """
-    Many byte strings in two flat lists: entry i is the next lengths[i] bytes of `data`.
-    The Component Model copies flat lists in one go; a list<list<u8>> costs one allocation
+    Many byte strings in two flat lists: entry i is the next `lengths[i]` bytes of `data`.
+    The Component Model copies flat lists in one go; a `list<list<u8>>` costs one allocation
     in the receiver for each entry.
     """
     lengths: List[int]
