@@ -53,7 +53,7 @@ fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> StoreErro
 }
 
 /// Bytes of a module that are written before they are synced: the log may be on the same disk, and a sync of it waits
-/// for what the file system still has to write. With all 18 MB of Python at once one took up to 76 ms, by pieces 4.
+/// for what the file system still has to write: of a component of many megabytes, as long as all of it takes.
 const PIECE: usize = 1 << 20;
 
 /// Writes a file so that it is there whole or not at all, whenever the power fails.

@@ -246,10 +246,8 @@ impl Group {
         let repeat = self.body.timers.repeat;
         let told = || self.members.values().any(|member| member.told);
         let repetition = || Some(self.body.last.filter(|_| repeat.0 > 0 && told())? + repeat);
-        let told = match self.body.due.or_else(repetition) {
-            Some(told) => Some(self.waits_until.map_or(told, |until| until.max(told))),
-            None => None,
-        };
+        let told = self.body.due.or_else(repetition);
+        let told = told.map(|told| self.waits_until.map_or(told, |until| until.max(told)));
         told.into_iter().chain(self.body.progress.next()).min()
     }
 

@@ -235,7 +235,10 @@ mod tests {
             (vec![], "at least one matcher is required"),
             (vec![matcher("a", "", false, true)], "must not match the empty string"),
             (vec![matcher("a", ".*", true, true)], "must not match the empty string"),
-            (vec![matcher("a", "(", true, true)], "invalid label matcher 0: invalid regular expression \"(\""),
+            (
+                vec![matcher("a", "(", true, true)],
+                "invalid label matcher 0: invalid regular expression \"(\"",
+            ),
             (vec![matcher("", "b", false, true)], "invalid label name \"\""),
         ] {
             let fault = conditions(&matchers).unwrap_err();
