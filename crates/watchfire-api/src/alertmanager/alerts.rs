@@ -225,5 +225,5 @@ pub(super) async fn counts(state: &AppState) -> Result<(usize, usize), Failure> 
     let (alerts, silences) = present(state).await?;
     let known = known(state, &alerts, &silences);
     let suppressed = alerts.values().filter(|alert| known.status(alert).state != "active").count();
-    Ok((alerts.len() - suppressed, suppressed))
+    Ok((alerts.count() - suppressed, suppressed))
 }
