@@ -154,10 +154,13 @@ pub struct WebhookConfig {
     /// For a whole request. Default 10s.
     #[serde(default = "timeout")]
     pub timeout: Duration,
+    /// What requests are signed with, as [`signature`](crate::channel::signature) says: `whsec_` and the key in base64.
+    /// Not given: they are not signed.
+    pub signing_secret: Option<Secret>,
 }
 
 impl std::fmt::Debug for WebhookConfig {
-    /// Address and headers may hold secrets: neither is printed.
+    /// Address and headers may hold secrets, and the key is one: none is printed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WebhookConfig").field("timeout", &self.timeout).finish_non_exhaustive()
     }
@@ -376,6 +379,14 @@ mod tests {
         check("[[receiver]]\nname = \"a\"", Err("no channel"));
         check(&HOOK.replace("http:", "ftp:"), Err("http:// or https://"));
         check(&HOOK.replace("url", "uri"), Err("unknown field"));
+        let signed = |more: &str| HOOK.replace("/hook\" }", &format!("/hook\", {more} }}"));
+        let secret = "signing_secret = \"whsec_d2F0Y2hmaXJlIHNpZ25zIHdoYXQgaXQgc2VuZHM=\"";
+        check(&signed(secret), Ok(()));
+        check(&signed("signing_secret = \"\""), Err("webhook: signing_secret: begins with whsec_"));
+        check(&signed("signing_secret = \"whsec_c2hvcnQ=\""), Err("5 bytes"));
+        let own = "headers = { webhook-id = \"1\" }";
+        check(&signed(own), Ok(()));
+        check(&signed(&format!("{own}, {secret}")), Err("webhook-id is set by Watchfire"));
         check(&format!("{HOOK}[route]\nmatchers = ['a=\"b\"']"), Err("the root matches every alert"));
         check(
             &format!("{HOOK}[[route.routes]]\nmatchers = ['a=~\"(\"']"),

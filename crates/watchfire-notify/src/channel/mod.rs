@@ -2,6 +2,7 @@
 //! when and how often is the business of the [`lane`](crate::lane).
 
 pub mod payload;
+pub mod signature;
 pub mod webhook;
 
 pub use watchfire_outbound::{Outcome, Retry};

@@ -5,6 +5,7 @@ pub use watchfire_outbound::IDEMPOTENCY_KEY;
 use watchfire_outbound::{Sender, Target};
 
 use crate::channel::Outcome;
+use crate::channel::signature::{self, Signer};
 use crate::config::WebhookConfig;
 
 /// The id of the delivery, for people who look into requests.
@@ -15,27 +16,49 @@ fn target(config: &WebhookConfig) -> Target<'_> {
         url: &config.url,
         headers: &config.headers,
         timeout: config.timeout.to_std(),
-        reserved: &[DELIVERY],
+        reserved: match config.signing_secret {
+            Some(_) => &[DELIVERY, signature::ID, signature::TIMESTAMP, signature::SIGNATURE],
+            None => &[DELIVERY],
+        },
     }
 }
 
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &WebhookConfig) -> Result<(), String> {
-    target(config).check()
+    target(config).check()?;
+    config.signing_secret.as_ref().map_or(Ok(()), signature::check)
 }
 
 /// A webhook that is ready to be called. Its connections are kept open.
 #[derive(Clone, Debug)]
-pub struct Webhook(Sender);
+pub struct Webhook {
+    sender: Sender,
+    signer: Option<Signer>,
+}
 
 impl Webhook {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &WebhookConfig) -> Result<Self, String> {
-        Sender::new(&target(config)).map(Self)
+        let signer = config.signing_secret.as_ref().map(Signer::new).transpose()?;
+        Ok(Self { sender: Sender::new(&target(config))?, signer })
     }
 
     /// One attempt.
     pub async fn send(&self, id: &str, body: String, now: Timestamp) -> Outcome {
-        self.0.post(id, "application/json", &[(DELIVERY, id)], body, now).await
+        let Some(signer) = &self.signer else {
+            return self.sender.post(id, "application/json", &[(DELIVERY, id)], body, now).await;
+        };
+        let (seconds, signed) = signer.sign(id, &body, now);
+        let beside = [
+            (DELIVERY, id),
+            (signature::ID, id),
+            (signature::TIMESTAMP, seconds.as_str()),
+            (signature::SIGNATURE, signed.as_str()),
+        ];
+        let outcome = self.sender.post(id, "application/json", &beside, body, now).await;
+        if matches!(outcome, Outcome::Failed { .. }) {
+            signer.read_anew();
+        }
+        outcome
     }
 }

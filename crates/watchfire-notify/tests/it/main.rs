@@ -7,3 +7,4 @@ mod deliver;
 mod groups;
 mod holds;
 mod receiver;
+mod signed;

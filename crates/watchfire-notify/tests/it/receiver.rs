@@ -35,6 +35,9 @@ pub enum Behave {
 pub struct Seen {
     pub id: String,
     pub body: Json,
+    pub headers: HeaderMap,
+    /// The body as it came.
+    pub text: String,
     pub taken: bool,
 }
 
@@ -67,8 +70,9 @@ async fn hook(State(receiver): State<Arc<Mutex<Inner>>>, headers: HeaderMap, bod
         let behave = inner.next.pop_front().or_else(|| inner.usual.clone()).unwrap_or(Behave::Take);
         let id = headers["idempotency-key"].to_str().unwrap().to_string();
         assert_eq!(headers["x-watchfire-delivery"].to_str().unwrap(), id);
-        let body = serde_json::from_str(&body).unwrap();
-        inner.seen.push(Seen { id, body, taken: matches!(behave, Behave::Take) });
+        let json = serde_json::from_str(&body).unwrap();
+        let taken = matches!(behave, Behave::Take);
+        inner.seen.push(Seen { id, body: json, headers, text: body, taken });
         behave
     };
     match behave {
