@@ -192,7 +192,7 @@ fn explain(
     let answer = |told, reason| WhyReceiver { receiver: receiver.into(), told, reason };
     let mine = || deliveries.iter().map(|all| &all.delivery).filter(|row| row.receiver == receiver);
     // The oldest: when people first heard of it.
-    if let Some(row) = mine().filter(|row| row.state == DeliveryState::Delivered).last() {
+    if let Some(row) = mine().rfind(|row| row.state == DeliveryState::Delivered) {
         let at = row.finished_at.unwrap_or(row.created_at);
         return answer(Told::Told, format!("told at {at}: {}", row.reason));
     }

@@ -64,7 +64,7 @@ async fn a_link_shows_the_alert_to_everybody_and_acts_only_by_its_form() {
         "action=acknowledge".to_string(),
         format!("action=acknowledge&form={}", server.links.form(&other).unwrap()),
     ] {
-        assert_eq!(post(&server, &path, bad).await.status.is_client_error(), true);
+        assert!(post(&server, &path, bad).await.status.is_client_error());
     }
     let good = format!("form={}&action=acknowledge&name=Anna+B&comment=on+my+way", form(&html));
     let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "cross-site")];

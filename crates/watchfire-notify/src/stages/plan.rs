@@ -922,7 +922,7 @@ impl Groups {
                     for single in singles {
                         sent.send(most, now);
                         let delivery =
-                            delivery(&single.group, &single.labels, &single.telling, public_url, now);
+                            delivery(&single.group, &single.labels, &single.telling, settings, now);
                         if let Some(group) = self.groups.get_mut(&single.group) {
                             self.flush.superseded.extend(group.body.repetition.take());
                             if single.telling.reason == Reason::Repeat {
