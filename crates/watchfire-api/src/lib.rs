@@ -12,6 +12,7 @@ pub mod contract;
 pub mod control;
 pub mod difference;
 mod http;
+pub mod links;
 pub mod problem;
 pub mod projector;
 mod readings;

@@ -36,12 +36,14 @@ pub mod export;
 mod flush;
 pub mod import;
 mod lane;
+mod links;
 pub mod matcher;
 pub mod message;
 mod own;
 pub mod stages;
 
 pub use channel::{Outcome, Retry};
+pub use links::Links;
 pub use own::{Notice, NoticeKind};
 
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
@@ -132,6 +134,7 @@ pub struct Notifier {
     settings: watch::Sender<Arc<Settings>>,
     stop: watch::Sender<bool>,
     notices: own::Board,
+    links: Option<Arc<dyn Links>>,
     state: Mutex<State>,
 }
 
@@ -142,6 +145,16 @@ impl Notifier {
         store: Store,
         config: NotifyConfig,
         clock: Arc<dyn Clock>,
+    ) -> Result<Self, NotifyError> {
+        Self::start_with_links(store, config, clock, None).await
+    }
+
+    /// As [`Notifier::start`]; messages have links with which whoever gets them acts on the alert.
+    pub async fn start_with_links(
+        store: Store,
+        config: NotifyConfig,
+        clock: Arc<dyn Clock>,
+        links: Option<Arc<dyn Links>>,
     ) -> Result<Self, NotifyError> {
         let prepared = Prepared::new(config)?;
         let settings = watch::Sender::new(prepared.settings.clone());
@@ -158,7 +171,7 @@ impl Notifier {
             counted: None,
             configured: None,
         };
-        let notifier = Self { store, clock, settings, stop, notices, state: Mutex::default() };
+        let notifier = Self { store, clock, settings, stop, notices, links, state: Mutex::default() };
         notifier.apply(prepared);
         notifier.lock().flush = Some(tokio::spawn(flush.run()));
         Ok(notifier)
@@ -172,7 +185,8 @@ impl Notifier {
     /// go on; one that changed begins when the old one has ended, so that order is kept. Deliveries to a
     /// receiver that is gone wait until it is back or they expire.
     pub fn apply(&self, prepared: Prepared) {
-        let Prepared { config, settings, webhooks } = prepared;
+        let Prepared { config, mut settings, webhooks } = prepared;
+        Arc::make_mut(&mut settings).links = self.links.clone();
         let mut state = self.lock();
         let mut old = std::mem::take(&mut state.lanes);
         for receiver in &config.receivers {

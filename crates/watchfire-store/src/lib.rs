@@ -31,6 +31,7 @@ mod fold;
 mod guesses;
 mod keeper;
 pub mod labels;
+mod link_keys;
 pub mod modules;
 pub mod outages;
 pub mod quality;

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use watchfire_api::auth::Anonymous;
+use watchfire_api::links::LinkOptions;
 use watchfire_engine::CheckpointPolicy;
 use watchfire_ingest::UnknownDevices;
 use watchfire_ingest::contract::OpenListener;
@@ -345,12 +346,17 @@ pub struct AlertsConfig {
     pub max_shelve: Duration,
     /// So long before shelving ends people are told of it; 0: they are not.
     pub shelve_notice: Duration,
+    /// So long the link in a message is good; at most 30 days.
+    pub link_lifetime: Duration,
+    /// Whether links also shelve an alert for an hour.
+    pub link_shelve: bool,
 }
 
 impl Default for AlertsConfig {
     fn default() -> Self {
         let ShelvePolicy { max, notice } = ShelvePolicy::default();
-        Self { max_shelve: max, shelve_notice: notice }
+        let LinkOptions { lifetime, shelve } = LinkOptions::default();
+        Self { max_shelve: max, shelve_notice: notice, link_lifetime: lifetime, link_shelve: shelve }
     }
 }
 
@@ -358,6 +364,11 @@ impl AlertsConfig {
     /// As the API takes it.
     pub fn shelve(&self) -> ShelvePolicy {
         ShelvePolicy { max: self.max_shelve, notice: self.shelve_notice }
+    }
+
+    /// As whoever makes links takes it.
+    pub fn links(&self) -> LinkOptions {
+        LinkOptions { lifetime: self.link_lifetime, shelve: self.link_shelve }
     }
 }
 
@@ -553,6 +564,10 @@ impl Config {
         }
         if self.alerts.max_shelve == Duration::ZERO {
             return wrong("alerts.max_shelve", "is longer than nothing, such as \"24h\"");
+        }
+        let month = Duration::from_secs(30 * 24 * 3600);
+        if self.alerts.link_lifetime == Duration::ZERO || self.alerts.link_lifetime > month {
+            return wrong("alerts.link_lifetime", "is longer than nothing, and 30 days at most");
         }
         if crate::telemetry::check(&self.telemetry.level).is_err() {
             return wrong(

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use watchfire_api::alertmanager::{ActiveAlerts, follow_silences};
 use watchfire_api::control::{ControlPlane, Snapshot};
+use watchfire_api::links::SignedLinks;
 use watchfire_api::projector::Projector;
 use watchfire_api::{ApiOptions, Services};
 use watchfire_engine::{Engine, EngineOptions};
@@ -22,7 +23,7 @@ use watchfire_ingest::mqtt::Broker;
 use watchfire_ingest::tls::ServerTls;
 use watchfire_ingest::{Intake, listen};
 use watchfire_log::{Clock, EmbeddedLog, Log};
-use watchfire_notify::{Notifier, Prepared};
+use watchfire_notify::{Links, Notifier, Prepared};
 use watchfire_sink::Surroundings;
 use watchfire_store::{Store, Tidying};
 
@@ -59,6 +60,7 @@ pub struct Server {
     projector: Projector,
     engine: Arc<Engine>,
     notifier: Arc<Notifier>,
+    links: Arc<SignedLinks>,
     sinks: Arc<RunningSinks>,
     broker: Option<Arc<Broker>>,
     sources: Arc<RunningSources>,
@@ -137,7 +139,15 @@ impl Server {
             let log = log.clone();
             store.keep_tidy(config.store.retention(), Arc::new(move |partition| log.range(partition).0))
         };
-        let notifier = Arc::new(Notifier::start(store.clone(), config.notify(), clock.clone()).await?);
+        let notify = config.notify();
+        let links = {
+            let base = notify.public_url.clone();
+            Arc::new(SignedLinks::open(&store, base, config.alerts.links(), clock.clone()).await?)
+        };
+        let notifier = {
+            let links: Arc<dyn Links> = links.clone();
+            Arc::new(Notifier::start_with_links(store.clone(), notify, clock.clone(), Some(links)).await?)
+        };
 
         // Started before anything comes in: a rule may be out from before.
         let stop = CancellationToken::new();
@@ -253,6 +263,7 @@ impl Server {
             }),
             receivers: Arc::new(NotifierAdapter(notifier.clone())),
             active,
+            links: links.clone(),
             sources: {
                 let sources = sources.clone();
                 Arc::new(move || sources.list())
@@ -295,6 +306,7 @@ impl Server {
             projector,
             engine,
             notifier,
+            links,
             sinks,
             broker,
             sources,
@@ -327,6 +339,7 @@ impl Server {
         let fresh: Vec<_> = self.certificates.iter().map(|tls| tls.prepare()).collect::<Result<_, _>>()?;
         // Everything could be built: from here on nothing fails.
         self.certificates.iter().zip(fresh).for_each(|(tls, fresh)| tls.swap(fresh));
+        self.links.set_base(config.notify().public_url);
         self.notifier.apply(prepared);
         // Where somebody else holds the subscriber of the process there is no level to set.
         let _ = telemetry::level().set(&config.telemetry.level);

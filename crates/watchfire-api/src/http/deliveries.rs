@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
+use watchfire_notify::channel::payload::ACKNOWLEDGE_URL;
 use watchfire_store::{DeliveryDetail, DeliveryFilter, DeliveryRow, DeliveryState};
 
 use super::AppState;
@@ -51,5 +52,20 @@ pub(crate) async fn get_delivery(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(axum::Json(state.store.delivery(&id).await?).into_response())
+    let mut detail = state.store.delivery(&id).await?;
+    hide_links(&mut detail.payload);
+    Ok(axum::Json(detail).into_response())
+}
+
+/// A link acts for whoever has it: who may look at messages may not therefore acknowledge what they tell of.
+fn hide_links(payload: &mut serde_json::Value) {
+    let hide = |annotations: Option<&mut serde_json::Value>| {
+        if let Some(link) = annotations.and_then(|all| all.get_mut(ACKNOWLEDGE_URL)) {
+            *link = "hidden".into();
+        }
+    };
+    hide(payload.get_mut("commonAnnotations"));
+    for alert in payload.get_mut("alerts").and_then(serde_json::Value::as_array_mut).into_iter().flatten() {
+        hide(alert.get_mut("annotations"));
+    }
 }

@@ -29,7 +29,8 @@ pub(crate) struct AsItIs;
 pub(super) async fn envelope(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let (mut parts, body) = request.into_parts();
-    let span = tracing::info_span!("request", request = id, method = %parts.method, path = parts.uri.path());
+    let path = super::links::shown(parts.uri.path());
+    let span = tracing::info_span!("request", request = id, method = %parts.method, path);
     let response = async {
         match authenticate(&state, &parts, &id).await {
             Ok(caller) => {

@@ -12,6 +12,7 @@ mod devices;
 pub(crate) mod envelope;
 pub(crate) mod extract;
 pub(crate) mod health;
+mod links;
 mod modules;
 mod page;
 mod plan;
@@ -25,6 +26,7 @@ mod silences;
 mod sinks;
 mod streams;
 mod tokens;
+mod why;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -49,6 +51,7 @@ use crate::alertmanager::silenced::Silences;
 use crate::auth::{Anonymous, Caller};
 use crate::contract::{Archiver, EngineView, LogLevel, ModuleWorks, Receivers, Resubmit, Sinks, SourceInfo};
 use crate::control::ControlPlane;
+use crate::links::SignedLinks;
 use crate::problem::Problem;
 use crate::projector::Projection;
 
@@ -82,6 +85,8 @@ pub struct Services {
     pub receivers: Arc<dyn Receivers>,
     /// The alerts that are active.
     pub active: Arc<ActiveAlerts>,
+    /// What signs the links of messages.
+    pub links: Arc<SignedLinks>,
     /// The sources that connect to services by themselves.
     pub sources: Arc<dyn Fn() -> Vec<SourceInfo> + Send + Sync>,
     /// Where results flow to.
@@ -132,6 +137,8 @@ pub(crate) struct State {
     pub(crate) silences: Silences,
     /// What was said of alerts of others and is in the log.
     pub(crate) said: Said,
+    /// Who follows links how often.
+    visitors: links::Visitors,
     /// Since when the API is there.
     pub(crate) started: Timestamp,
     event_streams: Arc<Semaphore>,
@@ -194,7 +201,7 @@ pub(crate) struct Reason {
 ))]
 struct Document;
 
-/// Everything under `/api/v1` and `/alertmanager`, and `/metrics`, `/-/healthy`, `/-/ready` beside it.
+/// Everything under `/api/v1` and `/alertmanager`, the pages behind links, and `/metrics`, `/-/healthy`, `/-/ready` beside it.
 pub fn router(services: Services) -> Router {
     let log = &services.log;
     let state = Arc::new(State {
@@ -203,6 +210,7 @@ pub fn router(services: Services) -> Router {
             .collect(),
         silences: Silences::new(services.store.clone()),
         said: Said::default(),
+        visitors: links::Visitors::default(),
         started: services.clock.wall(),
         services,
         event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
@@ -215,6 +223,7 @@ pub fn router(services: Services) -> Router {
     let _ = state.openapi.set(document);
     router
         .nest(crate::alertmanager::BASE, crate::alertmanager::router())
+        .merge(links::router(&state))
         .fallback(async |uri: axum::http::Uri| Problem::not_found("address", uri.path()))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -280,6 +289,7 @@ fn describe() -> OpenApiRouter<AppState> {
             service::delete_out_of_service
         ))
         .routes(routes!(alerts::reset_alert))
+        .routes(routes!(why::alert_why))
         .routes(routes!(silences::list_silences, silences::set_silence))
         .routes(routes!(silences::forgotten_silences))
         .routes(routes!(silences::get_silence, silences::expire_silence))

@@ -15,6 +15,7 @@ use tower::ServiceExt as _;
 use watchfire_api::alertmanager::ActiveAlerts;
 use watchfire_api::contract::*;
 use watchfire_api::control::{ControlPlane, Snapshot};
+use watchfire_api::links::{LinkOptions, SignedLinks};
 use watchfire_api::projector::Projector;
 use watchfire_api::{ApiOptions, Services, router};
 use watchfire_log::clock::SystemClock;
@@ -261,6 +262,7 @@ pub struct Server {
     pub log: Arc<MemoryLog>,
     pub store: Store,
     pub active: Arc<ActiveAlerts>,
+    pub links: Arc<SignedLinks>,
     pub control: Arc<ControlPlane>,
     projector: Projector,
     pub folder: tempfile::TempDir,
@@ -304,6 +306,9 @@ impl Server {
         let options = ApiOptions { scratch: folder.path().join("scratch"), ..ApiOptions::default() };
         let stop = tokio_util::sync::CancellationToken::new();
         let active = Arc::new(ActiveAlerts::new(store.clone()));
+        let base = Some("https://plant.example/".to_string());
+        let links = SignedLinks::open(&store, base, LinkOptions::default(), clock.clone()).await.unwrap();
+        let links = Arc::new(links);
         let router = router(Services {
             control: control.clone(),
             store: store.clone(),
@@ -313,6 +318,7 @@ impl Server {
             intake: fake.clone(),
             receivers: fake.clone(),
             active: active.clone(),
+            links: links.clone(),
             sources: Arc::new(Vec::new),
             sinks: fake.clone(),
             log_level: fake.clone(),
@@ -322,7 +328,7 @@ impl Server {
             stop: stop.clone(),
             options,
         });
-        Self { router, fake, log, store, active, control, projector, folder, stop }
+        Self { router, fake, log, store, active, links, control, projector, folder, stop }
     }
 
     /// Ends as on SIGTERM and starts again on the same folder, with what the log had synced.
@@ -378,7 +384,7 @@ impl Server {
         self.request(headers, method, path, "127.0.0.1:9", Vec::new()).await
     }
 
-    async fn request(
+    pub async fn request(
         &self,
         headers: &[(&str, &str)],
         method: &str,

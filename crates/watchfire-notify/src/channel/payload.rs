@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use watchfire_model::Timestamp;
 
+use crate::Links;
 use crate::stages::digest::Summary;
 use crate::stages::group::{GroupName, Telling};
 use crate::stages::notice::Notice;
@@ -114,6 +115,28 @@ pub fn message(
         route_labels: BTreeMap::new(),
         alerts,
         digest: None,
+    }
+}
+
+/// The annotation with the link by which an alert is acknowledged.
+pub const ACKNOWLEDGE_URL: &str = "acknowledge_url";
+
+/// Gives each alert of a message that fires its link.
+pub fn add_links(message: &mut Message, telling: &Telling, links: &dyn Links) {
+    let notices = telling.changed.iter().chain(&telling.standing);
+    for (alert, notice) in message.alerts.iter_mut().zip(notices) {
+        if !notice.fires() {
+            continue;
+        }
+        if let Some(link) = links.acknowledge(&notice.alert, &message.receiver) {
+            alert.annotations.insert(ACKNOWLEDGE_URL.into(), link);
+        }
+    }
+    // What all alerts listed have in common is everything, where there is one.
+    if let [alert] = &message.alerts[..]
+        && let Some(link) = alert.annotations.get(ACKNOWLEDGE_URL)
+    {
+        message.common_annotations.insert(ACKNOWLEDGE_URL.into(), link.clone());
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Settings {
     pub router: Router,
     /// The base of links.
     pub public_url: Option<String>,
+    /// What makes the links of messages.
+    pub links: Option<Arc<dyn crate::Links>>,
     /// By name.
     pub receivers: HashMap<String, ReceiverSettings>,
     /// By name.
@@ -100,6 +102,7 @@ impl Settings {
         Ok(Self {
             router,
             public_url: config.public_url.clone(),
+            links: None,
             receivers,
             escalations: config.escalations.iter().map(|one| (one.name.clone(), one.clone())).collect(),
             intervals: Intervals::new(&config.time_intervals)
@@ -749,7 +752,7 @@ impl Groups {
                 self.bounds_changed = true;
             }
             self.flush.superseded.extend(group.body.repetition.take());
-            let delivery = delivery(id, &group.body.labels, &telling, settings.public_url.as_deref(), now);
+            let delivery = delivery(id, &group.body.labels, &telling, settings, now);
             if telling.reason == Reason::Repeat {
                 group.body.repetition = Some(delivery.id.clone());
             }
@@ -922,7 +925,7 @@ impl Groups {
                     for single in singles {
                         sent.send(most, now);
                         let delivery =
-                            delivery(&single.group, &single.labels, &single.telling, public_url, now);
+                            delivery(&single.group, &single.labels, &single.telling, settings, now);
                         if let Some(group) = self.groups.get_mut(&single.group) {
                             self.flush.superseded.extend(group.body.repetition.take());
                             if single.telling.reason == Reason::Repeat {
@@ -1153,7 +1156,7 @@ fn delivery(
     id: &GroupId,
     labels: &LabelSet,
     telling: &Telling,
-    public_url: Option<&str>,
+    settings: &Settings,
     now: Timestamp,
 ) -> NewDelivery {
     let mut sha = Sha256::new();
@@ -1168,7 +1171,10 @@ fn delivery(
     if telling.reason == Reason::Repeat {
         sha.update(now.0.to_le_bytes());
     }
-    let payload = payload::message(id, labels, telling, public_url);
+    let mut payload = payload::message(id, labels, telling, settings.public_url.as_deref());
+    if let Some(links) = &settings.links {
+        payload::add_links(&mut payload, telling, &**links);
+    }
     let about: &[Notice] =
         if telling.reason == Reason::Repeat { &telling.standing } else { &telling.changed };
     NewDelivery {

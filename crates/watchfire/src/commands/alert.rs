@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, segment};
 use super::table::Output;
+use super::why;
 
 /// Which alerts.
 #[derive(Args, Debug)]
@@ -87,6 +88,14 @@ pub enum AlertCommand {
     Show {
         /// Its id
         id: String,
+    },
+    /// Say why it is, and who was told of it or was not, and why
+    Why {
+        /// Its id
+        id: String,
+        /// Only what concerns this receiver
+        #[arg(long = "for", value_name = "RECEIVER")]
+        receiver: Option<String>,
     },
     /// Say that you know of it
     Ack {
@@ -253,6 +262,16 @@ pub(super) async fn run(command: AlertCommand, client: &Client, output: Output) 
         }
         AlertCommand::Show { id } => {
             output.document(&client.get(&path(&id, ""), &[]).await?);
+            return Ok(());
+        }
+        AlertCommand::Why { id, receiver } => {
+            let query: Vec<_> = receiver.map(|receiver| ("receiver", receiver)).into_iter().collect();
+            let answer = client.get(&path(&id, "/why"), &query).await?;
+            if output.is_json() {
+                output.document(&answer);
+            } else {
+                why::lines(&answer).iter().for_each(|line| output.line(line));
+            }
             return Ok(());
         }
         AlertCommand::Shelves { limit } => {

@@ -15,6 +15,7 @@ mod rule;
 mod silence;
 mod table;
 mod top;
+mod why;
 
 use std::io::Write as _;
 use std::path::PathBuf;
