@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest as _, Sha256};
+use ring::hmac;
 use subtle::ConstantTimeEq as _;
 use watchfire_log::clock::Clock;
 use watchfire_model::{Duration, Timestamp};
@@ -192,18 +192,13 @@ fn parse(said: &[u8]) -> Option<Link> {
     })
 }
 
-/// RFC 2104 with SHA-256 and a key that is shorter than a block, over the parts one after another.
-fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let pad = |byte: u8| {
-        let mut block = [byte; 64];
-        block.iter_mut().zip(key).for_each(|(one, key)| *one ^= key);
-        Sha256::new_with_prefix(block)
-    };
-    let mut inner = pad(0x36);
-    parts.iter().for_each(|part| inner.update(part));
-    let mut outer = pad(0x5c);
-    outer.update(inner.finalize());
-    outer.finalize().into()
+/// RFC 2104 with SHA-256, over the parts one after another.
+fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; SIGNATURE] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    parts.iter().for_each(|part| context.update(part));
+    let mut signature = [0; SIGNATURE];
+    signature.copy_from_slice(context.sign().as_ref());
+    signature
 }
 
 #[cfg(test)]
