@@ -83,14 +83,14 @@ pub(crate) struct WhyDelivery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WhyReceiver {
     receiver: String,
-    told: Told,
+    told: Outcome,
     /// For people.
     reason: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Told {
+enum Outcome {
     /// The receiver took a message.
     Told,
     /// A message is made and not taken yet.
@@ -194,28 +194,28 @@ fn explain(
     // The oldest: when people first heard of it.
     if let Some(row) = mine().rfind(|row| row.state == DeliveryState::Delivered) {
         let at = row.finished_at.unwrap_or(row.created_at);
-        return answer(Told::Told, format!("told at {at}: {}", row.reason));
+        return answer(Outcome::Told, format!("told at {at}: {}", row.reason));
     }
     if let Some(row) = mine().find(|row| row.state == DeliveryState::Pending) {
         let error = row.last_error.as_ref().map(|error| format!(", the last said: {error}"));
         let tries = format!("{} attempts{}", row.attempts, error.unwrap_or_default());
-        return answer(Told::Waiting, format!("a message waits since {}: {tries}", row.created_at));
+        return answer(Outcome::Waiting, format!("a message waits since {}: {tries}", row.created_at));
     }
     let decision = decisions.iter().rev().find(|decision| decision.receiver == receiver);
     if let Some(row) = mine().next() {
         let error = row.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let text = format!("the message of {} is {}{error}", row.created_at, row.state.as_str());
-        return answer(Told::NotTold, text);
+        return answer(Outcome::NotTold, text);
     }
     if let Some(decision) = decision {
         let DecisionRow { at, stage, outcome, detail, .. } = decision;
-        let told = if outcome == "digest" { Told::Digest } else { Told::NotTold };
+        let told = if outcome == "digest" { Outcome::Digest } else { Outcome::NotTold };
         return answer(told, format!("{outcome} at {at} by {stage}: {detail}"));
     }
     let common = decisions.iter().rev().find(|decision| decision.receiver.is_empty());
     let leads = routes.iter().find(|route| route.receiver == receiver);
     answer(
-        Told::NotTold,
+        Outcome::NotTold,
         match (leads, common) {
             (None, _) => "no route of the configuration in force leads the alert to it".into(),
             (Some(_), Some(DecisionRow { at, stage, outcome, detail, .. })) => {
