@@ -15,6 +15,7 @@ use crate::stages::fleet::Fleet;
 use crate::stages::hold::Flags;
 use crate::stages::plan::{self, Found, Groups, Settings};
 use crate::stages::silence::Silences;
+use crate::turning::Turning;
 
 /// Transitions in one flush at most.
 const BATCH: u32 = 1000;
@@ -47,6 +48,7 @@ pub(crate) struct Flusher {
     pub counted: Option<Instant>,
     /// The settings that the groups know.
     pub configured: Option<Arc<Settings>>,
+    pub turning: Turning,
 }
 
 impl Flusher {
@@ -60,9 +62,13 @@ impl Flusher {
             let ending = *self.stop.borrow();
             let wait = match self.turn(&mut silences).await {
                 // More may wait where a batch was full.
-                Ok(true) => continue,
+                Ok(true) => {
+                    self.turning.turned();
+                    continue;
+                }
                 Ok(false) => {
                     failures = 0;
+                    self.turning.turned();
                     let now = self.clock.wall();
                     let next = self.groups.as_ref().and_then(Groups::next);
                     next.map_or(SLEEP, |next| next.since(now).to_std().clamp(Duration::from_millis(1), SLEEP))

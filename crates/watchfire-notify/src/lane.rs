@@ -20,6 +20,7 @@ use crate::backoff::backoff;
 use crate::channel::webhook::Webhook;
 use crate::channel::{Outcome, Retry};
 use crate::config::ReceiverConfig;
+use crate::turning::Turning;
 
 /// How long what is under way may take once the end has come.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -35,6 +36,7 @@ pub(crate) struct Lane {
     pub store: Store,
     pub clock: Arc<dyn Clock>,
     pub stop: watch::Receiver<bool>,
+    pub turning: Turning,
 }
 
 struct Done {
@@ -60,6 +62,7 @@ impl Lane {
         let mut state = State::default();
         let mut expired = Instant::now() - 2 * SLEEP;
         while !*self.stop.borrow() {
+            self.turning.turned();
             // Seen before looking: a change while we look wakes us again.
             changes.borrow_and_update();
             if expired.elapsed() >= SLEEP {

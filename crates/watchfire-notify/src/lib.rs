@@ -41,6 +41,7 @@ pub mod matcher;
 pub mod message;
 mod own;
 pub mod stages;
+mod turning;
 
 pub use channel::{Outcome, Retry};
 pub use links::Links;
@@ -51,6 +52,7 @@ pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, Webhook
 use channel::webhook::Webhook;
 use stages::fleet::Fleet;
 use stages::plan::Settings;
+use turning::Turning;
 
 /// Notification could not begin, or could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,7 @@ struct Running {
     webhook: Webhook,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    turning: Turning,
 }
 
 #[derive(Default)]
@@ -135,6 +138,7 @@ pub struct Notifier {
     stop: watch::Sender<bool>,
     notices: own::Board,
     links: Option<Arc<dyn Links>>,
+    turning: Turning,
     state: Mutex<State>,
 }
 
@@ -170,8 +174,11 @@ impl Notifier {
             fleet: Fleet::default(),
             counted: None,
             configured: None,
+            turning: Turning::new(),
         };
-        let notifier = Self { store, clock, settings, stop, notices, links, state: Mutex::default() };
+        let turning = flush.turning.clone();
+        let state = Mutex::default();
+        let notifier = Self { store, clock, settings, stop, notices, links, turning, state };
         notifier.apply(prepared);
         notifier.lock().flush = Some(tokio::spawn(flush.run()));
         Ok(notifier)
@@ -200,12 +207,14 @@ impl Notifier {
                 before => before,
             };
             let stop = watch::Sender::new(false);
+            let turning = Turning::new();
             let lane = lane::Lane {
                 config: receiver.clone(),
                 webhook: webhook.clone(),
                 store: self.store.clone(),
                 clock: self.clock.clone(),
                 stop: stop.subscribe(),
+                turning: turning.clone(),
             };
             let task = tokio::spawn(async move {
                 if let Some(before) = before {
@@ -214,9 +223,8 @@ impl Notifier {
                 }
                 lane.run().await;
             });
-            state
-                .lanes
-                .insert(name, Running { config: receiver.clone(), webhook: webhook.clone(), stop, task });
+            let (config, webhook) = (receiver.clone(), webhook.clone());
+            state.lanes.insert(name, Running { config, webhook, stop, task, turning });
         }
         for lane in old.into_values() {
             lane.stop.send_replace(true);
@@ -236,6 +244,15 @@ impl Notifier {
     /// that something is over.
     pub fn set_notices(&self, kind: NoticeKind, notices: Vec<Notice>) {
         self.notices.set(kind, notices);
+    }
+
+    /// Who went round least lately, routing (`None`) or the worker of a receiver, and how long ago. Each does at least
+    /// every few seconds, unless the store does not answer or the process does not come to it.
+    pub fn slowest(&self) -> (Option<String>, Duration) {
+        let state = self.lock();
+        let lanes = state.lanes.iter().map(|(name, lane)| (Some(name.clone()), lane.turning.since()));
+        let all = lanes.chain([(None, self.turning.since())]);
+        all.max_by_key(|(_, since)| *since).unwrap_or_default()
     }
 
     /// The receivers.

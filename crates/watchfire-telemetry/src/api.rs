@@ -24,6 +24,8 @@ pub struct ApiMetrics {
     pub external_invalid: Counter,
     /// What others said again of their alerts without need for a record.
     pub external_unchanged: Counter,
+    /// Heartbeats, by `outcome`: `sent`, `failed`, or `withheld` because a part stands still.
+    pub heartbeats: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl ApiMetrics {
@@ -40,6 +42,7 @@ impl ApiMetrics {
 
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("api_requests", "Requests answered", self.requests.clone());
+        registry.register("heartbeats", "Heartbeats to somebody outside", self.heartbeats.clone());
         registry.register("api_commands", "Control records appended", self.commands.clone());
         registry.register(
             "projector_lag_records",

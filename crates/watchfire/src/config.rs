@@ -39,6 +39,8 @@ use watchfire_sink::mqtt::MqttSinkConfig;
 use watchfire_sink::timescale::TimescaleConfig;
 use watchfire_store::{Retention, ShelvePolicy};
 
+use crate::heartbeat::HeartbeatConfig;
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -83,6 +85,8 @@ pub struct Config {
     pub storm: Vec<StormConfig>,
     /// What those who speak Alertmanager's API find.
     pub alertmanager: AlertmanagerConfig,
+    /// Somebody outside who notices when everything stands still.
+    pub heartbeat: Option<HeartbeatConfig>,
 }
 
 impl Default for Config {
@@ -108,6 +112,7 @@ impl Default for Config {
             escalation: Vec::new(),
             storm: Vec::new(),
             alertmanager: AlertmanagerConfig::default(),
+            heartbeat: None,
         }
     }
 }
@@ -561,6 +566,9 @@ impl Config {
         }
         if self.log.segment_bytes < 1 << 20 {
             return wrong("log.segment_bytes", "is at least 1048576");
+        }
+        if let Some(Err(what)) = self.heartbeat.as_ref().map(HeartbeatConfig::check) {
+            return wrong("heartbeat", &what);
         }
         if self.alerts.max_shelve == Duration::ZERO {
             return wrong("alerts.max_shelve", "is longer than nothing, such as \"24h\"");

@@ -9,6 +9,7 @@ pub mod check;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod heartbeat;
 pub mod limits;
 pub mod logs;
 pub mod project;

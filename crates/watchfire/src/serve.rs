@@ -152,6 +152,12 @@ impl Server {
         // Started before anything comes in: a rule may be out from before.
         let stop = CancellationToken::new();
         crate::breakers::watch(engine.clone(), notifier.clone(), stop.clone());
+        if let Some(heartbeat) = &config.heartbeat {
+            let (log, engine, notifier) = (spine.clone(), engine.clone(), notifier.clone());
+            let parts = crate::heartbeat::Running { log, engine, notifier };
+            crate::heartbeat::start(heartbeat, parts, clock.clone(), stop.clone())
+                .map_err(|fault| anyhow::anyhow!("heartbeat: {fault}"))?;
+        }
 
         // Where results flow to: readers of the log, each as far as its service is.
         let sinks = {

@@ -12,6 +12,7 @@ mod certificates;
 mod command_line;
 mod commands;
 mod gateways;
+mod heartbeat;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod letters;
