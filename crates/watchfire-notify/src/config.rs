@@ -19,6 +19,12 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Deserialize;
 use watchfire_model::{Duration, Secret};
 
+use crate::channel::ntfy::NtfyConfig;
+use crate::channel::pagerduty::PagerDutyConfig;
+use crate::channel::slack::SlackConfig;
+use crate::channel::teams::TeamsConfig;
+use crate::channel::telegram::TelegramConfig;
+use crate::channel::{self, Channel};
 use crate::matcher::{Matcher, Matchers};
 use crate::stages::escalation::EscalationConfig;
 use crate::stages::inhibit::InhibitConfig;
@@ -56,8 +62,18 @@ pub struct NotifyConfig {
 pub struct ReceiverConfig {
     /// Unique.
     pub name: String,
-    /// The channel: an HTTP request.
+    /// A channel: an HTTP request with Alertmanager's body.
     pub webhook: Option<WebhookConfig>,
+    /// A channel: an incoming webhook of Slack.
+    pub slack: Option<SlackConfig>,
+    /// A channel: a workflow of Microsoft Teams.
+    pub teams: Option<TeamsConfig>,
+    /// A channel: events of PagerDuty.
+    pub pagerduty: Option<PagerDutyConfig>,
+    /// A channel: a bot of Telegram.
+    pub telegram: Option<TelegramConfig>,
+    /// A channel: a topic of ntfy.
+    pub ntfy: Option<NtfyConfig>,
     /// How many requests may be under way at the same time, each for another group. Default 16.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,
@@ -106,20 +122,15 @@ fn fallback_after() -> Duration {
 const PER_MINUTE: usize = 3;
 
 impl ReceiverConfig {
-    /// Whether a person reads what it gets.
-    fn is_read(&self) -> bool {
-        false
-    }
-
     /// How many messages it is sent in a minute; `None`: any number.
     pub fn max_per_minute(&self) -> Option<usize> {
-        let most = self.max_per_minute.unwrap_or(if self.is_read() { PER_MINUTE } else { 0 });
+        let most = self.max_per_minute.unwrap_or(if channel::is_read(self) { PER_MINUTE } else { 0 });
         (most > 0).then_some(most)
     }
 
     /// Whether it is told what people did to an alert.
     pub fn tells_responses(&self) -> bool {
-        self.responses.unwrap_or(false)
+        self.responses.unwrap_or_else(|| channel::tells_responses(self))
     }
 }
 
@@ -242,11 +253,10 @@ impl NotifyConfig {
                 let fault = format!("fallback: {:?} is no other receiver", fallback.receiver);
                 return Err(error(place, fault));
             }
-            let Some(webhook) = &receiver.webhook else {
-                return Err(error(place, "has no channel: give it a `webhook`"));
-            };
-            crate::channel::webhook::check(webhook)
-                .map_err(|fault| error(format!("{place}.webhook"), fault))?;
+            Channel::check(receiver).map_err(|(key, fault)| {
+                let dot = if key.is_empty() { "" } else { "." };
+                error(format!("{place}{dot}{key}"), fault)
+            })?;
         }
         if self.route.receiver.is_none() && self.route.receivers.is_none() && self.receivers.len() > 1 {
             return Err(error("route", "names no receiver, and there are several"));

@@ -17,8 +17,7 @@ use watchfire_store::{DeliveryState, Store};
 use watchfire_telemetry::metrics;
 
 use crate::backoff::backoff;
-use crate::channel::webhook::Webhook;
-use crate::channel::{Outcome, Retry};
+use crate::channel::{Channel, Delivering, Outcome, Retry};
 use crate::config::ReceiverConfig;
 use crate::turning::Turning;
 
@@ -32,7 +31,7 @@ const FAILING: u32 = 3;
 /// What a worker needs.
 pub(crate) struct Lane {
     pub config: ReceiverConfig,
-    pub webhook: Webhook,
+    pub channel: Channel,
     pub store: Store,
     pub clock: Arc<dyn Clock>,
     pub stop: watch::Receiver<bool>,
@@ -111,10 +110,11 @@ impl Lane {
             due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key)).take(room).collect();
         for delivery in free {
             state.busy.insert(delivery.group_key.clone());
-            let webhook = self.webhook.clone();
+            let channel = self.channel.clone();
             state.under_way.spawn(async move {
                 let started = Instant::now();
-                let outcome = webhook.send(&delivery.id, delivery.payload.clone(), now).await;
+                let delivering = Delivering { id: &delivery.id, payload: &delivery.payload, now };
+                let outcome = channel.send(&delivering).await;
                 Done { delivery, outcome, took: started.elapsed() }
             });
         }

@@ -49,7 +49,7 @@ pub use own::{Notice, NoticeKind};
 
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
 
-use channel::webhook::Webhook;
+use channel::{Channel, Delivering};
 use stages::fleet::Fleet;
 use stages::plan::Settings;
 use turning::Turning;
@@ -73,21 +73,20 @@ pub enum NotifyError {
 pub struct Prepared {
     config: NotifyConfig,
     settings: Arc<Settings>,
-    webhooks: HashMap<String, Webhook>,
+    channels: HashMap<String, Channel>,
 }
 
 impl Prepared {
     /// Checks a configuration and builds what it needs. Changes nothing and connects to nothing.
     pub fn new(config: NotifyConfig) -> Result<Self, ConfigError> {
         let settings = Arc::new(Settings::new(&config)?);
-        let mut webhooks = HashMap::new();
+        let mut channels = HashMap::new();
         for receiver in &config.receivers {
-            let Some(webhook) = &receiver.webhook else { continue };
-            let webhook = Webhook::new(webhook)
+            let channel = Channel::new(receiver)
                 .map_err(|fault| ConfigError { place: format!("receiver {:?}", receiver.name), fault })?;
-            webhooks.insert(receiver.name.clone(), webhook);
+            channels.insert(receiver.name.clone(), channel);
         }
-        Ok(Self { config, settings, webhooks })
+        Ok(Self { config, settings, channels })
     }
 }
 
@@ -96,7 +95,7 @@ impl Prepared {
 pub struct ReceiverInfo {
     /// Its name.
     pub name: String,
-    /// `webhook`.
+    /// Such as `webhook`.
     pub channel: &'static str,
 }
 
@@ -117,7 +116,7 @@ pub struct TestResult {
 
 struct Running {
     config: ReceiverConfig,
-    webhook: Webhook,
+    channel: Channel,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     turning: Turning,
@@ -192,13 +191,13 @@ impl Notifier {
     /// go on; one that changed begins when the old one has ended, so that order is kept. Deliveries to a
     /// receiver that is gone wait until it is back or they expire.
     pub fn apply(&self, prepared: Prepared) {
-        let Prepared { config, mut settings, webhooks } = prepared;
+        let Prepared { config, mut settings, channels } = prepared;
         Arc::make_mut(&mut settings).links = self.links.clone();
         let mut state = self.lock();
         let mut old = std::mem::take(&mut state.lanes);
         for receiver in &config.receivers {
             let name = receiver.name.clone();
-            let Some(webhook) = webhooks.get(&name) else { continue };
+            let Some(channel) = channels.get(&name) else { continue };
             let before = match old.remove(&name) {
                 Some(lane) if lane.config == *receiver => {
                     state.lanes.insert(name, lane);
@@ -210,7 +209,7 @@ impl Notifier {
             let turning = Turning::new();
             let lane = lane::Lane {
                 config: receiver.clone(),
-                webhook: webhook.clone(),
+                channel: channel.clone(),
                 store: self.store.clone(),
                 clock: self.clock.clone(),
                 stop: stop.subscribe(),
@@ -223,8 +222,8 @@ impl Notifier {
                 }
                 lane.run().await;
             });
-            let (config, webhook) = (receiver.clone(), webhook.clone());
-            state.lanes.insert(name, Running { config, webhook, stop, task, turning });
+            let (config, channel) = (receiver.clone(), channel.clone());
+            state.lanes.insert(name, Running { config, channel, stop, task, turning });
         }
         for lane in old.into_values() {
             lane.stop.send_replace(true);
@@ -258,8 +257,10 @@ impl Notifier {
     /// The receivers.
     pub fn receivers(&self) -> Vec<ReceiverInfo> {
         let state = self.lock();
-        let info =
-            |receiver: &ReceiverConfig| ReceiverInfo { name: receiver.name.clone(), channel: "webhook" };
+        let info = |receiver: &ReceiverConfig| {
+            let channel = state.lanes.get(&receiver.name).map(|lane| lane.channel.name());
+            ReceiverInfo { name: receiver.name.clone(), channel: channel.unwrap_or_default() }
+        };
         state.config.receivers.iter().map(info).collect()
     }
 
@@ -275,16 +276,17 @@ impl Notifier {
 
     /// Sends a message that says that it is a test. One attempt, beside the ledger.
     pub async fn test_receiver(&self, name: &str) -> Result<TestResult, NotifyError> {
-        let (webhook, public_url) = {
+        let (channel, public_url) = {
             let state = self.lock();
             let lane = state.lanes.get(name).ok_or_else(|| NotifyError::UnknownReceiver(name.into()))?;
-            (lane.webhook.clone(), state.config.public_url.clone())
+            (lane.channel.clone(), state.config.public_url.clone())
         };
         let now = self.clock.wall();
         let message = channel::payload::test_message(name, public_url.as_deref(), now);
         let body = serde_json::to_string(&message).unwrap_or_default();
         let started = Instant::now();
-        let outcome = webhook.send(&format!("test-{}", now.0), body, now).await;
+        let id = format!("test-{}", now.0);
+        let outcome = channel.send(&Delivering { id: &id, payload: &body, now }).await;
         let took = started.elapsed().into();
         Ok(match outcome {
             Outcome::Delivered { status } => {

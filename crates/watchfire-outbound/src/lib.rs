@@ -189,15 +189,26 @@ impl Sender {
                 let status = response.status();
                 let after = retry_after(response.headers(), now);
                 // Read the answer to its end, so that the connection can be used again; a long one is not
-                // worth it.
-                let mut read = 0;
+                // worth it. One that breaks off may be that of a proxy whose service died: what it says does not count.
+                let (mut read, mut whole) = (0, true);
                 while read < 64 << 10 {
                     match response.chunk().await {
                         Ok(Some(chunk)) => read += chunk.len(),
-                        _ => break,
+                        Ok(None) => break,
+                        Err(_) => {
+                            whole = false;
+                            break;
+                        }
                     }
                 }
-                classify(status, after)
+                match whole {
+                    true => classify(status, after),
+                    false => Outcome::Failed {
+                        retry: Retry::Later(after),
+                        status: Some(status.as_u16()),
+                        error: format!("answered {}, and the answer broke off", status.as_u16()),
+                    },
+                }
             }
             Err(error) => {
                 let what = if error.is_timeout() {

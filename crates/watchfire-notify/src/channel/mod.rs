@@ -1,8 +1,167 @@
 //! How somebody is told: one file for each channel. A channel makes one attempt and says what came of it;
 //! when and how often is the business of the [`lane`](crate::lane).
 
+use watchfire_model::{Duration, Timestamp};
+
+use crate::config::ReceiverConfig;
+
+pub mod ntfy;
+pub mod pagerduty;
 pub mod payload;
 pub mod signature;
+pub mod slack;
+pub mod teams;
+pub mod telegram;
+pub mod text;
 pub mod webhook;
 
 pub use watchfire_outbound::{Outcome, Retry};
+
+/// The longest that a request takes, where a configuration does not say.
+pub(crate) fn timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+/// A configuration with secrets in it says nothing of itself when it is printed.
+macro_rules! hidden {
+    ($name:ident) => {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).field("timeout", &self.timeout).finish_non_exhaustive()
+            }
+        }
+    };
+}
+pub(crate) use hidden;
+
+/// What a channel is to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivering<'a> {
+    /// The id of the delivery: the same on every attempt.
+    pub id: &'a str,
+    /// The body of Alertmanager's webhook, version 4, as JSON.
+    pub payload: &'a str,
+    /// When the attempt is made.
+    pub now: Timestamp,
+}
+
+impl Delivering<'_> {
+    fn message(&self) -> Result<payload::Message, serde_json::Error> {
+        serde_json::from_str(self.payload)
+    }
+}
+
+/// The ledger holds what nobody of this version wrote.
+fn unreadable() -> Outcome {
+    Outcome::Failed { retry: Retry::Never, status: None, error: "the delivery cannot be read".into() }
+}
+
+/// A file with a secret is missing: it may be there again later.
+fn no_secret(key: &str) -> Outcome {
+    Outcome::Failed { retry: Retry::Later(None), status: None, error: format!("{key} cannot be read") }
+}
+
+/// A channel that is ready to be used.
+#[derive(Clone, Debug)]
+pub enum Channel {
+    /// Alertmanager's webhook.
+    Webhook(webhook::Webhook),
+    /// Slack.
+    Slack(slack::Slack),
+    /// Microsoft Teams.
+    Teams(teams::Teams),
+    /// PagerDuty.
+    PagerDuty(pagerduty::PagerDuty),
+    /// Telegram.
+    Telegram(telegram::Telegram),
+    /// ntfy.
+    Ntfy(ntfy::Ntfy),
+}
+
+/// The channels of a receiver by their keys, those that it has.
+fn given(config: &ReceiverConfig) -> Vec<&'static str> {
+    let all = [
+        ("webhook", config.webhook.is_some()),
+        ("slack", config.slack.is_some()),
+        ("teams", config.teams.is_some()),
+        ("pagerduty", config.pagerduty.is_some()),
+        ("telegram", config.telegram.is_some()),
+        ("ntfy", config.ntfy.is_some()),
+    ];
+    all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+}
+
+impl Channel {
+    /// Says what is wrong with the channel of a receiver, if anything is: the key, and the fault.
+    pub fn check(config: &ReceiverConfig) -> Result<(), (String, String)> {
+        let one = match &given(config)[..] {
+            [one] => *one,
+            [] => {
+                let known = "webhook, slack, teams, pagerduty, telegram or ntfy";
+                return Err((String::new(), format!("has no channel: give it one of {known}")));
+            }
+            several => {
+                let fault = format!("has several channels ({}): make a receiver of each", several.join(", "));
+                return Err((String::new(), fault));
+            }
+        };
+        let checked = [
+            config.webhook.as_ref().map(webhook::check),
+            config.slack.as_ref().map(slack::check),
+            config.teams.as_ref().map(teams::check),
+            config.pagerduty.as_ref().map(pagerduty::check),
+            config.telegram.as_ref().map(telegram::check),
+            config.ntfy.as_ref().map(ntfy::check),
+        ];
+        checked.into_iter().flatten().collect::<Result<(), _>>().map_err(|fault| (one.to_string(), fault))
+    }
+
+    /// The channel of a receiver. Connects to nothing.
+    pub fn new(config: &ReceiverConfig) -> Result<Self, String> {
+        let made = [
+            config.webhook.as_ref().map(|config| webhook::Webhook::new(config).map(Self::Webhook)),
+            config.slack.as_ref().map(|config| slack::Slack::new(config).map(Self::Slack)),
+            config.teams.as_ref().map(|config| teams::Teams::new(config).map(Self::Teams)),
+            config.pagerduty.as_ref().map(|config| pagerduty::PagerDuty::new(config).map(Self::PagerDuty)),
+            config.telegram.as_ref().map(|config| telegram::Telegram::new(config).map(Self::Telegram)),
+            config.ntfy.as_ref().map(|config| ntfy::Ntfy::new(config).map(Self::Ntfy)),
+        ];
+        made.into_iter().flatten().next().unwrap_or_else(|| Err("has no channel".into()))
+    }
+
+    /// What it is called in a configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Webhook(_) => "webhook",
+            Self::Slack(_) => "slack",
+            Self::Teams(_) => "teams",
+            Self::PagerDuty(_) => "pagerduty",
+            Self::Telegram(_) => "telegram",
+            Self::Ntfy(_) => "ntfy",
+        }
+    }
+
+    /// One attempt.
+    pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
+        match self {
+            Self::Webhook(webhook) => {
+                webhook.send(delivering.id, delivering.payload.to_string(), delivering.now).await
+            }
+            Self::Slack(slack) => slack.send(delivering).await,
+            Self::Teams(teams) => teams.send(delivering).await,
+            Self::PagerDuty(pagerduty) => pagerduty.send(delivering).await,
+            Self::Telegram(telegram) => telegram.send(delivering).await,
+            Self::Ntfy(ntfy) => ntfy.send(delivering).await,
+        }
+    }
+}
+
+/// Whether people read what the channel of a receiver carries, and not a program that bounds it itself.
+pub fn is_read(config: &ReceiverConfig) -> bool {
+    config.slack.is_some() || config.teams.is_some() || config.telegram.is_some() || config.ntfy.is_some()
+}
+
+/// Whether a channel shows, where the alert is, what somebody did to it.
+pub fn tells_responses(config: &ReceiverConfig) -> bool {
+    config.pagerduty.is_some()
+}

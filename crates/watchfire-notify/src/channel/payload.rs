@@ -68,6 +68,9 @@ pub struct Alert {
     pub generator_url: String,
     /// Of the labels.
     pub fingerprint: String,
+    /// What somebody did, where the message tells of that: `acknowledged`, `unacknowledged` or `shelve_expiring`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<String>,
 }
 
 impl From<&Notice> for Alert {
@@ -80,6 +83,7 @@ impl From<&Notice> for Alert {
             ends_at: notice.ends_at.map_or(NO_END.into(), |end| end.to_string()),
             generator_url: notice.url.clone(),
             fingerprint: notice.fingerprint.clone(),
+            response: notice.event.response().map(Into::into),
         }
     }
 }
@@ -209,6 +213,7 @@ pub fn own_message(
             starts_at: since.to_string(),
             ends_at: until.map_or(NO_END.into(), |end| end.to_string()),
             generator_url: String::new(),
+            response: None,
         }],
         digest: None,
     }

@@ -49,7 +49,17 @@ impl Event {
 
     /// Whether it says what somebody did, and nothing of the condition.
     pub fn is_response(self) -> bool {
-        matches!(self, Self::Acknowledged | Self::Unacknowledged | Self::ShelveExpiring)
+        self.response().is_some()
+    }
+
+    /// What somebody did, where it says that.
+    pub fn response(self) -> Option<&'static str> {
+        match self {
+            Self::Acknowledged => Some("acknowledged"),
+            Self::Unacknowledged => Some("unacknowledged"),
+            Self::ShelveExpiring => Some("shelve_expiring"),
+            _ => None,
+        }
     }
 }
 

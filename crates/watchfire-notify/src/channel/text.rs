@@ -1,0 +1,112 @@
+//! What a message says to people, out of the body that a delivery holds: the same for every channel, cut to what each
+//! takes.
+
+use super::payload::{ACKNOWLEDGE_URL, Alert, Message};
+
+/// A message in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// One line.
+    pub title: String,
+    /// Something in it fires.
+    pub fires: bool,
+    /// The worst severity of what fires; of what is over where nothing does.
+    pub severity: String,
+    /// Its alerts, what changed first.
+    pub lines: Vec<Line>,
+    /// Alerts that are not in it.
+    pub left_out: usize,
+    /// Where people look at this installation, or nothing.
+    pub url: String,
+}
+
+/// An alert in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Whether it fires.
+    pub fires: bool,
+    /// As it is told.
+    pub severity: String,
+    /// What.
+    pub summary: String,
+    /// The whole of it.
+    pub description: String,
+    /// Where people look at it.
+    pub url: Option<String>,
+    /// Where they say that they know of it.
+    pub acknowledge: Option<String>,
+    /// Of its labels: the same for the alert from its beginning to its end.
+    pub fingerprint: String,
+    /// Its device, or what else it is about.
+    pub source: String,
+    /// Its rule.
+    pub rule: String,
+}
+
+/// Severities from the worst; what is none of them stands behind all.
+const SEVERITIES: [&str; 5] = ["critical", "major", "minor", "warning", "info"];
+
+fn line(alert: &Alert) -> Line {
+    let label = |name: &str| alert.labels.get(name).cloned().unwrap_or_default();
+    let said = |name: &str| alert.annotations.get(name).cloned().filter(|text| !text.is_empty());
+    let name = label("alertname");
+    let summary = said("summary").unwrap_or_else(|| name.clone());
+    Line {
+        fires: alert.status == "firing",
+        severity: label("severity"),
+        description: said("description").unwrap_or_else(|| summary.clone()),
+        summary,
+        url: said("alert_url").or_else(|| Some(alert.generator_url.clone()).filter(|url| !url.is_empty())),
+        acknowledge: said(ACKNOWLEDGE_URL),
+        fingerprint: alert.fingerprint.clone(),
+        source: [label("device"), label("instance"), name.clone()]
+            .into_iter()
+            .find(|text| !text.is_empty())
+            .unwrap_or_default(),
+        rule: name,
+    }
+}
+
+impl Text {
+    /// Of a message; at most so many alerts.
+    pub fn of(message: &Message, most: usize) -> Self {
+        let lines: Vec<Line> = message.alerts.iter().take(most).map(line).collect();
+        let left_out = message.alerts.len() - lines.len() + message.truncated_alerts;
+        let fires = message.status == "firing";
+        let place =
+            |line: &&Line| SEVERITIES.iter().position(|one| *one == line.severity).unwrap_or(usize::MAX);
+        let worst = lines.iter().filter(|line| line.fires == fires).min_by_key(place);
+        let severity = worst.map(|line| line.severity.clone()).unwrap_or_default();
+        let title = match (&message.digest, &lines[..]) {
+            (Some(_), _) => message.common_annotations.get("summary").cloned().unwrap_or_default(),
+            (None, [one]) if left_out == 0 => {
+                let state = if one.fires { one.severity.to_uppercase() } else { "RESOLVED".into() };
+                format!("{state}: {}", one.summary)
+            }
+            _ => {
+                let firing = message.alerts.iter().filter(|alert| alert.status == "firing").count();
+                let (over, firing) = (message.alerts.len() - firing, firing + message.truncated_alerts);
+                let of = message.common_labels.get("alertname").map(|name| format!(" of {name}"));
+                let counts = [(firing, "firing"), (over, "resolved")];
+                let counts = counts.iter().filter(|(count, _)| *count > 0);
+                let counts: Vec<String> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+                format!("{}{}", counts.join(", "), of.unwrap_or_default())
+            }
+        };
+        let title = title.replace(['\r', '\n'], " ");
+        Self { title, fires, severity, lines, left_out, url: message.external_url.clone() }
+    }
+
+    /// What is not in it, in words.
+    pub fn rest(&self) -> Option<String> {
+        (self.left_out > 0).then(|| format!("and {} more", self.left_out))
+    }
+}
+
+/// The beginning of a text, at most so many characters, with a sign that it was cut.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_string();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}

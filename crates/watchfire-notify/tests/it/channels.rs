@@ -1,0 +1,257 @@
+//! What every channel sends, and what it makes of every answer.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use watchfire_model::Timestamp;
+use watchfire_notify::channel::payload::{Alert, Message};
+use watchfire_notify::channel::{Channel, Delivering};
+use watchfire_notify::{Outcome, ReceiverConfig, Retry};
+
+/// A server that answers each request with the same bytes, and keeps what it was sent.
+struct Server {
+    address: String,
+    bodies: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Server {
+    async fn start(answer: &'static [u8], wait: Duration) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let kept = bodies.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let kept = kept.clone();
+                tokio::spawn(async move {
+                    let (mut bytes, mut part) = (Vec::new(), [0; 8192]);
+                    let body = loop {
+                        let Ok(count @ 1..) = stream.read(&mut part).await else { return };
+                        bytes.extend_from_slice(&part[..count]);
+                        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+                            continue;
+                        };
+                        // The whole of a JSON body can be read, and no part of it.
+                        if let Ok(body) = serde_json::from_slice(&bytes[end + 4..]) {
+                            break body;
+                        }
+                    };
+                    kept.lock().unwrap().push(body);
+                    tokio::time::sleep(wait).await;
+                    let _ = stream.write_all(answer).await;
+                });
+            }
+        });
+        Self { address, bodies }
+    }
+
+    fn bodies(&self) -> Vec<Value> {
+        self.bodies.lock().unwrap().clone()
+    }
+}
+
+const CHANNELS: [&str; 6] = [
+    "webhook = { url = \"URL\", timeout = \"500ms\" }",
+    "slack = { url = \"URL\", timeout = \"500ms\" }",
+    "teams = { url = \"URL\", timeout = \"500ms\" }",
+    "pagerduty = { routing_key = \"0123456789abcdef0123456789abcdef\", url = \"URL\", timeout = \"500ms\" }",
+    "telegram = { url = \"URL\", chat = \"@plant\", timeout = \"500ms\" }",
+    "ntfy = { url = \"URL\", topic = \"plant-7\", timeout = \"500ms\" }",
+];
+
+fn channel(text: &str, url: &str) -> Channel {
+    let config: ReceiverConfig =
+        toml::from_str(&format!("name = \"x\"\n{}", text.replace("URL", url))).unwrap();
+    Channel::check(&config).unwrap();
+    Channel::new(&config).unwrap()
+}
+
+fn message(alerts: Vec<Alert>) -> Message {
+    let status = if alerts.iter().any(|alert| alert.status == "firing") { "firing" } else { "resolved" };
+    Message {
+        version: "4".into(),
+        group_key: "{}:{}".into(),
+        truncated_alerts: 0,
+        status: status.into(),
+        receiver: "x".into(),
+        group_labels: Default::default(),
+        common_labels: alerts[0].labels.clone(),
+        common_annotations: Default::default(),
+        external_url: "https://plant.example".into(),
+        notification_reason: "first notification".into(),
+        route_labels: Default::default(),
+        alerts,
+        digest: None,
+    }
+}
+
+fn alert(device: &str, fires: bool) -> Alert {
+    let labels = [("alertname", "hot"), ("device", device), ("severity", "critical")];
+    let annotations = [
+        ("summary", "Bearing <too> hot & rising"),
+        ("description", "Bearing <too> hot & rising\nDevice press-1"),
+        ("alert_url", "https://plant.example/api/v1/alerts/7"),
+        ("acknowledge_url", "https://plant.example/a/token"),
+    ];
+    let own = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    };
+    Alert {
+        status: if fires { "firing" } else { "resolved" }.into(),
+        labels: own(&labels),
+        annotations: own(&annotations),
+        starts_at: "2026-07-01T08:00:00Z".into(),
+        ends_at: "0001-01-01T00:00:00Z".into(),
+        generator_url: String::new(),
+        fingerprint: format!("f-{device}"),
+        response: None,
+    }
+}
+
+async fn send(channel: &Channel, message: &Message) -> Outcome {
+    let payload = serde_json::to_string(message).unwrap();
+    channel.send(&Delivering { id: "d-1", payload: &payload, now: Timestamp(1_767_225_600_000_000) }).await
+}
+
+#[tokio::test]
+async fn every_channel_makes_the_same_of_an_answer() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let later = |seconds: Option<u64>| Some(Retry::Later(seconds.map(Duration::from_secs)));
+    let cases: [(&'static [u8], u64, Option<Retry>); 9] = [
+        (OK, 0, None),
+        (b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", 0, None),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", 0, Some(Retry::Never)),
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", 0, later(None)),
+        (b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", 0, Some(Retry::Never)),
+        (b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", 0, later(Some(7))),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", 0, later(None)),
+        // The service died while it answered.
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\nhalf", 0, later(None)),
+        (OK, 2000, later(None)),
+    ];
+    for (answer, wait, expected) in cases {
+        let server = Server::start(answer, Duration::from_millis(wait)).await;
+        for text in CHANNELS {
+            let channel = channel(text, &server.address);
+            let outcome = send(&channel, &message(vec![alert("press-1", true)])).await;
+            let found = match &outcome {
+                Outcome::Delivered { .. } => None,
+                Outcome::Failed { retry, .. } => Some(*retry),
+            };
+            assert_eq!(
+                found,
+                expected,
+                "{} on {}: {outcome:?}",
+                channel.name(),
+                String::from_utf8_lossy(answer)
+            );
+        }
+        assert_eq!(server.bodies().len(), CHANNELS.len());
+    }
+    // Nobody listens, and TLS where there is none.
+    for text in CHANNELS {
+        for url in [
+            "http://127.0.0.1:9".to_string(),
+            Server::start(OK, Duration::ZERO).await.address.replace("http", "https"),
+        ] {
+            let outcome = send(&channel(text, &url), &message(vec![alert("press-1", true)])).await;
+            assert!(
+                matches!(outcome, Outcome::Failed { retry: Retry::Later(None), .. }),
+                "{url}: {outcome:?}"
+            );
+        }
+    }
+}
+
+async fn bodies(text: &str, message: &Message) -> Vec<Value> {
+    let server = Server::start(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Duration::ZERO).await;
+    assert!(matches!(send(&channel(text, &server.address), message).await, Outcome::Delivered { .. }));
+    server.bodies()
+}
+
+#[tokio::test]
+async fn people_read_what_and_where_and_can_acknowledge() {
+    let firing = message(vec![alert("press-1", true)]);
+    let over = message(vec![alert("press-1", false)]);
+    let slack = bodies(CHANNELS[1], &firing).await.remove(0);
+    assert_eq!(slack["text"], "CRITICAL: Bearing &lt;too&gt; hot &amp; rising");
+    assert_eq!(slack["blocks"][0]["text"]["text"], "CRITICAL: Bearing <too> hot & rising");
+    let said = slack["blocks"][1]["text"]["text"].as_str().unwrap();
+    assert!(
+        said.contains("Bearing &lt;too&gt;") && said.ends_with("<https://plant.example/a/token|Acknowledge>")
+    );
+    let over_there = bodies(CHANNELS[1], &over).await.remove(0);
+    assert_eq!(over_there["text"], "RESOLVED: Bearing &lt;too&gt; hot &amp; rising");
+    assert!(!over_there.to_string().contains("/a/token"), "there is nothing to acknowledge");
+
+    let card = bodies(CHANNELS[2], &firing).await.remove(0)["attachments"][0]["content"].take();
+    assert_eq!((&card["type"], &card["body"][0]["color"]), (&json!("AdaptiveCard"), &json!("attention")));
+    assert_eq!(card["actions"][0]["url"], "https://plant.example/a/token");
+
+    let telegram = bodies(CHANNELS[4], &firing).await.remove(0);
+    assert_eq!((&telegram["chat_id"], &telegram["parse_mode"]), (&json!("@plant"), &json!("HTML")));
+    let text = telegram["text"].as_str().unwrap();
+    assert!(text.starts_with("<b>CRITICAL: Bearing &lt;too&gt; hot &amp; rising</b>"), "{text}");
+
+    let ntfy = bodies(CHANNELS[5], &firing).await.remove(0);
+    assert_eq!((&ntfy["topic"], &ntfy["priority"]), (&json!("plant-7"), &json!(5)));
+    assert_eq!(ntfy["actions"][0]["url"], "https://plant.example/a/token");
+    assert_eq!(bodies(CHANNELS[5], &over).await[0]["priority"], 2);
+}
+
+#[tokio::test]
+async fn an_incident_is_triggered_acknowledged_and_resolved_under_one_key() {
+    let both = message(vec![alert("press-1", true), alert("press-2", false)]);
+    let events = bodies(CHANNELS[3], &both).await;
+    let of = |event: &Value| (event["event_action"].clone(), event["dedup_key"].clone());
+    assert_eq!(
+        events.iter().map(of).collect::<Vec<_>>(),
+        [(json!("trigger"), json!("f-press-1")), (json!("resolve"), json!("f-press-2")),]
+    );
+    assert_eq!(
+        (&events[0]["payload"]["severity"], &events[0]["payload"]["source"]),
+        (&json!("critical"), &json!("press-1"))
+    );
+    let known = Alert { response: Some("acknowledged".into()), ..alert("press-1", true) };
+    assert_eq!(
+        of(&bodies(CHANNELS[3], &message(vec![known])).await[0]),
+        (json!("acknowledge"), json!("f-press-1"))
+    );
+}
+
+#[tokio::test]
+async fn what_is_long_is_cut_to_what_each_takes() {
+    let mut long = alert("press-1", true);
+    long.annotations.insert("description".into(), "é".repeat(20_000));
+    long.annotations.insert("summary".into(), "ü".repeat(5000));
+    let many = message(vec![long; 300]);
+    for text in CHANNELS.iter().filter(|text| !text.starts_with("webhook")) {
+        let bodies = bodies(text, &many).await;
+        let most = bodies.iter().map(|body| body.to_string().len()).max().unwrap();
+        assert!(most < 28_000, "{text}: {most} bytes");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_channel_is_said_without_its_secrets() {
+    for (text, place, said) in [
+        ("", "", "has no channel"),
+        (
+            "webhook = { url = \"http://a\" }\nntfy = { url = \"http://a\", topic = \"t\" }",
+            "",
+            "several channels (webhook, ntfy)",
+        ),
+        ("slack = { url = \"hooks.slack.com/secret\" }", "slack", "url"),
+        ("pagerduty = { routing_key = \"secret\" }", "pagerduty", "routing_key: is 32"),
+        ("telegram = { url = \"http://a\", chat = \"\" }", "telegram", "chat"),
+        ("ntfy = { url = \"http://a\", topic = \"a/secret\" }", "ntfy", "topic: is 1 to 64"),
+    ] {
+        let config: ReceiverConfig = toml::from_str(&format!("name = \"x\"\n{text}")).unwrap();
+        let (key, fault) = Channel::check(&config).unwrap_err();
+        assert_eq!(key, place, "{fault}");
+        assert!(fault.contains(said) && !fault.contains("secret"), "{fault}");
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+    }
+}
