@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Deserialize;
 use watchfire_model::{Duration, Secret};
 
+use crate::channel::email::EmailConfig;
 use crate::channel::ntfy::NtfyConfig;
 use crate::channel::pagerduty::PagerDutyConfig;
 use crate::channel::slack::SlackConfig;
@@ -74,6 +75,8 @@ pub struct ReceiverConfig {
     pub telegram: Option<TelegramConfig>,
     /// A channel: a topic of ntfy.
     pub ntfy: Option<NtfyConfig>,
+    /// A channel: mail.
+    pub email: Option<EmailConfig>,
     /// How many requests may be under way at the same time, each for another group. Default 16.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,

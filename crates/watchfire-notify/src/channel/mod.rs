@@ -5,6 +5,7 @@ use watchfire_model::{Duration, Timestamp};
 
 use crate::config::ReceiverConfig;
 
+pub mod email;
 pub mod ntfy;
 pub mod pagerduty;
 pub mod payload;
@@ -76,6 +77,8 @@ pub enum Channel {
     Telegram(telegram::Telegram),
     /// ntfy.
     Ntfy(ntfy::Ntfy),
+    /// E-mail.
+    Email(Box<email::Email>),
 }
 
 /// The channels of a receiver by their keys, those that it has.
@@ -87,6 +90,7 @@ fn given(config: &ReceiverConfig) -> Vec<&'static str> {
         ("pagerduty", config.pagerduty.is_some()),
         ("telegram", config.telegram.is_some()),
         ("ntfy", config.ntfy.is_some()),
+        ("email", config.email.is_some()),
     ];
     all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
 }
@@ -97,7 +101,7 @@ impl Channel {
         let one = match &given(config)[..] {
             [one] => *one,
             [] => {
-                let known = "webhook, slack, teams, pagerduty, telegram or ntfy";
+                let known = "webhook, email, slack, teams, pagerduty, telegram or ntfy";
                 return Err((String::new(), format!("has no channel: give it one of {known}")));
             }
             several => {
@@ -112,6 +116,7 @@ impl Channel {
             config.pagerduty.as_ref().map(pagerduty::check),
             config.telegram.as_ref().map(telegram::check),
             config.ntfy.as_ref().map(ntfy::check),
+            config.email.as_ref().map(email::check),
         ];
         checked.into_iter().flatten().collect::<Result<(), _>>().map_err(|fault| (one.to_string(), fault))
     }
@@ -125,6 +130,7 @@ impl Channel {
             config.pagerduty.as_ref().map(|config| pagerduty::PagerDuty::new(config).map(Self::PagerDuty)),
             config.telegram.as_ref().map(|config| telegram::Telegram::new(config).map(Self::Telegram)),
             config.ntfy.as_ref().map(|config| ntfy::Ntfy::new(config).map(Self::Ntfy)),
+            config.email.as_ref().map(|config| email::Email::new(config).map(Box::new).map(Self::Email)),
         ];
         made.into_iter().flatten().next().unwrap_or_else(|| Err("has no channel".into()))
     }
@@ -138,6 +144,7 @@ impl Channel {
             Self::PagerDuty(_) => "pagerduty",
             Self::Telegram(_) => "telegram",
             Self::Ntfy(_) => "ntfy",
+            Self::Email(_) => "email",
         }
     }
 
@@ -152,13 +159,15 @@ impl Channel {
             Self::PagerDuty(pagerduty) => pagerduty.send(delivering).await,
             Self::Telegram(telegram) => telegram.send(delivering).await,
             Self::Ntfy(ntfy) => ntfy.send(delivering).await,
+            Self::Email(email) => email.send(delivering).await,
         }
     }
 }
 
 /// Whether people read what the channel of a receiver carries, and not a program that bounds it itself.
 pub fn is_read(config: &ReceiverConfig) -> bool {
-    config.slack.is_some() || config.teams.is_some() || config.telegram.is_some() || config.ntfy.is_some()
+    let chats = config.slack.is_some() || config.teams.is_some() || config.telegram.is_some();
+    chats || config.ntfy.is_some() || config.email.is_some()
 }
 
 /// Whether a channel shows, where the alert is, what somebody did to it.
