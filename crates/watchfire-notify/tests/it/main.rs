@@ -5,6 +5,7 @@
 
 mod channels;
 mod deliver;
+mod email;
 mod groups;
 mod holds;
 mod receiver;

@@ -1,0 +1,172 @@
+//! Mail, read back from a server that speaks SMTP.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use watchfire_model::Timestamp;
+use watchfire_notify::channel::{Channel, Delivering};
+use watchfire_notify::{Outcome, ReceiverConfig, Retry};
+
+/// A server that keeps what it takes.
+struct Catcher {
+    port: u16,
+    mails: Arc<Mutex<Vec<String>>>,
+}
+
+impl Catcher {
+    /// `answer`: what it says once it has the whole mail.
+    async fn start(answer: &'static str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mails = Arc::new(Mutex::new(Vec::new()));
+        let kept = mails.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let kept = kept.clone();
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    let _ = stream.write_all(b"220 catcher\r\n").await;
+                    let (mut mail, mut within, mut line) = (String::new(), false, String::new());
+                    while stream.read_line(&mut line).await.is_ok_and(|count| count > 0) {
+                        let said = std::mem::take(&mut line);
+                        if within && said != ".\r\n" {
+                            mail.push_str(said.strip_prefix('.').unwrap_or(&said));
+                            continue;
+                        }
+                        let answers: &[u8] = match said.split_whitespace().next() {
+                            Some(".") if within => {
+                                within = false;
+                                let mail = std::mem::take(&mut mail);
+                                if answer.starts_with('2') {
+                                    kept.lock().unwrap().push(mail);
+                                }
+                                answer.as_bytes()
+                            }
+                            Some("EHLO") => b"250-catcher\r\n250 8BITMIME\r\n",
+                            Some("DATA") => {
+                                within = true;
+                                b"354 go on\r\n"
+                            }
+                            Some("QUIT") => b"221 bye\r\n",
+                            _ => b"250 ok\r\n",
+                        };
+                        if stream.write_all(answers).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, mails }
+    }
+
+    fn mails(&self) -> Vec<String> {
+        self.mails.lock().unwrap().clone()
+    }
+}
+
+fn email(port: u16, more: &str) -> Channel {
+    let text = format!(
+        "name = \"x\"\nemail = {{ server = \"127.0.0.1\", port = {port}, timeout = \"1s\", \
+         from = \"Plant <alerts@plant.example>\", to = [\"anna@plant.example\", \"Olé <ole@plant.example>\"]{more} }}"
+    );
+    let config: ReceiverConfig = toml::from_str(&text).unwrap();
+    Channel::check(&config).unwrap();
+    Channel::new(&config).unwrap()
+}
+
+async fn send(channel: &Channel, id: &str, status: &str) -> Outcome {
+    let payload = serde_json::json!({
+        "version": "4", "groupKey": "{}:{device=\"press-1\"}", "truncatedAlerts": 0, "status": status,
+        "receiver": "x", "groupLabels": {}, "commonLabels": {}, "commonAnnotations": {},
+        "externalURL": "", "notification_reason": "", "routeLabels": {},
+        "alerts": [{
+            "status": status, "labels": {"alertname": "hot", "severity": "major"},
+            "annotations": {
+                "summary": "Bearing überhitzt",
+                "description": "Bearing <überhitzt>\nDevice press-1",
+                "acknowledge_url": "https://plant.example/a/token",
+            },
+            "startsAt": "2026-07-01T08:00:00Z", "endsAt": "0001-01-01T00:00:00Z", "generatorURL": "", "fingerprint": "f",
+        }],
+    });
+    let payload = payload.to_string();
+    channel.send(&Delivering { id, payload: &payload, now: Timestamp(1_767_225_600_000_000) }).await
+}
+
+/// A header of a mail, unfolded.
+fn header(mail: &str, name: &str) -> String {
+    let head = mail.split("\r\n\r\n").next().unwrap().replace("\r\n ", " ");
+    let line = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+    line.unwrap_or_else(|| panic!("no {name} in\n{mail}")).trim().to_string()
+}
+
+#[tokio::test]
+async fn the_mails_of_a_group_are_one_thread_and_hold_the_link() {
+    let catcher = Catcher::start("250 taken\r\n").await;
+    let channel = email(catcher.port, ", encryption = \"none\"");
+    assert_eq!(send(&channel, "d-1", "firing").await, Outcome::Delivered { status: 250 });
+    assert_eq!(send(&channel, "d-2", "resolved").await, Outcome::Delivered { status: 250 });
+    // The same delivery once more is the same mail: a program that reads them knows it by its id.
+    assert_eq!(send(&channel, "d-1", "firing").await, Outcome::Delivered { status: 250 });
+    let mails = catcher.mails();
+    let of = |name: &str| mails.iter().map(|mail| header(mail, name)).collect::<Vec<_>>();
+    let (ids, threads) = (of("Message-ID"), of("References"));
+    assert!(ids[0] != ids[1] && ids[0] == ids[2], "{ids:?}");
+    assert!(threads.iter().all(|thread| *thread == threads[0] && thread.ends_with("@plant.example>")));
+    assert_eq!(of("In-Reply-To"), threads);
+    assert_eq!(of("Auto-Submitted")[0], "auto-generated");
+    assert!(of("To")[0].contains("anna@plant.example") && of("To")[0].contains("ole@plant.example"));
+    assert!(mails[0].contains("multipart/alternative"));
+    let body = mails[0].replace("=\r\n", "");
+    assert!(body.contains("Acknowledge: https://plant.example/a/token"), "{body}");
+    assert!(body.contains("&lt;=C3=BCberhitzt&gt;") || body.contains("&lt;überhitzt&gt;"), "{body}");
+    assert!(!mails[1].contains("/a/token"), "there is nothing to acknowledge");
+}
+
+#[tokio::test]
+async fn what_a_relay_says_decides_whether_it_is_tried_again() {
+    let cases = [
+        ("451 later\r\n", Retry::Later(None), 451),
+        ("550 nobody here\r\n", Retry::Never, 550),
+        ("535 who are you\r\n", Retry::Later(None), 535),
+    ];
+    for (answer, expected, code) in cases {
+        let channel = email(Catcher::start(answer).await.port, ", encryption = \"none\"");
+        match send(&channel, "d-1", "firing").await {
+            Outcome::Failed { retry, status, .. } => assert_eq!((retry, status), (expected, Some(code))),
+            other => panic!("{answer}: {other:?}"),
+        }
+    }
+    // No encryption where it is wanted, nobody there, and nothing of TLS.
+    let port = Catcher::start("250 taken\r\n").await.port;
+    for (port, more) in [(port, ""), (9, ", encryption = \"none\""), (port, ", encryption = \"tls\"")] {
+        let outcome = send(&email(port, more), "d-1", "firing").await;
+        assert!(matches!(outcome, Outcome::Failed { retry: Retry::Later(None), .. }), "{more}: {outcome:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    for (text, said) in [
+        ("server = \"\", from = \"a@b.example\", to = [\"a@b.example\"]", "server"),
+        ("server = \"h\", from = \"a@b.example\", to = []", "to: names nobody"),
+        ("server = \"h\", from = \"anna\", to = [\"a@b.example\"]", "from"),
+        ("server = \"h\", from = \"a@b.example\", to = [\"a@b.example\", \"b\"]", "to[1]"),
+        (
+            "server = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], username = \"u\"",
+            "username and password",
+        ),
+        (
+            "server = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], encryption = \"none\", username = \"u\", \
+             password = \"secret\"",
+            "encryption: a password",
+        ),
+        ("server = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], ca = \"/nowhere\"", "ca: /nowhere"),
+    ] {
+        let config: ReceiverConfig = toml::from_str(&format!("name = \"x\"\nemail = {{ {text} }}")).unwrap();
+        let (key, fault) = Channel::check(&config).unwrap_err();
+        assert_eq!(key, "email");
+        assert!(fault.starts_with(said) && !format!("{fault}{config:?}").contains("secret"), "{fault}");
+    }
+}
