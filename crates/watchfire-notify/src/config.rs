@@ -152,6 +152,9 @@ fn expire() -> Duration {
 fn max_alerts() -> usize {
     500
 }
+fn json() -> String {
+    "application/json".into()
+}
 fn timeout() -> Duration {
     Duration::from_secs(10)
 }
@@ -165,6 +168,11 @@ pub struct WebhookConfig {
     /// Sent with each request, such as `Authorization`.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
+    /// A template of the body, in place of Alertmanager's.
+    pub body: Option<String>,
+    /// What the body is. Default `application/json`.
+    #[serde(default = "json")]
+    pub content_type: String,
     /// For a whole request. Default 10s.
     #[serde(default = "timeout")]
     pub timeout: Duration,

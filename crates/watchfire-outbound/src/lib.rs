@@ -165,11 +165,24 @@ impl Sender {
     pub async fn post(
         &self,
         id: &str,
-        content_type: &'static str,
+        content_type: &str,
         beside: &[(&'static str, &str)],
         body: impl Into<Body>,
         now: Timestamp,
     ) -> Outcome {
+        self.ask(id, content_type, beside, body, now).await.0
+    }
+
+    /// As [`Sender::post`], with the beginning of the answer: for those who say there what came of it.
+    pub async fn ask(
+        &self,
+        id: &str,
+        content_type: &str,
+        beside: &[(&'static str, &str)],
+        body: impl Into<Body>,
+        now: Timestamp,
+    ) -> (Outcome, Vec<u8>) {
+        let mut answer = Vec::new();
         let (url, headers) = {
             let place = self.place.read().unwrap_or_else(PoisonError::into_inner);
             (place.url.clone(), place.headers.clone())
@@ -190,10 +203,10 @@ impl Sender {
                 let after = retry_after(response.headers(), now);
                 // Read the answer to its end, so that the connection can be used again; a long one is not
                 // worth it. One that breaks off may be that of a proxy whose service died: what it says does not count.
-                let (mut read, mut whole) = (0, true);
-                while read < 64 << 10 {
+                let mut whole = true;
+                while answer.len() < 64 << 10 {
                     match response.chunk().await {
-                        Ok(Some(chunk)) => read += chunk.len(),
+                        Ok(Some(chunk)) => answer.extend_from_slice(&chunk),
                         Ok(None) => break,
                         Err(_) => {
                             whole = false;
@@ -224,7 +237,7 @@ impl Sender {
         if matches!(outcome, Outcome::Failed { .. }) {
             self.read_anew();
         }
-        outcome
+        (outcome, answer)
     }
 
     /// Where a file cannot be read, or holds nothing that could be sent, what was there before counts on.

@@ -2,19 +2,19 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
 
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use watchfire_model::{Duration, Secret};
 
 use super::text::{Text, cut};
-use super::{Delivering, Outcome, Retry, unreadable};
+use super::{Delivering, Outcome, Renewed, Retry, unreadable};
 
 /// Alerts of one mail, and characters of each.
 const ALERTS: usize = 50;
@@ -27,7 +27,7 @@ const SUBJECT: usize = 200;
 #[serde(rename_all = "lowercase")]
 pub enum Encryption {
     /// From the first byte (port 465).
-    Tls,
+    Implicit,
     /// From the command STARTTLS on, and not without it (port 587).
     #[default]
     Starttls,
@@ -40,14 +40,16 @@ pub enum Encryption {
 #[serde(deny_unknown_fields)]
 pub struct EmailConfig {
     /// The relay.
-    pub server: String,
+    pub host: String,
     /// Its port; by default that of the encryption.
     pub port: Option<u16>,
-    /// `starttls`, `tls` or `none`. Default `starttls`.
+    /// `starttls`, `implicit` or `none`. Default `starttls`.
     #[serde(default)]
-    pub encryption: Encryption,
+    pub tls: Encryption,
     /// A file with the certificates of those who sign for the relay; without it those that the system trusts.
     pub ca: Option<PathBuf>,
+    /// What we say who we are; by default the name of the machine.
+    pub hello: Option<String>,
     /// Who logs in.
     pub username: Option<String>,
     /// The password of the user.
@@ -73,27 +75,30 @@ impl EmailConfig {
         self.to.iter().enumerate().map(read).collect()
     }
 
-    fn tls(&self) -> Result<TlsParameters, String> {
-        let mut parameters = TlsParameters::builder(self.server.clone());
+    fn parameters(&self) -> Result<TlsParameters, String> {
+        let mut parameters = TlsParameters::builder(self.host.clone());
         if let Some(path) = &self.ca {
             let pem = std::fs::read(path).map_err(|error| format!("ca: {}: {error}", path.display()))?;
             let certificate =
                 Certificate::from_pem(&pem).map_err(|error| format!("ca: {}: {error}", path.display()))?;
             parameters = parameters.add_root_certificate(certificate);
         }
-        parameters.build_rustls().map_err(|error| format!("encryption: {error}"))
+        parameters.build_rustls().map_err(|error| format!("tls: {error}"))
     }
 
     fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, String> {
-        let (tls, port) = match self.encryption {
-            Encryption::Tls => (Tls::Wrapper(self.tls()?), 465),
-            Encryption::Starttls => (Tls::Required(self.tls()?), 587),
+        let (tls, port) = match self.tls {
+            Encryption::Implicit => (Tls::Wrapper(self.parameters()?), 465),
+            Encryption::Starttls => (Tls::Required(self.parameters()?), 587),
             Encryption::None => (Tls::None, 25),
         };
-        let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.server)
+        let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host)
             .port(self.port.unwrap_or(port))
             .tls(tls)
             .timeout(Some(self.timeout.to_std()));
+        if let Some(hello) = &self.hello {
+            transport = transport.hello_name(ClientId::Domain(hello.clone()));
+        }
         if let (Some(username), Some(password)) = (&self.username, &self.password) {
             let password = password.read().map_err(|error| format!("password: {error}"))?;
             transport = transport.credentials(Credentials::new(username.clone(), password.to_string()));
@@ -104,8 +109,8 @@ impl EmailConfig {
 
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &EmailConfig) -> Result<(), String> {
-    if config.server.is_empty() {
-        return Err("server: names no host".into());
+    if config.host.is_empty() {
+        return Err("host: names no relay".into());
     }
     if config.to.is_empty() {
         return Err("to: names nobody".into());
@@ -113,8 +118,8 @@ pub fn check(config: &EmailConfig) -> Result<(), String> {
     if config.username.is_some() != config.password.is_some() {
         return Err("username and password: both are given, or neither".into());
     }
-    if config.username.is_some() && config.encryption == Encryption::None {
-        return Err("encryption: a password is not sent without it".into());
+    if config.username.is_some() && config.tls == Encryption::None {
+        return Err("tls: a password is not sent without it".into());
     }
     config.from()?;
     config.to()?;
@@ -127,7 +132,7 @@ pub struct Email {
     config: EmailConfig,
     from: Mailbox,
     to: Vec<Mailbox>,
-    transport: Arc<RwLock<AsyncSmtpTransport<Tokio1Executor>>>,
+    transport: Renewed<AsyncSmtpTransport<Tokio1Executor>>,
 }
 
 impl std::fmt::Debug for Email {
@@ -139,7 +144,7 @@ impl std::fmt::Debug for Email {
 impl Email {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &EmailConfig) -> Result<Self, String> {
-        let transport = Arc::new(RwLock::new(config.transport()?));
+        let transport = Renewed::new(config.transport()?);
         Ok(Self { config: config.clone(), from: config.from()?, to: config.to()?, transport })
     }
 
@@ -151,8 +156,7 @@ impl Email {
             Ok(mail) => mail,
             Err(error) => return Outcome::Failed { retry: Retry::Never, status: None, error },
         };
-        let transport = self.transport.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match transport.send(mail).await {
+        match self.transport.get().send(mail).await {
             Ok(answer) => Outcome::Delivered { status: answer.code().into() },
             Err(error) => {
                 self.read_anew();
@@ -165,8 +169,8 @@ impl Email {
     fn read_anew(&self) {
         let in_files =
             self.config.ca.is_some() || self.config.password.as_ref().is_some_and(|p| p.file().is_some());
-        if in_files && let Ok(transport) = self.config.transport() {
-            *self.transport.write().unwrap_or_else(PoisonError::into_inner) = transport;
+        if in_files {
+            self.transport.renew(self.config.transport());
         }
     }
 
@@ -230,11 +234,11 @@ fn plain(text: &Text) -> String {
     let mut said = String::new();
     for line in &text.lines {
         // Writing to a String does not fail.
-        let _ = write!(said, "{}\n", cut(&line.description, DESCRIPTION));
+        let _ = writeln!(said, "{}", cut(&line.description, DESCRIPTION));
         if line.fires
             && let Some(url) = &line.acknowledge
         {
-            let _ = write!(said, "Acknowledge: {url}\n");
+            let _ = writeln!(said, "Acknowledge: {url}");
         }
         said.push('\n');
     }

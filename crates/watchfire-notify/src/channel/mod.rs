@@ -1,6 +1,8 @@
 //! How somebody is told: one file for each channel. A channel makes one attempt and says what came of it;
 //! when and how often is the business of the [`lane`](crate::lane).
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use watchfire_model::{Duration, Timestamp};
 
 use crate::config::ReceiverConfig;
@@ -13,6 +15,7 @@ pub mod signature;
 pub mod slack;
 pub mod teams;
 pub mod telegram;
+mod template;
 pub mod text;
 pub mod webhook;
 
@@ -49,6 +52,33 @@ pub struct Delivering<'a> {
 impl Delivering<'_> {
     fn message(&self) -> Result<payload::Message, serde_json::Error> {
         serde_json::from_str(self.payload)
+    }
+}
+
+/// A client that is made anew where a secret of its may have been changed in its file.
+#[derive(Clone)]
+struct Renewed<T>(Arc<RwLock<T>>);
+
+impl<T> std::fmt::Debug for Renewed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewed").finish_non_exhaustive()
+    }
+}
+
+impl<T: Clone> Renewed<T> {
+    fn new(made: T) -> Self {
+        Self(Arc::new(RwLock::new(made)))
+    }
+
+    fn get(&self) -> T {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where it cannot be made, the one before counts on.
+    fn renew(&self, made: Result<T, String>) {
+        if let Ok(made) = made {
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = made;
+        }
     }
 }
 
@@ -151,9 +181,7 @@ impl Channel {
     /// One attempt.
     pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
         match self {
-            Self::Webhook(webhook) => {
-                webhook.send(delivering.id, delivering.payload.to_string(), delivering.now).await
-            }
+            Self::Webhook(webhook) => webhook.send(delivering).await,
             Self::Slack(slack) => slack.send(delivering).await,
             Self::Teams(teams) => teams.send(delivering).await,
             Self::PagerDuty(pagerduty) => pagerduty.send(delivering).await,

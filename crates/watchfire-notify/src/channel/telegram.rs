@@ -8,21 +8,28 @@ use watchfire_model::{Duration, Secret};
 use watchfire_outbound::{Sender, Target};
 
 use super::text::{Text, cut};
-use super::{Delivering, Outcome, unreadable};
+use super::{Delivering, Outcome, Renewed, Retry, unreadable};
 
 /// Characters of a message at most, after its formatting is read.
 const MESSAGE: usize = 4096;
 const DESCRIPTION: usize = 700;
 const ALERTS: usize = 5;
 
+/// The API.
+const ADDRESS: &str = "https://api.telegram.org";
+
 /// Where the messages go.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelegramConfig {
-    /// `https://api.telegram.org/bot<token>/sendMessage`: whoever has it can post as the bot.
-    pub url: Secret,
+    /// The token of the bot.
+    pub token: Secret,
     /// The chat, by its number or as `@name`.
-    pub chat: String,
+    pub chat_id: String,
+    /// A topic of the chat.
+    pub message_thread_id: Option<i64>,
+    /// The API. Default: Telegram's own address.
+    pub url: Option<String>,
     /// For a whole request. Default 10s.
     #[serde(default = "super::timeout")]
     pub timeout: Duration,
@@ -30,36 +37,66 @@ pub struct TelegramConfig {
 
 super::hidden!(TelegramConfig);
 
-fn target<'a>(config: &'a TelegramConfig, none: &'a BTreeMap<String, Secret>) -> Target<'a> {
-    Target { url: &config.url, headers: none, timeout: config.timeout.to_std(), reserved: &[] }
+impl TelegramConfig {
+    fn sender(&self) -> Result<Sender, String> {
+        let token = self.token.read().map_err(|error| format!("token: {error}"))?;
+        if token.is_empty() || !token.chars().all(|c| c.is_ascii_alphanumeric() || ":-_".contains(c)) {
+            return Err("token: is letters, digits, :, - and _".into());
+        }
+        let base = self.url.as_deref().unwrap_or(ADDRESS).trim_end_matches('/');
+        let url = Secret::from(format!("{base}/bot{token}/sendMessage"));
+        let headers = BTreeMap::new();
+        let target = Target { url: &url, headers: &headers, timeout: self.timeout.to_std(), reserved: &[] };
+        target.check()?;
+        Sender::new(&target)
+    }
 }
 
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &TelegramConfig) -> Result<(), String> {
-    if config.chat.is_empty() {
-        return Err("chat: is a number, or a name with @ before it".into());
+    if config.chat_id.is_empty() {
+        return Err("chat_id: is a number, or a name with @ before it".into());
     }
-    target(config, &BTreeMap::new()).check()
+    config.sender().map(drop)
 }
 
 /// A bot in a chat.
 #[derive(Clone, Debug)]
 pub struct Telegram {
-    sender: Sender,
-    chat: String,
+    config: TelegramConfig,
+    sender: Renewed<Sender>,
 }
 
 impl Telegram {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &TelegramConfig) -> Result<Self, String> {
-        Ok(Self { sender: Sender::new(&target(config, &BTreeMap::new()))?, chat: config.chat.clone() })
+        Ok(Self { config: config.clone(), sender: Renewed::new(config.sender()?) })
     }
 
     /// One attempt.
     pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
         let Ok(message) = delivering.message() else { return unreadable() };
-        let body = body(&self.chat, &Text::of(&message, ALERTS)).to_string();
-        self.sender.post(delivering.id, "application/json", &[], body, delivering.now).await
+        let mut body = body(&self.config.chat_id, &Text::of(&message, ALERTS));
+        if let Some(thread) = self.config.message_thread_id {
+            body["message_thread_id"] = json!(thread);
+        }
+        let sender = self.sender.get();
+        let (outcome, answer) =
+            sender.ask(delivering.id, "application/json", &[], body.to_string(), delivering.now).await;
+        let Outcome::Failed { retry, status, error } = outcome else { return outcome };
+        if self.config.token.file().is_some() {
+            self.sender.renew(self.config.sender());
+        }
+        // How long it wants to be left alone stands in the answer, and not in a header.
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        let after = answer["parameters"]["retry_after"]
+            .as_u64()
+            .map(|seconds| std::time::Duration::from_secs(seconds.min(3600)));
+        let retry = match (retry, after) {
+            (Retry::Later(None), Some(after)) => Retry::Later(Some(after)),
+            (retry, _) => retry,
+        };
+        Outcome::Failed { retry, status, error }
     }
 }
 

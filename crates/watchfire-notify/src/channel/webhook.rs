@@ -1,11 +1,11 @@
 //! An HTTP POST with the body of Alertmanager's webhook.
 
-use watchfire_model::Timestamp;
 pub use watchfire_outbound::IDEMPOTENCY_KEY;
 use watchfire_outbound::{Sender, Target};
 
-use crate::channel::Outcome;
 use crate::channel::signature::{self, Signer};
+use crate::channel::template::Template;
+use crate::channel::{Delivering, Outcome, Retry, unreadable};
 use crate::config::WebhookConfig;
 
 /// The id of the delivery, for people who look into requests.
@@ -26,6 +26,7 @@ fn target(config: &WebhookConfig) -> Target<'_> {
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &WebhookConfig) -> Result<(), String> {
     target(config).check()?;
+    config.body.as_deref().map(Template::new).transpose()?;
     config.signing_secret.as_ref().map_or(Ok(()), signature::check)
 }
 
@@ -34,19 +35,34 @@ pub fn check(config: &WebhookConfig) -> Result<(), String> {
 pub struct Webhook {
     sender: Sender,
     signer: Option<Signer>,
+    template: Option<Template>,
+    content_type: String,
 }
 
 impl Webhook {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &WebhookConfig) -> Result<Self, String> {
         let signer = config.signing_secret.as_ref().map(Signer::new).transpose()?;
-        Ok(Self { sender: Sender::new(&target(config))?, signer })
+        let template = config.body.as_deref().map(Template::new).transpose()?;
+        let content_type = config.content_type.clone();
+        Ok(Self { sender: Sender::new(&target(config))?, signer, template, content_type })
     }
 
     /// One attempt.
-    pub async fn send(&self, id: &str, body: String, now: Timestamp) -> Outcome {
+    pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
+        let Delivering { id, now, .. } = *delivering;
+        let body = match &self.template {
+            None => delivering.payload.to_string(),
+            Some(template) => {
+                let Ok(message) = delivering.message() else { return unreadable() };
+                match template.render(&message) {
+                    Ok(body) => body,
+                    Err(error) => return Outcome::Failed { retry: Retry::Never, status: None, error },
+                }
+            }
+        };
         let Some(signer) = &self.signer else {
-            return self.sender.post(id, "application/json", &[(DELIVERY, id)], body, now).await;
+            return self.sender.post(id, &self.content_type, &[(DELIVERY, id)], body, now).await;
         };
         let (seconds, signed) = signer.sign(id, &body, now);
         let beside = [
@@ -55,7 +71,7 @@ impl Webhook {
             (signature::TIMESTAMP, seconds.as_str()),
             (signature::SIGNATURE, signed.as_str()),
         ];
-        let outcome = self.sender.post(id, "application/json", &beside, body, now).await;
+        let outcome = self.sender.post(id, &self.content_type, &beside, body, now).await;
         if matches!(outcome, Outcome::Failed { .. }) {
             signer.read_anew();
         }

@@ -188,6 +188,9 @@ fn channel(global: &str, receiver: &str) -> (toml::Table, Vec<String>) {
     let imported = alertmanager(&yaml).unwrap();
     let table: toml::Table = toml::from_str(&imported.toml).unwrap();
     let receiver = table["receiver"][0].as_table().unwrap().clone();
+    // What is written is what is read.
+    let read: crate::ReceiverConfig = receiver.clone().try_into().unwrap();
+    assert_eq!(read.name, "r");
     (receiver, imported.notes.into_iter().map(|note| note.place).collect())
 }
 

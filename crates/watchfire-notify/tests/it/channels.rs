@@ -57,7 +57,7 @@ const CHANNELS: [&str; 6] = [
     "slack = { url = \"URL\", timeout = \"500ms\" }",
     "teams = { url = \"URL\", timeout = \"500ms\" }",
     "pagerduty = { routing_key = \"0123456789abcdef0123456789abcdef\", url = \"URL\", timeout = \"500ms\" }",
-    "telegram = { url = \"URL\", chat = \"@plant\", timeout = \"500ms\" }",
+    "telegram = { url = \"URL\", token = \"1:a-b_c\", chat_id = \"@plant\", timeout = \"500ms\" }",
     "ntfy = { url = \"URL\", topic = \"plant-7\", timeout = \"500ms\" }",
 ];
 
@@ -245,7 +245,7 @@ fn what_is_wrong_with_a_channel_is_said_without_its_secrets() {
         ),
         ("slack = { url = \"hooks.slack.com/secret\" }", "slack", "url"),
         ("pagerduty = { routing_key = \"secret\" }", "pagerduty", "routing_key: is 32"),
-        ("telegram = { url = \"http://a\", chat = \"\" }", "telegram", "chat"),
+        ("telegram = { token = \"secret\", chat_id = \"\" }", "telegram", "chat_id"),
         ("ntfy = { url = \"http://a\", topic = \"a/secret\" }", "ntfy", "topic: is 1 to 64"),
     ] {
         let config: ReceiverConfig = toml::from_str(&format!("name = \"x\"\n{text}")).unwrap();

@@ -67,7 +67,7 @@ impl Catcher {
 
 fn email(port: u16, more: &str) -> Channel {
     let text = format!(
-        "name = \"x\"\nemail = {{ server = \"127.0.0.1\", port = {port}, timeout = \"1s\", \
+        "name = \"x\"\nemail = {{ host = \"127.0.0.1\", port = {port}, timeout = \"1s\", \
          from = \"Plant <alerts@plant.example>\", to = [\"anna@plant.example\", \"Olé <ole@plant.example>\"]{more} }}"
     );
     let config: ReceiverConfig = toml::from_str(&text).unwrap();
@@ -104,7 +104,7 @@ fn header(mail: &str, name: &str) -> String {
 #[tokio::test]
 async fn the_mails_of_a_group_are_one_thread_and_hold_the_link() {
     let catcher = Catcher::start("250 taken\r\n").await;
-    let channel = email(catcher.port, ", encryption = \"none\"");
+    let channel = email(catcher.port, ", tls = \"none\"");
     assert_eq!(send(&channel, "d-1", "firing").await, Outcome::Delivered { status: 250 });
     assert_eq!(send(&channel, "d-2", "resolved").await, Outcome::Delivered { status: 250 });
     // The same delivery once more is the same mail: a program that reads them knows it by its id.
@@ -132,7 +132,7 @@ async fn what_a_relay_says_decides_whether_it_is_tried_again() {
         ("535 who are you\r\n", Retry::Later(None), 535),
     ];
     for (answer, expected, code) in cases {
-        let channel = email(Catcher::start(answer).await.port, ", encryption = \"none\"");
+        let channel = email(Catcher::start(answer).await.port, ", tls = \"none\"");
         match send(&channel, "d-1", "firing").await {
             Outcome::Failed { retry, status, .. } => assert_eq!((retry, status), (expected, Some(code))),
             other => panic!("{answer}: {other:?}"),
@@ -140,7 +140,7 @@ async fn what_a_relay_says_decides_whether_it_is_tried_again() {
     }
     // No encryption where it is wanted, nobody there, and nothing of TLS.
     let port = Catcher::start("250 taken\r\n").await.port;
-    for (port, more) in [(port, ""), (9, ", encryption = \"none\""), (port, ", encryption = \"tls\"")] {
+    for (port, more) in [(port, ""), (9, ", tls = \"none\""), (port, ", tls = \"implicit\"")] {
         let outcome = send(&email(port, more), "d-1", "firing").await;
         assert!(matches!(outcome, Outcome::Failed { retry: Retry::Later(None), .. }), "{more}: {outcome:?}");
     }
@@ -149,20 +149,20 @@ async fn what_a_relay_says_decides_whether_it_is_tried_again() {
 #[test]
 fn what_is_wrong_is_said() {
     for (text, said) in [
-        ("server = \"\", from = \"a@b.example\", to = [\"a@b.example\"]", "server"),
-        ("server = \"h\", from = \"a@b.example\", to = []", "to: names nobody"),
-        ("server = \"h\", from = \"anna\", to = [\"a@b.example\"]", "from"),
-        ("server = \"h\", from = \"a@b.example\", to = [\"a@b.example\", \"b\"]", "to[1]"),
+        ("host = \"\", from = \"a@b.example\", to = [\"a@b.example\"]", "host"),
+        ("host = \"h\", from = \"a@b.example\", to = []", "to: names nobody"),
+        ("host = \"h\", from = \"anna\", to = [\"a@b.example\"]", "from"),
+        ("host = \"h\", from = \"a@b.example\", to = [\"a@b.example\", \"b\"]", "to[1]"),
         (
-            "server = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], username = \"u\"",
+            "host = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], username = \"u\"",
             "username and password",
         ),
         (
-            "server = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], encryption = \"none\", username = \"u\", \
+            "host = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], tls = \"none\", username = \"u\", \
              password = \"secret\"",
-            "encryption: a password",
+            "tls: a password",
         ),
-        ("server = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], ca = \"/nowhere\"", "ca: /nowhere"),
+        ("host = \"h\", from = \"a@b.example\", to = [\"a@b.example\"], ca = \"/nowhere\"", "ca: /nowhere"),
     ] {
         let config: ReceiverConfig = toml::from_str(&format!("name = \"x\"\nemail = {{ {text} }}")).unwrap();
         let (key, fault) = Channel::check(&config).unwrap_err();
