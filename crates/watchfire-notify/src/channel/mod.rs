@@ -96,7 +96,7 @@ fn no_secret(key: &str) -> Outcome {
 #[derive(Clone, Debug)]
 pub enum Channel {
     /// Alertmanager's webhook.
-    Webhook(webhook::Webhook),
+    Webhook(Box<webhook::Webhook>),
     /// Slack.
     Slack(slack::Slack),
     /// Microsoft Teams.
@@ -154,7 +154,10 @@ impl Channel {
     /// The channel of a receiver. Connects to nothing.
     pub fn new(config: &ReceiverConfig) -> Result<Self, String> {
         let made = [
-            config.webhook.as_ref().map(|config| webhook::Webhook::new(config).map(Self::Webhook)),
+            config
+                .webhook
+                .as_ref()
+                .map(|config| webhook::Webhook::new(config).map(Box::new).map(Self::Webhook)),
             config.slack.as_ref().map(|config| slack::Slack::new(config).map(Self::Slack)),
             config.teams.as_ref().map(|config| teams::Teams::new(config).map(Self::Teams)),
             config.pagerduty.as_ref().map(|config| pagerduty::PagerDuty::new(config).map(Self::PagerDuty)),
