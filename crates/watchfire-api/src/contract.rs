@@ -13,6 +13,7 @@ use watchfire_model::call::Manifest;
 use watchfire_model::{DeviceHandle, Digest, Limits, OnRecovery, RuleVersion, Timestamp, Value};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
+use watchfire_notify::stages::storm::Standing;
 
 /// A boxed future: these traits are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -384,6 +385,8 @@ pub trait Receivers: Send + Sync {
     fn config(&self) -> NotifyConfig;
     /// What decisions about notices depend on now; another value once another configuration is in force.
     fn settings(&self) -> Arc<Settings>;
+    /// The storms that hold alerts now.
+    fn storms(&self) -> Arc<Standing>;
     /// Sends a test message. An error is what the channel said.
     fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>>;
 }

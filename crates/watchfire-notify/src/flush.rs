@@ -15,6 +15,7 @@ use crate::stages::fleet::Fleet;
 use crate::stages::hold::Flags;
 use crate::stages::plan::{self, Found, Groups, Settings};
 use crate::stages::silence::Silences;
+use crate::stages::storm::Standing;
 use crate::turning::Turning;
 
 /// Transitions in one flush at most.
@@ -44,6 +45,8 @@ pub(crate) struct Flusher {
     pub own: Own,
     /// The groups as the store has them; `None`: to be read from it.
     pub groups: Option<Groups>,
+    /// What of them holds alerts, for others to see.
+    pub storms: watch::Sender<Arc<Standing>>,
     pub fleet: Fleet,
     pub counted: Option<Instant>,
     /// The settings that the groups know.
@@ -105,11 +108,14 @@ impl Flusher {
         let settings = self.settings.borrow_and_update().clone();
         if self.groups.is_none() {
             silences.mark_changed();
-            self.groups = Some(read(&self.store, &settings).await?);
+            let groups = read(&self.store, &settings).await?;
+            show(&self.storms, &groups);
+            self.groups = Some(groups);
         } else if self.settings_are_new(&settings) {
             let active = self.store.active_labels().await?;
             if let Some(groups) = &mut self.groups {
                 groups.reconfigure(&settings, &active);
+                show(&self.storms, groups);
             }
         }
         self.configured = Some(settings.clone());
@@ -176,6 +182,7 @@ impl Flusher {
         let flush = groups.finish(settings, now);
         full |= groups.next().is_some_and(|next| next <= now);
         self.store.apply_flush(&flush, now).await?;
+        show(&self.storms, groups);
         metrics().alerts.routed.inc_by(outbox.len() as u64);
         Ok(full)
     }
@@ -290,6 +297,18 @@ impl Flusher {
             telemetry.undelivered_age.get_or_create(&receiver).set(age);
         }
     }
+}
+
+/// Lets others see the storms, where anything changed of them.
+fn show(storms: &watch::Sender<Arc<Standing>>, groups: &Groups) {
+    let standing = groups.storms();
+    storms.send_if_modified(|shown| {
+        let changed = **shown != standing;
+        if changed {
+            *shown = Arc::new(standing);
+        }
+        changed
+    });
 }
 
 /// The groups as the store has them.

@@ -52,6 +52,7 @@ pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, Webhook
 use channel::{Channel, Delivering};
 use stages::fleet::Fleet;
 use stages::plan::Settings;
+use stages::storm::Standing;
 use turning::Turning;
 
 /// Notification could not begin, or could not do what was asked.
@@ -137,6 +138,7 @@ pub struct Notifier {
     stop: watch::Sender<bool>,
     notices: own::Board,
     links: Option<Arc<dyn Links>>,
+    storms: watch::Receiver<Arc<Standing>>,
     turning: Turning,
     state: Mutex<State>,
 }
@@ -163,6 +165,7 @@ impl Notifier {
         let settings = watch::Sender::new(prepared.settings.clone());
         let stop = watch::Sender::new(false);
         let notices = own::Board::default();
+        let (storms_now, storms) = watch::channel(Arc::default());
         let flush = flush::Flusher {
             store: store.clone(),
             clock: clock.clone(),
@@ -170,6 +173,7 @@ impl Notifier {
             stop: stop.subscribe(),
             own: own::Own::new(notices.clone()),
             groups: None,
+            storms: storms_now,
             fleet: Fleet::default(),
             counted: None,
             configured: None,
@@ -177,7 +181,7 @@ impl Notifier {
         };
         let turning = flush.turning.clone();
         let state = Mutex::default();
-        let notifier = Self { store, clock, settings, stop, notices, links, turning, state };
+        let notifier = Self { store, clock, settings, stop, notices, links, storms, turning, state };
         notifier.apply(prepared);
         notifier.lock().flush = Some(tokio::spawn(flush.run()));
         Ok(notifier)
@@ -272,6 +276,11 @@ impl Notifier {
     /// What decisions depend on now; another value once another configuration is in force.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.borrow().clone()
+    }
+
+    /// The storms that hold alerts now.
+    pub fn storms(&self) -> Arc<Standing> {
+        self.storms.borrow().clone()
     }
 
     /// Sends a message that says that it is a test. One attempt, beside the ledger.

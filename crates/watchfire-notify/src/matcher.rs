@@ -9,7 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use watchfire_store::LabelSet;
 use watchfire_store::silences::SilenceMatcher;
 
@@ -17,6 +17,11 @@ mod classic;
 mod strict;
 #[cfg(test)]
 mod tests;
+
+/// Bytes of a regular expression of a configuration, compiled.
+const CONFIGURED_BYTES: usize = 10 << 20;
+/// Bytes of one of a silence: there may be thousands.
+const SILENCE_BYTES: usize = 1 << 20;
 
 /// How a label is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,22 +74,30 @@ impl Matcher {
         operator: Operator,
         value: impl Into<String>,
     ) -> Result<Self, String> {
-        let (name, value) = (name.into(), value.into());
+        Self::bounded(name.into(), operator, value.into(), CONFIGURED_BYTES)
+    }
+
+    fn bounded(name: String, operator: Operator, value: String, bytes: usize) -> Result<Self, String> {
         if name.is_empty() {
             return Err("the name of the label is missing".into());
         }
         let regex = match operator {
             Operator::Equal | Operator::NotEqual => None,
             Operator::Matches | Operator::MatchesNot => {
-                let regex = Regex::new(&format!("^(?:{value})$"))
-                    .map_err(|_| format!("its value {value:?} is no regular expression"))?;
-                Some(regex)
+                let built = RegexBuilder::new(&format!("^(?:{value})$")).size_limit(bytes).build();
+                Some(built.map_err(|error| match error {
+                    regex::Error::CompiledTooBig(most) => {
+                        format!("its value, a regular expression, takes more than {most} bytes of memory")
+                    }
+                    _ => format!("its value {value:?} is no regular expression"),
+                })?)
             }
         };
         Ok(Self { name, operator, value, regex })
     }
 
-    /// That of a silence.
+    /// That of a silence. Its regular expression may be smaller than that of a configuration: anybody who may silence
+    /// may write one.
     pub fn of_silence(matcher: &SilenceMatcher) -> Result<Self, String> {
         let operator = match (matcher.is_regex, matcher.is_equal) {
             (false, true) => Operator::Equal,
@@ -92,7 +105,7 @@ impl Matcher {
             (true, true) => Operator::Matches,
             (true, false) => Operator::MatchesNot,
         };
-        Self::new(matcher.name.as_str(), operator, matcher.value.as_str())
+        Self::bounded(matcher.name.clone(), operator, matcher.value.clone(), SILENCE_BYTES)
     }
 
     /// In the words of a silence.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use tokio::task::JoinHandle;
 use watchfire_model::{Duration as Span, Offset, PartitionId, Position, Timestamp};
+use watchfire_telemetry::metrics;
 
 use crate::Store;
 use crate::db::{commit, time, time_opt};
@@ -83,6 +84,24 @@ pub struct Tidied {
     pub audit: u64,
 }
 
+impl Tidied {
+    fn count(&self) {
+        let Self { alerts, evidence, deliveries, decisions, outbox, silences, audit } = *self;
+        let counts = [
+            ("alerts", alerts),
+            ("evidence", evidence),
+            ("deliveries", deliveries),
+            ("decisions", decisions),
+            ("outbox", outbox),
+            ("silences", silences),
+            ("audit", audit),
+        ];
+        for (kind, count) in counts {
+            metrics().alerts.history_removed.get_or_create(&[("kind", kind.to_string())]).inc_by(count);
+        }
+    }
+}
+
 /// The task that looks now and then. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Tidying(JoinHandle<()>);
@@ -126,7 +145,9 @@ impl Store {
         let evidence = self.tidy_evidence(retention.evidence).await?;
         let silences = self.remove_silences(now - retention.silences_for).await?;
         let audit = self.tidy_audit(retention, now).await?;
-        Ok(Tidied { alerts, evidence, deliveries, decisions, outbox, silences, audit })
+        let tidied = Tidied { alerts, evidence, deliveries, decisions, outbox, silences, audit };
+        tidied.count();
+        Ok(tidied)
     }
 
     /// From the oldest on, part by part, until a part has nothing to remove.
@@ -187,6 +208,7 @@ impl Store {
             let places = [
                 ("alert_evidence", "alert"),
                 ("delivery_alerts", "alert"),
+                ("decisions", "alert"),
                 ("transitions", "alert"),
                 ("alerts", "id"),
             ];

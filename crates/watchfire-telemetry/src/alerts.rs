@@ -38,6 +38,8 @@ pub struct AlertMetrics {
     pub acknowledge_seconds: Histogram,
     /// Dead letters that the bounds of their table dropped.
     pub dead_letters_dropped: Counter,
+    /// Rows of history that grew too old or too many and were removed, by `kind`.
+    pub history_removed: Family<Labels<1>, Counter>,
     /// Outbox rows routed.
     pub routed: Counter,
     /// Deliveries that came to an end, by `receiver` and `state`.
@@ -71,6 +73,7 @@ impl Default for AlertMetrics {
             responses: Family::default(),
             acknowledge_seconds: Histogram::new(ACKNOWLEDGE),
             dead_letters_dropped: Counter::default(),
+            history_removed: Family::default(),
             routed: Counter::default(),
             deliveries: Family::default(),
             attempts: Family::default(),
@@ -132,6 +135,11 @@ impl AlertMetrics {
             "dead_letters_dropped",
             "Dead letters that the bounds of their table dropped",
             self.dead_letters_dropped.clone(),
+        );
+        registry.register(
+            "history_removed",
+            "Rows of history that grew too old or too many and were removed",
+            self.history_removed.clone(),
         );
         registry.register("notices_routed", "Transitions that went through routing", self.routed.clone());
         registry.register("deliveries", "Deliveries that came to an end", self.deliveries.clone());

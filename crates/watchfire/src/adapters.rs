@@ -16,6 +16,7 @@ use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
 use watchfire_model::call::Manifest;
 use watchfire_model::{Digest, Limits, PartitionId, RuleVersion, Timestamp};
 use watchfire_notify::stages::plan::Settings;
+use watchfire_notify::stages::storm::Standing;
 use watchfire_notify::{Notifier, NotifyConfig};
 use watchfire_store::{Store, StoreError};
 
@@ -351,6 +352,10 @@ impl Receivers for NotifierAdapter {
 
     fn settings(&self) -> Arc<Settings> {
         self.0.settings()
+    }
+
+    fn storms(&self) -> Arc<Standing> {
+        self.0.storms()
     }
 
     fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>> {

@@ -11,6 +11,7 @@ use watchfire_model::{Duration, Timestamp};
 use watchfire_notify::matcher::Matcher;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::route::Target;
+use watchfire_notify::stages::storm::Standing;
 use watchfire_store::LabelSet;
 
 use super::active::{ActiveAlert, Alerts};
@@ -68,6 +69,7 @@ struct Known<'a> {
     silences: Vec<&'a Compiled>,
     alerts: &'a Alerts,
     settings: Arc<Settings>,
+    storms: Arc<Standing>,
 }
 
 impl<'a> Known<'a> {
@@ -77,13 +79,20 @@ impl<'a> Known<'a> {
         matching.map(|one| one.silence.id.as_str()).chain(alert.held.iter().map(String::as_str)).collect()
     }
 
+    /// The fingerprints of what inhibits the alert: others that say more, and the storm that it is part of.
+    fn inhibited_by(&self, alert: &ActiveAlert) -> Vec<String> {
+        let mut all = self.alerts.inhibited_by(alert);
+        all.extend(self.storms.held_by(&alert.labels).map(String::from));
+        all
+    }
+
     /// The time intervals that mute a group.
     fn muted_by(&self, target: &'a Target) -> Vec<&'a str> {
         target.times.muting(&self.settings.intervals, self.now)
     }
 
     fn status(&self, alert: &'a ActiveAlert) -> Status<'a> {
-        let (silenced_by, inhibited_by) = (self.silenced_by(alert), self.alerts.inhibited_by(alert));
+        let (silenced_by, inhibited_by) = (self.silenced_by(alert), self.inhibited_by(alert));
         let free = silenced_by.is_empty() && inhibited_by.is_empty();
         let state = if free { "active" } else { "suppressed" };
         Status { state, silenced_by, inhibited_by, muted_by: Vec::new() }
@@ -158,6 +167,7 @@ fn known<'a>(state: &AppState, alerts: &'a Alerts, silences: &'a [Compiled]) -> 
         silences: holding(silences, now),
         alerts,
         settings: state.receivers.settings(),
+        storms: state.receivers.storms(),
     }
 }
 

@@ -435,3 +435,88 @@ async fn an_alert_of_others_is_told_as_it_was_sent() {
     let url = format!("https://plant.example/api/v1/alerts/{}", sent.alert);
     assert_eq!(alert["annotations"], json!({"summary": "it is down", "alert_url": url}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_else_holds_an_alert_is_shown_in_alertmanagers_words() {
+    let server = Server::start().await;
+    server.fake.configure(
+        r#"
+        mute_time_intervals = ["always"]
+        matchers = ['alertname="cold"']
+        [[inhibit]]
+        source_matchers = ['alertname="hot"', 'severity="critical"']
+        target_matchers = ['severity="minor"']
+        equal = ["device"]
+        [[time_interval]]
+        name = "always"
+        times = [{ start_time = "00:00", end_time = "24:00" }]
+        [[storm]]
+        parent = "type"
+        least = 2
+        matchers = ['alertname="silent"']
+        "#,
+    );
+    let status = async |device: &str, alert: &str| {
+        let path = format!("/alerts?filter=device%3D{device}&filter=alertname%3D{alert}");
+        get(&server, &path).await[0]["status"].clone()
+    };
+    // Another alert of the device that says more.
+    let critical = raise(&server, "hot", "press-1", Severity::Critical).await;
+    let source = get(&server, "/alerts").await[0]["fingerprint"].clone();
+    raise(&server, "warm", "press-1", Severity::Minor).await;
+    raise(&server, "warm", "press-2", Severity::Minor).await;
+    let inhibited = status("press-1", "warm").await;
+    assert_eq!(
+        inhibited,
+        json!({"state": "suppressed", "silencedBy": [], "inhibitedBy": [source], "mutedBy": []})
+    );
+    assert_eq!(status("press-2", "warm").await["state"], "active");
+    assert_eq!(names(&get(&server, "/alerts?inhibited=false").await), ["press-1", "press-2"]);
+    resolve(&server, critical).await;
+    assert_eq!(status("press-1", "warm").await["state"], "active", "what said more is over");
+
+    // Shelved, and out of service: as silences, under names of their own.
+    let shelved = raise(&server, "hot", "press-3", Severity::Minor).await;
+    let body = json!({"for": "1h", "reason": "works"});
+    let path = format!("/api/v1/alerts/{}", shelved.alert);
+    assert_eq!(server.call("POST", &format!("{path}/shelve"), body.clone()).await.status, StatusCode::OK);
+    let by = status("press-3", "hot").await;
+    assert_eq!(
+        (&by["state"], &by["silencedBy"][0]),
+        (&json!("suppressed"), &json!(format!("shelved:{}", shelved.alert)))
+    );
+    assert!(!names(&get(&server, "/alerts?silenced=false").await).contains(&"press-3"));
+    let out = server.call("PUT", "/api/v1/out-of-service?device=press-3", body).await;
+    assert_eq!(out.status, StatusCode::OK, "{}", out.json);
+    let both = json!([format!("shelved:{}", shelved.alert), format!("suppressed:{}", shelved.alert)]);
+    assert_eq!(status("press-3", "hot").await["silencedBy"], both);
+    server.call("POST", &format!("{path}/unshelve"), Value::Null).await;
+    server.call("DELETE", "/api/v1/out-of-service?device=press-3", Value::Null).await;
+    assert_eq!(status("press-3", "hot").await["state"], "active");
+
+    // Outside the times of the route, in its groups alone.
+    raise(&server, "cold", "press-4", Severity::Minor).await;
+    let group = get(&server, "/alerts/groups?filter=alertname%3Dcold").await[0].clone();
+    let muted = &group["alerts"][0]["status"];
+    assert_eq!((&muted["state"], &muted["mutedBy"]), (&json!("suppressed"), &json!(["always"])));
+    assert_eq!(get(&server, "/alerts/groups?filter=alertname%3Dcold&muted=false").await, json!([]));
+
+    // A storm of what they have in common.
+    raise(&server, "silent", "press-5", Severity::Minor).await;
+    *server.fake.storms.lock().unwrap() = storm();
+    let by = status("press-5", "silent").await;
+    assert_eq!((&by["state"], by["inhibitedBy"].as_array().unwrap().len()), (&json!("suppressed"), 1));
+}
+
+/// The storm of two presses, as notification has it.
+fn storm() -> std::sync::Arc<watchfire_notify::stages::storm::Standing> {
+    use watchfire_notify::stages::{fleet::Fleet, storm::Storms};
+    let config = toml::from_str("parent = \"type\"\nleast = 2\nmatchers = ['alertname=\"silent\"']").unwrap();
+    let mut storms = Storms::new(&[config]);
+    for device in ["a", "b"] {
+        let labels = [("alertname", "silent"), ("device", device), ("type", "press")];
+        storms.fires(&labels.map(|(name, value)| (name.to_string(), value.to_string())).into());
+    }
+    storms.settle(&Fleet::default(), START, &mut false);
+    std::sync::Arc::new(storms.standing())
+}

@@ -7,6 +7,7 @@ mod alertmanager;
 mod answers;
 mod calls;
 mod letters;
+mod lifecycle;
 mod links;
 mod recorded;
 mod server;

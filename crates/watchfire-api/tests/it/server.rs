@@ -24,6 +24,7 @@ use watchfire_model::call::{Effects, Manifest, Subscription};
 use watchfire_model::{Control, Digest, Limits, PartitionId, Timestamp};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
+use watchfire_notify::stages::storm::Standing;
 use watchfire_store::Store;
 use watchfire_testkit::{MemoryLog, NativeModule, NativeModules};
 
@@ -43,6 +44,8 @@ pub struct Fake {
     pub trial: Mutex<Trial>,
     /// Receivers and routes.
     notify: Mutex<(NotifyConfig, Arc<Settings>)>,
+    /// The storms that hold alerts.
+    pub storms: Mutex<Arc<Standing>>,
 }
 
 /// Two receivers; what is critical goes to the second too.
@@ -64,11 +67,18 @@ const NOTIFY: &str = r#"
     receiver = "ops"
 "#;
 
-fn notify() -> (NotifyConfig, Arc<Settings>) {
-    let config: NotifyConfig = toml::from_str(NOTIFY).unwrap();
+fn notify(more: &str) -> (NotifyConfig, Arc<Settings>) {
+    let config: NotifyConfig = toml::from_str(&format!("{NOTIFY}{more}")).unwrap();
     let mut settings = Settings::new(&config).unwrap();
     settings.public_url = Some("https://plant.example".into());
     (config, Arc::new(settings))
+}
+
+impl Fake {
+    /// Goes on with a configuration that says more.
+    pub fn configure(&self, more: &str) {
+        *self.notify.lock().unwrap() = notify(more);
+    }
 }
 
 impl EngineView for Fake {
@@ -208,6 +218,9 @@ impl Receivers for Fake {
     fn settings(&self) -> Arc<Settings> {
         self.notify.lock().unwrap().1.clone()
     }
+    fn storms(&self) -> Arc<Standing> {
+        self.storms.lock().unwrap().clone()
+    }
     fn test(&self, _: &str) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async { Err("answered 500".into()) })
     }
@@ -296,7 +309,8 @@ impl Server {
             fault: Mutex::default(),
             kept: Mutex::default(),
             trial: Mutex::default(),
-            notify: Mutex::new(notify()),
+            notify: Mutex::new(notify("")),
+            storms: Mutex::default(),
         });
         let modules = Arc::new(AnyModule);
         let snapshot = Snapshot::load(&store, log.partitions()).await.unwrap();

@@ -293,6 +293,11 @@ impl Groups {
         self.again = self.holding.clone();
     }
 
+    /// The storms as they hold alerts now, for whoever only looks.
+    pub fn storms(&self) -> storm::Standing {
+        self.storms.standing()
+    }
+
     /// When something is to be done next.
     pub fn next(&self) -> Option<Timestamp> {
         let soon = (!self.again.is_empty()).then_some(Timestamp(i64::MIN));
@@ -347,6 +352,11 @@ impl Groups {
                 if matches!(item.kind.as_str(), "unshelved" | "unsuppressed") {
                     self.look_again(&item.labels);
                 }
+                // Whoever shelved it did not come back to it (ISA-18.2: it is annunciated again).
+                let expired = item.kind == "unshelved" && item.reason.as_deref() == Some("expired");
+                if expired && !flags.acknowledged {
+                    self.realarm(item, now);
+                }
             }
             for notice in notices(item, settings.public_url.as_deref()) {
                 if notice.event.is_response() {
@@ -390,6 +400,17 @@ impl Groups {
             inhibitor: &self.inhibitor,
             intervals: &settings.intervals,
             storms: &self.storms,
+        }
+    }
+
+    /// What goes on unattended is told once more to those who were told of it before.
+    fn realarm(&mut self, item: &Outbox, now: Timestamp) {
+        let fingerprint = number(&watchfire_store::fingerprint(&item.labels));
+        for id in self.by_fingerprint.get(&fingerprint).cloned().unwrap_or_default() {
+            if self.groups.get(&id).is_some_and(|group| group.told(fingerprint)) {
+                self.decide(now, &item.alert, Some(&id), "shelved", "released", "shelving is over".into());
+                self.tell_again(&id, fingerprint, &item.alert, now);
+            }
         }
     }
 
@@ -706,7 +727,8 @@ impl Groups {
         let config = group.body.escalation.as_ref().and_then(|name| settings.escalations.get(name));
         for notice in tellings.iter().flat_map(|telling| &telling.changed) {
             let acknowledged = self.flags.get(&notice.alert).is_some_and(|flags| flags.acknowledged);
-            if notice.fires() && !acknowledged {
+            let begins = !matches!(notice.event, Event::Acknowledged | Event::ShelveExpiring);
+            if notice.fires() && begins && !acknowledged {
                 if let Some(config) = config {
                     group.body.progress.begin(config, &notice.alert, now);
                 }

@@ -124,9 +124,9 @@ fn named(matcher: &Matcher) -> impl Iterator<Item = (&str, &str)> {
 pub fn conditions(matchers: &[SilenceMatcher]) -> Result<Matchers, String> {
     let read = |(i, matcher): (usize, &SilenceMatcher)| {
         // In Alertmanager's words, which its clients show.
-        Matcher::of_silence(matcher).map_err(|_| match &*matcher.name {
+        Matcher::of_silence(matcher).map_err(|fault| match &*matcher.name {
             "" => format!("invalid label matcher {i}: invalid label name \"\""),
-            _ => format!("invalid label matcher {i}: invalid regular expression {:?}", matcher.value),
+            _ => format!("invalid label matcher {i}: invalid regular expression {:?}: {fault}", matcher.value),
         })
     };
     let read = matchers.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -240,6 +240,7 @@ mod tests {
                 "invalid label matcher 0: invalid regular expression \"(\"",
             ),
             (vec![matcher("", "b", false, true)], "invalid label name \"\""),
+            (vec![matcher("a", "(?:.{999}){999}", true, true)], "takes more than 1048576 bytes of memory"),
         ] {
             let fault = conditions(&matchers).unwrap_err();
             assert!(fault.contains(said), "{fault:?} does not say {said:?}");

@@ -7,6 +7,7 @@
 //! storm is over is looked at again, and told then if nobody was told before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::{Duration, Severity, Timestamp};
@@ -78,7 +79,7 @@ fn matchers(texts: &[String]) -> Result<Vec<Matcher>, String> {
     texts.iter().map(|text| text.parse()).collect()
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Rule {
     config: StormConfig,
     matchers: Vec<Matcher>,
@@ -128,7 +129,7 @@ pub type Kept = Vec<(String, String, Storm)>;
 /// All parents of which something is known.
 #[derive(Clone, Debug, Default)]
 pub struct Storms {
-    rules: Vec<Rule>,
+    rules: Arc<Vec<Rule>>,
     parents: HashMap<ParentId, Parent>,
     /// Parents to look at: something changed, or a storm is to be told.
     touched: HashSet<ParentId>,
@@ -145,6 +146,40 @@ pub struct Held {
     pub down: bool,
 }
 
+/// Parents whose children's alerts are held, each with the fingerprint of the alert that says why.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    rules: Arc<Vec<Rule>>,
+    parents: BTreeMap<ParentId, String>,
+}
+
+impl Standing {
+    /// The fingerprint of what holds an alert with these labels: that its parent is down, or the storm.
+    pub fn held_by(&self, labels: &LabelSet) -> Option<&str> {
+        if self.parents.is_empty() || labels.get("alertname").is_some_and(|name| name == ALERT) {
+            return None;
+        }
+        parents_of(&self.rules, labels).find_map(|id| self.parents.get(&id)).map(String::as_str)
+    }
+}
+
+/// The parents that may hold an alert with these labels.
+fn parents_of<'a>(rules: &'a [Rule], labels: &'a LabelSet) -> impl Iterator<Item = ParentId> + 'a {
+    rules.iter().filter(|rule| rule.counts(labels)).filter_map(|rule| {
+        let name = &rule.config.parent;
+        let value = labels.get(name)?;
+        // What says that the parent is down is told, whatever label the parent has of itself.
+        let itself = labels.get("device") == Some(value) && rule.says_down(labels);
+        (!itself).then(|| (name.clone(), value.clone()))
+    })
+}
+
+fn labels_of((name, value): &ParentId, severity: Severity) -> LabelSet {
+    [("alertname", ALERT), ("rule", ALERT), (name.as_str(), value.as_str()), ("severity", severity.as_str())]
+        .map(|(label, value)| (label.to_string(), value.to_string()))
+        .into()
+}
+
 impl Storms {
     /// Without any parent yet. Configurations that [`StormConfig::check`] refuses are left out.
     pub fn new(configs: &[StormConfig]) -> Self {
@@ -152,7 +187,7 @@ impl Storms {
             let (counted, down) = (matchers(&config.matchers).ok()?, matchers(&config.down).ok()?);
             Some(Rule { config: config.clone(), matchers: counted, down })
         };
-        Self { rules: configs.iter().filter_map(rule).collect(), ..Self::default() }
+        Self { rules: Arc::new(configs.iter().filter_map(rule).collect()), ..Self::default() }
     }
 
     /// Whether there is anything to do.
@@ -197,19 +232,25 @@ impl Storms {
         if labels.get("alertname").is_some_and(|name| name == ALERT) {
             return None;
         }
-        self.rules.iter().filter(|rule| rule.counts(labels)).find_map(|rule| {
-            let name = &rule.config.parent;
-            let value = labels.get(name)?;
-            let parent = self.parents.get(&(name.clone(), value.clone()))?;
-            // What says that the parent is down is told, whatever label the parent has of itself.
-            let itself = labels.get("device") == Some(value) && rule.says_down(labels);
-            let down = !parent.down.is_empty();
-            (!itself && (down || parent.storm.is_some())).then(|| Held {
-                parent: name.clone(),
-                value: value.clone(),
-                down,
-            })
+        parents_of(&self.rules, labels).find_map(|(parent, value)| {
+            let of = self.parents.get(&(parent.clone(), value.clone()))?;
+            let down = !of.down.is_empty();
+            (down || of.storm.is_some()).then_some(Held { parent, value, down })
         })
+    }
+
+    /// What holds alerts now, for whoever only looks.
+    pub fn standing(&self) -> Standing {
+        let severity = |name: &str| {
+            let of = |rule: &&Rule| rule.config.parent == name;
+            self.rules.iter().find(of).map_or(Severity::Major, |rule| rule.config.severity)
+        };
+        let says = |(id, parent): (&ParentId, &Parent)| {
+            let storm = || fingerprint(&labels_of(id, severity(&id.0)));
+            let by = parent.down.first().cloned().or_else(|| parent.storm.as_ref().map(|_| storm()))?;
+            Some((id.clone(), by))
+        };
+        Standing { rules: self.rules.clone(), parents: self.parents.iter().filter_map(says).collect() }
     }
 
     /// Looks at what changed, and at storms that are to be told: gives what is to be told of them. `changed` is set
@@ -356,19 +397,13 @@ fn describes_device(label: &str) -> bool {
 
 fn notice(
     config: &StormConfig,
-    (name, value): &ParentId,
+    id: &ParentId,
     storm: &Storm,
     ended: Option<Timestamp>,
     text: String,
 ) -> Notice {
-    let labels: LabelSet = [
-        ("alertname", ALERT),
-        ("rule", ALERT),
-        (name.as_str(), value.as_str()),
-        ("severity", config.severity.as_str()),
-    ]
-    .map(|(label, value)| (label.to_string(), value.to_string()))
-    .into();
+    let (name, value) = id;
+    let labels = labels_of(id, config.severity);
     let summary = match ended {
         Some(_) => format!("The storm of {name} {value} is over"),
         None => format!("Storm: {text}"),

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use watchfire_model::{Duration, Severity, Timestamp};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::fleet::Fleet;
+use watchfire_notify::stages::hold::Flags;
 use watchfire_notify::stages::plan::{Found, Groups, Settings};
 use watchfire_notify::stages::silence::Silences;
 use watchfire_store::silences::{Silence, SilenceMatcher};
@@ -71,6 +72,8 @@ struct World {
     pending: BTreeMap<(i64, i64), PendingRow>,
     bounds: Option<String>,
     silences: Vec<Silence>,
+    /// What people did, as the rows of alerts have it.
+    flags: HashMap<String, Flags>,
 }
 
 impl World {
@@ -88,6 +91,7 @@ impl World {
             pending: BTreeMap::new(),
             bounds: None,
             silences: Vec::new(),
+            flags: HashMap::new(),
         }
     }
 
@@ -95,6 +99,7 @@ impl World {
         self.sequence += 1;
         let item = event(self.sequence, device, kind, self.now);
         self.transitions.insert(self.sequence, item.clone());
+        self.flags.entry(device.into()).or_default().take(&item);
         match kind {
             "raised" => drop(self.alerts.insert(device.into(), row(&item))),
             "resolved" => self.alerts.get_mut(device).unwrap().state = AlertState::Resolved,
@@ -161,8 +166,14 @@ impl World {
             rows.pending.iter().map(|row| self.transitions[&row.transition].clone()).collect();
         let active = self.alerts.values().filter(|row| row.state == AlertState::Active);
         let active: Vec<LabelSet> = active.map(|row| row.labels.clone()).collect();
-        let (groups, damaged) =
-            Groups::restore(rows, &pending, HashMap::new(), self.bounds.as_deref(), &self.settings, &active);
+        let (groups, damaged) = Groups::restore(
+            rows,
+            &pending,
+            self.flags.clone(),
+            self.bounds.as_deref(),
+            &self.settings,
+            &active,
+        );
         assert!(damaged.is_empty(), "{damaged:?}");
         self.groups = groups;
         self.groups.silence(Silences::new(&self.silences));
@@ -340,12 +351,7 @@ fn what_a_silence_holds_is_told_once_it_ends_if_it_still_fires() {
         let raised = [world.outbox("d", "raised"), world.outbox("e", "raised"), world.outbox("f", "raised")];
         let flush = world.flush(&raised);
         assert_eq!(told(&flush), ["f firing"]);
-        let why: Vec<_> = flush
-            .decisions
-            .iter()
-            .map(|one| (one.alert.as_str(), one.stage.as_str(), one.outcome.as_str()))
-            .collect();
-        assert_eq!(why, [("d", "silence", "held"), ("e", "silence", "held")]);
+        assert_eq!(decided(&flush), [("d", "silence", "held"), ("e", "silence", "held")]);
         if restart {
             world.restart();
         }
@@ -419,4 +425,74 @@ fn who_does_not_acknowledge_is_not_the_last_to_be_told() {
     let mut to: Vec<&str> = flush.deliveries.iter().map(|delivery| delivery.receiver.as_str()).collect();
     to.sort_unstable();
     assert_eq!(to, ["hook", "lead"]);
+}
+
+/// Each decision: alert, stage, outcome.
+fn decided(flush: &Flush) -> Vec<(&str, &str, &str)> {
+    let all = flush.decisions.iter();
+    all.map(|one| (one.alert.as_str(), one.stage.as_str(), one.outcome.as_str())).collect()
+}
+
+#[test]
+fn what_is_shelved_is_held_and_told_again_once_its_time_is_over() {
+    for restart in [false, true] {
+        let mut world = World::new(settings("[route]\nrepeat_interval = \"1h\""));
+        // Shelved in front of its raise, as of a condition that is shelved.
+        let raised = [
+            world.outbox("told", "raised"),
+            world.outbox("held", "shelved"),
+            world.outbox("held", "raised"),
+            world.outbox("quiet", "suppressed"),
+            world.outbox("quiet", "raised"),
+        ];
+        let flush = world.flush(&raised);
+        assert_eq!(told(&flush), ["told firing"]);
+        assert_eq!(decided(&flush), [("held", "shelved", "held"), ("quiet", "suppressed", "held")]);
+        let shelved = world.outbox("told", "shelved");
+        assert_eq!(told(&world.flush(&[shelved])), Vec::<String>::new());
+        if restart {
+            world.restart();
+        }
+        // It stands, but nobody is told of it once more.
+        world.pass(3600);
+        assert_eq!(told(&world.flush(&[])), Vec::<String>::new(), "restart: {restart}");
+        let expired = |item: Outbox| Outbox { reason: Some("expired".into()), ..item };
+        let over = [expired(world.outbox("told", "unshelved")), expired(world.outbox("held", "unshelved"))];
+        let flush = world.flush(&over);
+        let mut said = told(&flush);
+        said.sort();
+        assert_eq!(said, ["held firing", "told firing"], "restart: {restart}");
+        assert!(flush.decisions.iter().all(|row| row.outcome == "released"), "{:?}", flush.decisions);
+        // Whoever brings something back by hand knows: what was told is not told again, what was held is.
+        let back = [world.outbox("told", "shelved"), world.outbox("told", "unshelved")];
+        assert_eq!(told(&world.flush(&back)), Vec::<String>::new());
+        let back = world.outbox("quiet", "unsuppressed");
+        assert_eq!(told(&world.flush(&[back])), ["quiet firing"]);
+        let resolved = ["told", "held", "quiet"].map(|name| world.outbox(name, "resolved"));
+        assert_eq!(told(&world.flush(&resolved)).len(), 3);
+        assert!(world.groups.is_empty() && world.kept.is_empty() && world.members.is_empty());
+    }
+}
+
+#[test]
+fn an_acknowledgement_stops_the_escalation_and_its_end_begins_it_anew() {
+    let text = "[[receiver]]\nname = \"lead\"\nwebhook = { url = \"http://l/\" }\n[[escalation]]\nname = \"plant\"\n\
+                [[escalation.steps]]\nafter = \"5m\"\nreceivers = [\"lead\"]\n\
+                [route]\nreceiver = \"hook\"\nescalation = \"plant\"\nrepeat_interval = 0";
+    let mut world = World::new(settings(text));
+    let raised = world.outbox("d", "raised");
+    assert_eq!(told(&world.flush(&[raised])), ["d firing"]);
+    let acknowledged = world.outbox("d", "acknowledged");
+    world.flush(&[acknowledged]);
+    world.restart();
+    world.pass(3600);
+    assert_eq!(world.flush(&[]).deliveries, [], "somebody looks after it");
+    let ended = world.outbox("d", "unacknowledged");
+    let flush = world.flush(&[ended]);
+    assert_eq!((told(&flush), flush.deliveries[0].receiver.as_str()), (vec!["d firing".into()], "hook"));
+    world.pass(299);
+    assert_eq!(world.flush(&[]).deliveries, []);
+    world.pass(1);
+    let flush = world.flush(&[]);
+    assert_eq!((told(&flush), flush.deliveries[0].receiver.as_str()), (vec!["d firing".into()], "lead"));
 }

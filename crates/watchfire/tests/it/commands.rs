@@ -80,12 +80,12 @@ impl Setup {
         assert!(said.contains(expected), "{arguments:?}: {said:?} does not say {expected:?}");
     }
 
-    async fn mqtt(&self) -> Client {
+    pub async fn mqtt(&self) -> Client {
         Client::connect(self.server.addresses.mqtt.unwrap(), "tester", None).await.unwrap()
     }
 }
 
-fn threshold() -> PathBuf {
+pub fn threshold() -> PathBuf {
     rules().join("threshold.wasm")
 }
 

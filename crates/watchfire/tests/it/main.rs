@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alertmanager;
+mod alerts;
 mod backup;
 mod binary;
 mod breaker;
