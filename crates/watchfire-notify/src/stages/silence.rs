@@ -126,7 +126,9 @@ pub fn conditions(matchers: &[SilenceMatcher]) -> Result<Matchers, String> {
         // In Alertmanager's words, which its clients show.
         Matcher::of_silence(matcher).map_err(|fault| match &*matcher.name {
             "" => format!("invalid label matcher {i}: invalid label name \"\""),
-            _ => format!("invalid label matcher {i}: invalid regular expression {:?}: {fault}", matcher.value),
+            _ => {
+                format!("invalid label matcher {i}: invalid regular expression {:?}: {fault}", matcher.value)
+            }
         })
     };
     let read = matchers.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
