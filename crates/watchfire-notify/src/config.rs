@@ -102,7 +102,7 @@ pub struct ReceiverConfig {
     /// Whether it is told that somebody acknowledged. Default: where the message before can be changed, or a program
     /// keeps the state.
     pub responses: Option<bool>,
-    /// Who is told instead once something waits for it for too long.
+    /// Who is told instead of what waits for it for too long, what it refuses for good and what expires.
     pub fallback: Option<FallbackConfig>,
 }
 
@@ -262,6 +262,11 @@ impl NotifyConfig {
                     || !self.receivers.iter().any(|other| other.name == fallback.receiver))
             {
                 let fault = format!("fallback: {:?} is no other receiver", fallback.receiver);
+                return Err(error(place, fault));
+            }
+            if let Some(fallback) = receiver.fallback.as_ref().filter(|one| one.after >= receiver.expire) {
+                let FallbackConfig { after, .. } = fallback;
+                let fault = format!("fallback: after ({after}) is below expire ({})", receiver.expire);
                 return Err(error(place, fault));
             }
             Channel::check(receiver).map_err(|(key, fault)| {

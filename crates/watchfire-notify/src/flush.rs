@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use watchfire_log::Clock;
 use watchfire_model::{Duration as Span, Timestamp};
-use watchfire_store::{DecisionRow, Flush, NewDelivery, ResponseRow, Silence, Store, StoreError};
+use watchfire_store::{ResponseRow, Silence, Store, StoreError};
 use watchfire_telemetry::metrics;
 
-use crate::config::FallbackConfig;
 use crate::own::{self, Own, SILENCE_ENDS};
 use crate::stages::fleet::Fleet;
 use crate::stages::hold::Flags;
@@ -30,8 +29,6 @@ const SLEEP: Duration = Duration::from_secs(1);
 const ENDS_SOON: Span = Span::from_secs(15 * 60);
 /// ... if it holds for longer than this.
 const HOLDS_LONG: Span = Span::from_secs(3600);
-/// Deliveries that are given to another receiver at once; the rest a second later.
-const GIVEN_OVER: u32 = 200;
 /// How often what the fleet consists of is counted anew, where storms are looked for.
 const FLEET: Duration = Duration::from_secs(60);
 /// Sweeps over what people did for a time, one after another, at most: each ends some hundred alerts.
@@ -228,34 +225,6 @@ impl Flusher {
         Ok(ending.into_iter().map(notice).collect())
     }
 
-    /// Gives what waits for a receiver for too long to the one that stands in for it. It stays where it is as well: who
-    /// takes nothing now may be the one who matters later.
-    async fn give_over(&self, receiver: &str, settings: &Settings, now: Timestamp) -> Result<(), StoreError> {
-        let Some(fallback) = settings.receivers.get(receiver).and_then(|one| one.fallback.as_ref()) else {
-            return Ok(());
-        };
-        let FallbackConfig { receiver: to, after } = fallback;
-        let deliveries = self.store.late_deliveries(receiver, now - *after, to, GIVEN_OVER).await?;
-        if deliveries.is_empty() {
-            return Ok(());
-        }
-        let decision = |delivery: &NewDelivery, alert: &String| DecisionRow {
-            at: now,
-            alert: alert.clone(),
-            receiver: to.clone(),
-            group_key: delivery.group_key.clone(),
-            stage: "fallback".into(),
-            outcome: "told".into(),
-            detail: format!("{receiver} took nothing for {after}"),
-        };
-        let decisions = deliveries.iter().flat_map(|one| one.alerts.iter().map(|alert| decision(one, alert)));
-        let labels = [("receiver", receiver.to_string()), ("to", to.clone())];
-        metrics().alerts.given_over.get_or_create(&labels).inc_by(deliveries.len() as u64);
-        tracing::warn!(receiver, to, deliveries = deliveries.len(), "another receiver is told instead");
-        let flush = Flush { decisions: decisions.collect(), deliveries, ..Flush::default() };
-        self.store.apply_flush(&flush, now).await
-    }
-
     async fn measure(&mut self) {
         let telemetry = &metrics().alerts;
         self.expire().await;
@@ -281,15 +250,20 @@ impl Flusher {
             Ok(ending) => self.own.set(SILENCE_ENDS, ending),
             Err(error) => tracing::error!(error = error.chain(), "cannot look for silences that end"),
         }
-        if let Err(error) = self.own.look(&self.store, &settings, &waiting, now).await {
-            tracing::error!(error = error.chain(), "cannot tell what is wrong with the engine itself");
+        match self.store.given_up_deliveries(now - own::LATELY).await {
+            Ok(given_up) => {
+                if let Err(error) =
+                    self.own.look(&self.store, &settings, &waiting, &given_up, now).await
+                {
+                    tracing::error!(error = error.chain(), "cannot tell what is wrong with the engine itself");
+                }
+            }
+            Err(error) => tracing::error!(error = error.chain(), "cannot look for what was given up"),
         }
+        self.stand_in(&settings, now).await;
         for waits in waiting {
             if waits.oldest < now - ABANDONED && !settings.receivers.contains_key(&waits.receiver) {
                 self.abandon(&waits.receiver, now).await;
-            }
-            if let Err(error) = self.give_over(&waits.receiver, &settings, now).await {
-                tracing::error!(error = error.chain(), "nobody is told instead of who takes nothing");
             }
             let receiver = [("receiver", waits.receiver)];
             telemetry.pending.get_or_create(&receiver).set(waits.pending as i64);

@@ -51,7 +51,9 @@ struct State {
     busy: HashSet<String>,
     /// Failures since the last success.
     failures: u32,
-    /// The receiver asked for rest, or does not answer: nothing is sent before then.
+    /// The receiver does not answer: it is tried again then, and not before.
+    probes_at: Option<Timestamp>,
+    /// It asked for rest: nothing is sent before then, whatever comes of what was under way.
     rests_until: Option<Timestamp>,
 }
 
@@ -89,7 +91,8 @@ impl Lane {
     /// Starts what is due and has room; gives how long to sleep at most.
     async fn start_due(&self, state: &mut State) -> Duration {
         let now = self.clock.wall();
-        if let Some(until) = state.rests_until.filter(|until| *until > now) {
+        let until = state.probes_at.max(state.rests_until);
+        if let Some(until) = until.filter(|until| *until > now) {
             return until.since(now).to_std().min(SLEEP);
         }
         let room = if state.failures >= FAILING { 1 } else { self.config.max_in_flight };
@@ -181,7 +184,7 @@ impl Lane {
         let outcome_name = match outcome {
             Outcome::Delivered { status } => {
                 state.failures = 0;
-                state.rests_until = None;
+                state.probes_at = None;
                 attempted.state = DeliveryState::Delivered;
                 attempted.status = Some(status);
                 let age = now.since(delivery.created_at).as_secs_f64();
@@ -213,13 +216,13 @@ impl Lane {
                 let asked = after.map(watchfire_model::Duration::from);
                 attempted.next_try = now + asked.map_or(own, |asked| asked.max(own));
                 if let Some(asked) = asked {
-                    state.rests_until = Some(now + asked);
+                    state.rests_until = state.rests_until.max(Some(now + asked));
                 } else if state.failures >= FAILING {
                     // Probe it with one request after each wait, whatever else is due: short at first, so
                     // that it is noticed soon when it is back.
                     let pause =
                         backoff("lane", state.failures - FAILING + 1, config.retry_initial, config.retry_max);
-                    state.rests_until = Some(now + pause.min(watchfire_model::Duration::from_secs(15)));
+                    state.probes_at = Some(now + pause.min(watchfire_model::Duration::from_secs(15)));
                 }
                 tracing::info!(
                     receiver = config.name,

@@ -34,12 +34,14 @@ pub mod channel;
 pub mod config;
 pub mod export;
 mod flush;
+mod ids;
 pub mod import;
 mod lane;
 mod links;
 pub mod matcher;
 pub mod message;
 mod own;
+mod stand_in;
 pub mod stages;
 mod turning;
 

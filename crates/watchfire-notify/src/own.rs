@@ -1,4 +1,5 @@
-//! What the engine has to tell of itself: a receiver that takes nothing, a sink that gets nothing through.
+//! What the engine has to tell of itself: a receiver that takes nothing, or refuses what it is sent; a sink that gets
+//! nothing through.
 //!
 //! Once for each time that it happens: the id of the notice follows from since when it is so, and who was told is
 //! kept, so that a restart does not tell it again, and it is told again only after it was over. The notice goes where
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use watchfire_model::{Duration, Severity, Timestamp};
 use watchfire_store::deliveries::Waiting;
+use watchfire_store::stand_ins::GivenUp;
 use watchfire_store::{Flush, LabelSet, NewDelivery, Store, StoreError};
 
 use crate::channel::payload::own_message;
@@ -18,6 +20,9 @@ use crate::stages::plan::Settings;
 
 /// What waits for longer is not on its way any more: many times the longest wait between two attempts.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a receiver refused for good, or let expire, is told of until nothing more was for so long.
+pub(crate) const LATELY: Duration = Duration::from_secs(3600);
 
 /// Something about the engine itself that somebody has to know, for as long as it is so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +51,7 @@ pub struct NoticeKind {
 const UNDELIVERED: NoticeKind = NoticeKind {
     name: "watchfire-undelivered",
     label: "receiver",
-    over: "takes again what waited too long for it",
+    over: "takes again what it is sent",
     severity: Severity::Major,
 };
 
@@ -108,6 +113,7 @@ impl Own {
         store: &Store,
         settings: &Settings,
         waiting: &[Waiting],
+        given_up: &[GivenUp],
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let late = |waits: &&Waiting| {
@@ -123,7 +129,21 @@ impl Own {
                 waits.receiver, waits.oldest, waits.pending
             ),
         });
-        let mut all = vec![(UNDELIVERED, undelivered.collect())];
+        // Whoever refuses one message may well take another: it is not kept from being told of others.
+        let refused = given_up.iter().filter(|one| {
+            settings.receivers.contains_key(&one.receiver) && !silent.contains(one.receiver.as_str())
+        });
+        let refused = refused.map(|one| Notice {
+            about: one.receiver.clone(),
+            since: one.since,
+            text: format!(
+                "{} will not be told of {} deliveries that were refused for good or expired{}",
+                one.receiver,
+                one.count,
+                one.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
+            ),
+        });
+        let mut all = vec![(UNDELIVERED, undelivered.chain(refused).collect())];
         all.extend(self.board.lock().values().cloned());
         let told = match &mut self.told {
             Some(told) => told,

@@ -44,6 +44,7 @@ pub mod secrets;
 pub mod service;
 mod settings;
 pub mod silences;
+pub mod stand_ins;
 pub mod tokens;
 mod uses;
 

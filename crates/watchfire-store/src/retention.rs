@@ -273,6 +273,7 @@ impl Store {
             let places = [
                 ("delivery_attempts", "delivery"),
                 ("delivery_alerts", "delivery"),
+                ("stand_ins", "original"),
                 ("deliveries", "sequence"),
             ];
             removed += self.remove_part(ACTION, &places, &over).await?;

@@ -10,7 +10,7 @@ use crate::alerts::AlertSource;
 use crate::db::{chunk, commit, json, parsed, parsed_opt, time, time_opt};
 use crate::error::StoreError;
 use crate::labels::LabelSet;
-use crate::{AlertRow, Store};
+use crate::{AlertRow, Store, stand_ins};
 
 /// A transition that people may have to be told of, with what is needed to tell them.
 #[derive(Clone, Debug, PartialEq)]
@@ -223,6 +223,8 @@ pub struct Flush {
     pub decisions: Vec<DecisionRow>,
     /// Settings as they are from now on.
     pub settings: Vec<(&'static str, String)>,
+    /// Deliveries, by their places, of which another receiver is told: that one's name beside.
+    pub stand_ins: Vec<(String, i64)>,
 }
 
 impl Store {
@@ -310,47 +312,6 @@ impl Store {
             })
         };
         rows.iter().map(response).collect::<Result<_, sqlx::Error>>().map_err(&failed)
-    }
-
-    /// Deliveries that have waited for a receiver since `before` or longer and that `to` was not given in its place, in
-    /// order, as they are made for that one; at most so many. What was itself given over stays where it is: two receivers
-    /// that stand in for each other would pass it on for ever.
-    pub async fn late_deliveries(
-        &self,
-        receiver: &str,
-        before: Timestamp,
-        to: &str,
-        most: u32,
-    ) -> Result<Vec<NewDelivery>, StoreError> {
-        let failed = StoreError::sql("read what waits for too long");
-        let rows = sqlx::query(
-            "SELECT 'fallback/' || $3 || '/' || id AS id, group_key, status, \
-             json_set(payload, '$.receiver', $3) AS payload, caused_at, \
-             (SELECT json_group_array(alert) FROM delivery_alerts WHERE delivery = d.sequence) AS alerts \
-             FROM deliveries AS d WHERE receiver = $1 AND state = 'pending' AND created_at <= $2 \
-             AND id NOT LIKE 'fallback/%' AND NOT EXISTS (SELECT 1 FROM deliveries AS o \
-             WHERE o.id = 'fallback/' || $3 || '/' || d.id) ORDER BY sequence LIMIT $4",
-        )
-        .bind(receiver)
-        .bind(before.0)
-        .bind(to)
-        .bind(i64::from(most))
-        .fetch_all(self.db().read())
-        .await
-        .map_err(&failed)?;
-        let delivery = |row: &SqliteRow| {
-            Ok(NewDelivery {
-                id: row.try_get("id")?,
-                receiver: to.to_string(),
-                group_key: row.try_get("group_key")?,
-                status: row.try_get("status")?,
-                reason: "fallback".into(),
-                payload: row.try_get("payload")?,
-                alerts: json(row, "alerts")?,
-                caused_at: time_opt(row, "caused_at")?,
-            })
-        };
-        rows.iter().map(delivery).collect::<Result<_, sqlx::Error>>().map_err(&failed)
     }
 
     /// All notification groups.
@@ -460,6 +421,7 @@ async fn write(connection: &mut SqliteConnection, flush: &Flush, now: Timestamp)
         .await?;
     }
     write_deliveries(connection, &flush.deliveries, now).await?;
+    stand_ins::write(connection, &flush.stand_ins).await?;
     write_groups(connection, flush).await?;
     write_members(connection, flush).await?;
     for part in flush.decisions.chunks(chunk(7)) {

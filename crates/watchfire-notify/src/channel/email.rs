@@ -2,19 +2,22 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
-use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 use watchfire_model::{Duration, Secret};
 
-use super::text::{Text, cut};
-use super::{Delivering, Outcome, Renewed, Retry, unreadable};
+use super::payload::Message;
+use super::smtp::{Kept, Refusal, Relay};
+use super::text::{Text, cut, escape};
+use super::{Delivering, Halfway, Outcome, Renewed, Retry, unreadable};
+use crate::ids;
 
 /// Alerts of one mail, and characters of each.
 const ALERTS: usize = 50;
@@ -86,24 +89,28 @@ impl EmailConfig {
         parameters.build_rustls().map_err(|error| format!("tls: {error}"))
     }
 
-    fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, String> {
+    fn relay(&self) -> Result<Relay, String> {
         let (tls, port) = match self.tls {
-            Encryption::Implicit => (Tls::Wrapper(self.parameters()?), 465),
-            Encryption::Starttls => (Tls::Required(self.parameters()?), 587),
-            Encryption::None => (Tls::None, 25),
+            Encryption::Implicit => (Some(self.parameters()?), 465),
+            Encryption::Starttls => (Some(self.parameters()?), 587),
+            Encryption::None => (None, 25),
         };
-        let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host)
-            .port(self.port.unwrap_or(port))
-            .tls(tls)
-            .timeout(Some(self.timeout.to_std()));
-        if let Some(hello) = &self.hello {
-            transport = transport.hello_name(ClientId::Domain(hello.clone()));
-        }
-        if let (Some(username), Some(password)) = (&self.username, &self.password) {
-            let password = password.read().map_err(|error| format!("password: {error}"))?;
-            transport = transport.credentials(Credentials::new(username.clone(), password.to_string()));
-        }
-        Ok(transport.build())
+        let credentials = match (&self.username, &self.password) {
+            (Some(username), Some(password)) => {
+                let password = password.read().map_err(|error| format!("password: {error}"))?;
+                Some(Credentials::new(username.clone(), password.to_string()))
+            }
+            _ => None,
+        };
+        Ok(Relay {
+            host: self.host.clone(),
+            port: self.port.unwrap_or(port),
+            encryption: self.tls,
+            tls,
+            hello: self.hello.clone().map_or_else(ClientId::default, ClientId::Domain),
+            credentials,
+            timeout: self.timeout.to_std(),
+        })
     }
 }
 
@@ -123,16 +130,22 @@ pub fn check(config: &EmailConfig) -> Result<(), String> {
     }
     config.from()?;
     config.to()?;
-    config.transport().map(drop)
+    config.relay().map(drop)
 }
 
-/// A relay that is ready to be used. Its connections are kept open.
+/// What became of a mail with each of those it is for: the answer, or why it will never be taken; `None`: not yet.
+type Answers = Vec<Option<Result<u16, Refusal>>>;
+
+/// A relay that is ready to be used. A connection to it is kept open.
 #[derive(Clone)]
 pub struct Email {
     config: EmailConfig,
     from: Mailbox,
     to: Vec<Mailbox>,
-    transport: Renewed<AsyncSmtpTransport<Tokio1Executor>>,
+    relay: Renewed<Relay>,
+    connection: Arc<Mutex<Kept>>,
+    /// Of what some have and others are to get.
+    answers: Halfway<Answers>,
 }
 
 impl std::fmt::Debug for Email {
@@ -144,25 +157,78 @@ impl std::fmt::Debug for Email {
 impl Email {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &EmailConfig) -> Result<Self, String> {
-        let transport = Renewed::new(config.transport()?);
-        Ok(Self { config: config.clone(), from: config.from()?, to: config.to()?, transport })
+        Ok(Self {
+            config: config.clone(),
+            from: config.from()?,
+            to: config.to()?,
+            relay: Renewed::new(config.relay()?),
+            connection: Arc::default(),
+            answers: Halfway::default(),
+        })
     }
 
-    /// One attempt.
+    /// One attempt. One address that is refused keeps the mail from nobody else; what is tried again goes to those who do
+    /// not have it yet.
     pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
         let Ok(message) = delivering.message() else { return unreadable() };
         let text = Text::of(&message, ALERTS);
-        let mail = match self.mail(delivering, &message.group_key, &text) {
-            Ok(mail) => mail,
+        let mail = match self.mail(delivering, &message, &text) {
+            Ok(mail) => mail.formatted(),
             Err(error) => return Outcome::Failed { retry: Retry::Never, status: None, error },
         };
-        match self.transport.get().send(mail).await {
-            Ok(answer) => Outcome::Delivered { status: answer.code().into() },
-            Err(error) => {
-                self.read_anew();
-                failed(&error)
+        let mut answers = self.answers.take(delivering.id).unwrap_or_else(|| vec![None; self.to.len()]);
+        let open: Vec<usize> = (0..self.to.len()).filter(|i| answers[*i].is_none()).collect();
+        let to: Vec<_> = open.iter().map(|i| &self.to[*i].email).collect();
+        let relay = self.relay.get();
+        let sent = relay.send(&mut *self.connection.lock().await, &self.from.email, &to, &mail).await;
+        let mut later = None;
+        match sent {
+            Ok(said) => {
+                for (i, said) in open.into_iter().zip(said) {
+                    match said {
+                        Err(refusal) if !refusal.forever => {
+                            later.get_or_insert(self.about(i, &refusal));
+                        }
+                        end => answers[i] = Some(end),
+                    }
+                }
+            }
+            Err(refusal) => later = Some(refusal),
+        }
+        if let Some(Refusal { status, error, .. }) = later {
+            if answers.iter().any(Option::is_some) {
+                self.answers.keep(delivering.id, answers);
+            }
+            self.read_anew();
+            return Outcome::Failed { retry: Retry::Later(None), status, error };
+        }
+        self.ended(&answers)
+    }
+
+    /// Somebody who will never have it is reason enough to say so: others may have to be told instead.
+    fn ended(&self, answers: &Answers) -> Outcome {
+        let all = || answers.iter().flatten().enumerate();
+        let refused: Vec<Refusal> =
+            all().filter_map(|(i, answer)| Some(self.about(i, answer.as_ref().err()?))).collect();
+        match &refused[..] {
+            [] => Outcome::Delivered { status: all().find_map(|(_, said)| said.clone().ok()).unwrap_or(250) },
+            [first, ..] => {
+                let errors: Vec<&str> = refused.iter().map(|one| one.error.as_str()).collect();
+                let taken = answers.len() - refused.len();
+                let taken = if taken > 0 { format!("; {taken} others have it") } else { String::new() };
+                let error = format!("{}{taken}", errors.join("; "));
+                Outcome::Failed { retry: Retry::Never, status: first.status, error }
             }
         }
+    }
+
+    /// Says whom it is about, where there are several.
+    fn about(&self, i: usize, refusal: &Refusal) -> Refusal {
+        let error = match &self.to[..] {
+            [_] => refusal.error.clone(),
+            several => format!("{}: {}", several[i].email, refusal.error),
+        };
+        Refusal { error, ..refusal.clone() }
     }
 
     /// A password or certificate in a file may have been changed. Where they cannot be used, those before count on.
@@ -170,18 +236,25 @@ impl Email {
         let in_files =
             self.config.ca.is_some() || self.config.password.as_ref().is_some_and(|p| p.file().is_some());
         if in_files {
-            self.transport.renew(self.config.transport());
+            self.relay.renew(self.config.relay());
         }
     }
 
-    fn mail(&self, delivering: &Delivering<'_>, group: &str, text: &Text) -> Result<lettre::Message, String> {
+    fn mail(
+        &self,
+        delivering: &Delivering<'_>,
+        message: &Message,
+        text: &Text,
+    ) -> Result<lettre::Message, String> {
         let domain = self.from.email.domain();
-        // The first mail of a group need not be there any more: all of them answer one that never was.
-        let thread = format!("<{}@{domain}>", digest(group));
+        // The first mail need not be there any more: all of them answer one that never was. What began at another time
+        // is another thread, of the same group too.
+        let since = message.alerts.iter().map(|alert| alert.starts_at.as_str()).min().unwrap_or_default();
+        let thread = format!("<{}@{domain}>", ids::of([message.group_key.as_str(), since]));
         let mut mail = lettre::Message::builder()
             .from(self.from.clone())
             .subject(cut(&text.title, SUBJECT))
-            .message_id(Some(format!("<{}@{domain}>", digest(delivering.id))))
+            .message_id(Some(format!("<{}@{domain}>", ids::of([delivering.id]))))
             .in_reply_to(thread.clone())
             .references(thread)
             .header(AutoSubmitted);
@@ -211,25 +284,6 @@ impl Header for AutoSubmitted {
     }
 }
 
-/// What stands before the `@` of an id: ids of deliveries and groups hold what must not stand there.
-fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What a relay says of the mail itself is final (RFC 5321, section 4.2.1); what it says of who logs in is not, for that
-/// may be put right, and neither is whatever else goes wrong.
-fn failed(error: &lettre::transport::smtp::Error) -> Outcome {
-    let status = error.status().map(u16::from);
-    let login = matches!(status, Some(530 | 534 | 535 | 538));
-    let retry = if error.is_permanent() && !login { Retry::Never } else { Retry::Later(None) };
-    let error = match status {
-        Some(status) => format!("answered {status}"),
-        None if error.is_timeout() => "no answer in time".into(),
-        None => format!("the relay cannot be used: {error}"),
-    };
-    Outcome::Failed { retry, status, error }
-}
-
 fn plain(text: &Text) -> String {
     let mut said = String::new();
     for line in &text.lines {
@@ -244,10 +298,6 @@ fn plain(text: &Text) -> String {
     }
     said.extend(text.rest());
     said
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn html(text: &Text) -> String {

@@ -1,9 +1,11 @@
 //! How somebody is told: one file for each channel. A channel makes one attempt and says what came of it;
 //! when and how often is the business of the [`lane`](crate::lane).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use watchfire_model::{Duration, Timestamp};
+use watchfire_model::{Duration, Secret, Timestamp};
+use watchfire_outbound::Target;
 
 use crate::config::ReceiverConfig;
 
@@ -13,6 +15,7 @@ pub mod pagerduty;
 pub mod payload;
 pub mod signature;
 pub mod slack;
+mod smtp;
 pub mod teams;
 pub mod telegram;
 mod template;
@@ -24,6 +27,14 @@ pub use watchfire_outbound::{Outcome, Retry};
 /// The longest that a request takes, where a configuration does not say.
 pub(crate) fn timeout() -> Duration {
     Duration::from_secs(10)
+}
+
+/// Headers of one's own, where a channel has none.
+static NO_HEADERS: BTreeMap<String, Secret> = BTreeMap::new();
+
+/// An address that is posted to without headers of one's own.
+fn target(url: &Secret, timeout: Duration) -> Target<'_> {
+    Target { url, headers: &NO_HEADERS, timeout: timeout.to_std(), reserved: &[] }
 }
 
 /// A configuration with secrets in it says nothing of itself when it is printed.
@@ -79,6 +90,33 @@ impl<T: Clone> Renewed<T> {
         if let Ok(made) = made {
             *self.0.write().unwrap_or_else(PoisonError::into_inner) = made;
         }
+    }
+}
+
+/// What is known of deliveries that went out in part, by their ids, for the next attempt. Beyond as many as are kept, or
+/// after a restart, a part may go out twice: under one id.
+#[derive(Clone, Debug)]
+struct Halfway<T>(Arc<Mutex<HashMap<String, T>>>);
+
+const HALFWAY: usize = 1000;
+
+impl<T> Default for Halfway<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Halfway<T> {
+    fn take(&self, id: &str) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+
+    fn keep(&self, id: &str, known: T) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= HALFWAY {
+            all.clear();
+        }
+        all.insert(id.to_string(), known);
     }
 }
 

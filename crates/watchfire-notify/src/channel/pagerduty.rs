@@ -1,15 +1,13 @@
 //! PagerDuty: events of its API, version 2 (<https://developer.pagerduty.com/docs/events-api-v2-overview>). Each alert is an
 //! incident of its own, found again by its fingerprint: it is triggered, acknowledged and resolved there as it is here.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::json;
 use watchfire_model::{Duration, Secret};
-use watchfire_outbound::{Sender, Target};
+use watchfire_outbound::Sender;
 
 use super::text::{Line, Text, cut};
-use super::{Delivering, Outcome, unreadable};
+use super::{Delivering, Halfway, Outcome, Retry, target, unreadable};
 
 /// Characters of a summary at most.
 const SUMMARY: usize = 1024;
@@ -36,17 +34,13 @@ fn address() -> Secret {
     ADDRESS.into()
 }
 
-fn target<'a>(config: &'a PagerDutyConfig, none: &'a BTreeMap<String, Secret>) -> Target<'a> {
-    Target { url: &config.url, headers: none, timeout: config.timeout.to_std(), reserved: &[] }
-}
-
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &PagerDutyConfig) -> Result<(), String> {
     let key = config.routing_key.read().map_err(|error| format!("routing_key: {error}"))?;
     if key.len() != 32 || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
         return Err("routing_key: is 32 letters and digits".into());
     }
-    target(config, &BTreeMap::new()).check()
+    target(&config.url, config.timeout).check()
 }
 
 /// A service of PagerDuty's.
@@ -54,31 +48,61 @@ pub fn check(config: &PagerDutyConfig) -> Result<(), String> {
 pub struct PagerDuty {
     sender: Sender,
     routing_key: Secret,
+    halfway: Halfway<Progress>,
+}
+
+/// How far a delivery got.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// Events that were answered for good.
+    done: usize,
+    /// As many of them were refused ...
+    refused: usize,
+    /// ... the first like this.
+    why: Option<(Option<u16>, String)>,
 }
 
 impl PagerDuty {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &PagerDutyConfig) -> Result<Self, String> {
-        let sender = Sender::new(&target(config, &BTreeMap::new()))?;
-        Ok(Self { sender, routing_key: config.routing_key.clone() })
+        let sender = Sender::new(&target(&config.url, config.timeout))?;
+        Ok(Self { sender, routing_key: config.routing_key.clone(), halfway: Halfway::default() })
     }
 
-    /// One attempt: an event for each alert, in order. Where one is not taken, all come again: PagerDuty knows them by
-    /// their key, and saying one twice changes nothing.
+    /// One attempt: an event for each alert, in order. One that is refused keeps none behind it back. What comes again
+    /// goes on behind what was taken; after a restart from the first, which changes nothing: PagerDuty knows them by
+    /// their key.
     pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
         let Ok(message) = delivering.message() else { return unreadable() };
         let Ok(key) = self.routing_key.read() else { return super::no_secret("routing_key") };
         let text = Text::of(&message, usize::MAX);
-        let mut last = Outcome::Delivered { status: 202 };
-        for (line, alert) in text.lines.iter().zip(&message.alerts) {
+        let mut progress = self.halfway.take(delivering.id).unwrap_or_default();
+        for (line, alert) in text.lines.iter().zip(&message.alerts).skip(progress.done) {
             let body = event(&key, line, alert, &message.external_url).to_string();
             let id = format!("{}/{}", delivering.id, line.fingerprint);
-            last = self.sender.post(&id, "application/json", &[], body, delivering.now).await;
-            if matches!(last, Outcome::Failed { .. }) {
-                break;
+            match self.sender.post(&id, "application/json", &[], body, delivering.now).await {
+                Outcome::Delivered { .. } => {}
+                Outcome::Failed { retry: Retry::Never, status, error } => {
+                    progress.refused += 1;
+                    progress.why.get_or_insert((status, error));
+                }
+                later => {
+                    self.halfway.keep(delivering.id, progress);
+                    return later;
+                }
+            }
+            progress.done += 1;
+        }
+        match progress.why {
+            None => Outcome::Delivered { status: 202 },
+            Some((status, error)) => {
+                let error = match (progress.refused, progress.done) {
+                    (refused, all) if refused == all => error,
+                    (refused, all) => format!("{refused} of {all} events: {error}"),
+                };
+                Outcome::Failed { retry: Retry::Never, status, error }
             }
         }
-        last
     }
 }
 

@@ -1,18 +1,21 @@
 //! The message that a delivery holds: the body of Alertmanager's webhook, version 4
 //! (`notify/webhook` and `template.Data` of prometheus/alertmanager).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::Timestamp;
 
 use crate::Links;
-use crate::stages::digest::Summary;
+use crate::stages::digest::{self as summary, Summary};
 use crate::stages::group::{GroupName, Telling};
 use crate::stages::notice::Notice;
 
 /// What Alertmanager writes where an alert has no end yet.
 const NO_END: &str = "0001-01-01T00:00:00Z";
+
+/// The group of digests: one receiver gets all of them in one order.
+const DIGEST: &str = "{}:{digest}";
 
 /// The body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,7 +150,7 @@ pub fn add_links(message: &mut Message, telling: &Telling, links: &dyn Links) {
 /// The body of a digest: its first alerts, and in numbers what else happened.
 pub fn digest(receiver: &str, summary: &Summary, telling: &Telling, public_url: Option<&str>) -> Message {
     // In a group of its own: the receiver of bounded messages gets all of them in one order anyway.
-    let group = GroupName { receiver: receiver.into(), key: "{}:{digest}".into() };
+    let group = GroupName { receiver: receiver.into(), key: DIGEST.into() };
     let mut message = message(&group, &BTreeMap::new(), telling, public_url);
     message.notification_reason = "digest".into();
     let text = summary.text();
@@ -156,6 +159,37 @@ pub fn digest(receiver: &str, summary: &Summary, telling: &Telling, public_url: 
     }
     message.digest = Some(summary.clone());
     message
+}
+
+/// Messages that were made, as one: what they say of each label set last, in numbers and the first of them.
+pub fn together(receiver: &str, messages: &[Message], public_url: Option<&str>) -> Message {
+    let mut last: BTreeMap<&str, &Alert> = BTreeMap::new();
+    for alert in messages.iter().flat_map(|message| &message.alerts) {
+        last.insert(&alert.fingerprint, alert);
+    }
+    let groups: BTreeSet<&str> = messages.iter().map(|message| message.group_key.as_str()).collect();
+    let all: Vec<&Alert> = last.into_values().collect();
+    let said = all.iter().map(|alert| (&alert.labels, alert.status == "firing"));
+    let summary = Summary::of(groups.len() as u64, said);
+    let listed: Vec<Alert> = all.iter().take(summary::LISTED).map(|alert| (*alert).clone()).collect();
+    let text = summary.text();
+    Message {
+        version: "4".into(),
+        group_key: DIGEST.into(),
+        truncated_alerts: all.len() - listed.len(),
+        status: if summary.firing > 0 { "firing" } else { "resolved" }.into(),
+        receiver: receiver.into(),
+        group_labels: BTreeMap::new(),
+        common_labels: common(listed.iter().map(|alert| &alert.labels)),
+        common_annotations: [("summary", text.clone()), ("description", text)]
+            .map(|(name, value)| (name.to_string(), value))
+            .into(),
+        external_url: public_url.unwrap_or_default().into(),
+        notification_reason: "digest".into(),
+        route_labels: BTreeMap::new(),
+        alerts: listed,
+        digest: Some(summary),
+    }
 }
 
 /// What [`crate::Notifier::test_receiver`] sends: an alert that was never raised, and says so.

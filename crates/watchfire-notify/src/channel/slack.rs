@@ -11,9 +11,9 @@ use watchfire_outbound::{Sender, Target};
 use super::text::{Text, cut};
 use super::{Delivering, Outcome, Renewed, Retry, unreadable};
 
-/// Characters of a section's text, and of a header's, at most; and alerts, each a section: Slack takes 50 blocks, and in
-/// practice some 13 000 characters of them.
-const SECTION: usize = 1000;
+/// Bytes of a section's text as it is sent, and characters of a header's, at most; and alerts, each a section: Slack takes
+/// 50 blocks, and in practice some 13 000 characters of them.
+const SECTION: usize = 1200;
 const HEADER: usize = 150;
 const ALERTS: usize = 10;
 

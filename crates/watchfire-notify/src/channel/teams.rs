@@ -1,19 +1,20 @@
 //! Microsoft Teams: a workflow that posts what a webhook receives, as an Adaptive Card
 //! (<https://learn.microsoft.com/power-automate/teams/send-a-message-in-teams>).
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::json;
 use watchfire_model::{Duration, Secret};
-use watchfire_outbound::{Sender, Target};
+use watchfire_outbound::Sender;
 
-use super::text::{Text, cut};
-use super::{Delivering, Outcome, unreadable};
+use super::text::{Text, cut, cut_bytes};
+use super::{Delivering, Outcome, target, unreadable};
 
-/// A card is 28 KB at most.
-const DESCRIPTION: usize = 1000;
+/// Bytes of a text and of a title, as they are sent: a card is 28 KB at most, addresses and the frame among them.
+const DESCRIPTION: usize = 1500;
+const TITLE: usize = 500;
 const ALERTS: usize = 10;
+/// Bytes of an address that is shown: one that is longer is left out.
+const ADDRESS: usize = 1000;
 
 /// Where the messages go.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -28,13 +29,9 @@ pub struct TeamsConfig {
 
 super::hidden!(TeamsConfig);
 
-fn target<'a>(config: &'a TeamsConfig, none: &'a BTreeMap<String, Secret>) -> Target<'a> {
-    Target { url: &config.url, headers: none, timeout: config.timeout.to_std(), reserved: &[] }
-}
-
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &TeamsConfig) -> Result<(), String> {
-    target(config, &BTreeMap::new()).check()
+    target(&config.url, config.timeout).check()
 }
 
 /// A workflow of Teams'.
@@ -44,7 +41,7 @@ pub struct Teams(Sender);
 impl Teams {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &TeamsConfig) -> Result<Self, String> {
-        Ok(Self(Sender::new(&target(config, &BTreeMap::new()))?))
+        Ok(Self(Sender::new(&target(&config.url, config.timeout))?))
     }
 
     /// One attempt.
@@ -55,6 +52,19 @@ impl Teams {
     }
 }
 
+/// A text block reads Markdown: what a device or a rule is called is not formatting. A line break is an empty line there.
+fn markdown(text: &str) -> String {
+    let mut said = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '\n' => said.push_str("\n\n"),
+            '*' | '_' | '[' | ']' | '`' | '\\' => said.extend(['\\', c]),
+            c => said.push(c),
+        }
+    }
+    said
+}
+
 fn body(text: &Text) -> serde_json::Value {
     let color = match (text.fires, text.severity.as_str()) {
         (false, _) => "good",
@@ -62,13 +72,15 @@ fn body(text: &Text) -> serde_json::Value {
         (true, _) => "warning",
     };
     let mut card = vec![json!({
-        "type": "TextBlock", "text": text.title, "weight": "bolder", "size": "medium", "color": color, "wrap": true,
+        "type": "TextBlock", "text": cut_bytes(&markdown(&text.title), TITLE), "weight": "bolder", "size": "medium", "color": color, "wrap": true,
     })];
     let mut actions = Vec::new();
     for line in &text.lines {
-        card.push(json!({"type": "TextBlock", "text": cut(&line.description, DESCRIPTION), "wrap": true}));
+        card.push(json!({
+            "type": "TextBlock", "text": cut_bytes(&markdown(&line.description), DESCRIPTION), "wrap": true,
+        }));
         if line.fires
-            && let Some(url) = &line.acknowledge
+            && let Some(url) = line.acknowledge.as_ref().filter(|url| url.len() <= ADDRESS)
         {
             let title = cut(&format!("Acknowledge {}", line.source), 60);
             actions.push(json!({"type": "Action.OpenUrl", "title": title, "url": url}));

@@ -1,14 +1,12 @@
 //! Telegram: a message of a bot (<https://core.telegram.org/bots/api#sendmessage>).
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::json;
 use watchfire_model::{Duration, Secret};
-use watchfire_outbound::{Sender, Target};
+use watchfire_outbound::Sender;
 
-use super::text::{Text, cut};
-use super::{Delivering, Outcome, Renewed, Retry, unreadable};
+use super::text::{Text, cut, escape};
+use super::{Delivering, Outcome, Renewed, Retry, target, unreadable};
 
 /// Characters of a message at most, after its formatting is read.
 const MESSAGE: usize = 4096;
@@ -45,8 +43,7 @@ impl TelegramConfig {
         }
         let base = self.url.as_deref().unwrap_or(ADDRESS).trim_end_matches('/');
         let url = Secret::from(format!("{base}/bot{token}/sendMessage"));
-        let headers = BTreeMap::new();
-        let target = Target { url: &url, headers: &headers, timeout: self.timeout.to_std(), reserved: &[] };
+        let target = target(&url, self.timeout);
         target.check()?;
         Sender::new(&target)
     }
@@ -65,18 +62,21 @@ pub fn check(config: &TelegramConfig) -> Result<(), String> {
 pub struct Telegram {
     config: TelegramConfig,
     sender: Renewed<Sender>,
+    /// As configured, or where that chat has moved to.
+    chat: Renewed<String>,
 }
 
 impl Telegram {
     /// Makes the client of a configuration. Connects to nothing.
     pub fn new(config: &TelegramConfig) -> Result<Self, String> {
-        Ok(Self { config: config.clone(), sender: Renewed::new(config.sender()?) })
+        let (sender, chat) = (Renewed::new(config.sender()?), Renewed::new(config.chat_id.clone()));
+        Ok(Self { config: config.clone(), sender, chat })
     }
 
     /// One attempt.
     pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
         let Ok(message) = delivering.message() else { return unreadable() };
-        let mut body = body(&self.config.chat_id, &Text::of(&message, ALERTS));
+        let mut body = body(&self.chat.get(), &Text::of(&message, ALERTS));
         if let Some(thread) = self.config.message_thread_id {
             body["message_thread_id"] = json!(thread);
         }
@@ -89,6 +89,12 @@ impl Telegram {
         }
         // How long it wants to be left alone stands in the answer, and not in a header.
         let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        // A group that becomes a supergroup has another number from then on.
+        if let Some(chat) = answer["parameters"]["migrate_to_chat_id"].as_i64() {
+            self.chat.renew(Ok(chat.to_string()));
+            let error = format!("{error}: the chat has moved, its chat_id is {chat} now");
+            return Outcome::Failed { retry: Retry::Later(None), status, error };
+        }
         let after = answer["parameters"]["retry_after"]
             .as_u64()
             .map(|seconds| std::time::Duration::from_secs(seconds.min(3600)));
@@ -98,10 +104,6 @@ impl Telegram {
         };
         Outcome::Failed { retry, status, error }
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn body(chat: &str, text: &Text) -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! A body of one's own for a webhook: a template over the message (minijinja, the syntax of Jinja2).
 
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
 use super::payload::{Message, test_message};
 
@@ -37,14 +37,36 @@ impl Template {
     /// The body of a message.
     pub fn render(&self, message: &Message) -> Result<String, String> {
         let template = self.0.get_template(NAME).map_err(|error| error.to_string())?;
-        let body = template.render(minijinja::value::Serde(message)).map_err(|error| {
-            let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
-            format!("body: {line}{}", error.detail().map_or_else(|| error.kind().to_string(), String::from))
-        })?;
-        if body.len() > BYTES {
-            return Err(format!("body: {} bytes are more than {BYTES}", body.len()));
+        let mut body = Bounded(Vec::new());
+        match template.render_captured_to(minijinja::value::Serde(message), &mut body) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WriteFailure => {
+                return Err(format!("body: what comes of it is above {BYTES} bytes"));
+            }
+            Err(error) => {
+                let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
+                let what = error.detail().map_or_else(|| error.kind().to_string(), String::from);
+                return Err(format!("body: {line}{what}"));
+            }
         }
-        Ok(body)
+        String::from_utf8(body.0).map_err(|error| format!("body: {error}"))
+    }
+}
+
+/// Takes so many bytes and no more.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > BYTES {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -62,6 +84,7 @@ mod tests {
             ("{% for a in alerts %}", "line 1"),
             ("a\n{{ alerts | nothing }}", "line 2"),
             ("{% for a in range(1000000000) %}x{% endfor %}", "body"),
+            ("{% set x = 'abcdefghij' * 10000 %}{% for a in range(100) %}{{ x }}{% endfor %}", "above"),
         ] {
             let fault = Template::new(text).unwrap_err();
             assert!(fault.starts_with("body: ") && fault.contains(said), "{fault}");

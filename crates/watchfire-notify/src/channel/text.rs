@@ -110,3 +110,51 @@ pub fn cut(text: &str, most: usize) -> String {
     }
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
+
+/// As text of HTML, and within its quotation marks.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+}
+
+/// The beginning of a text, at most so many bytes of it, with a sign that it was cut: for what was escaped already, of
+/// which no sequence is left open.
+pub fn cut_bytes(text: &str, most: usize) -> String {
+    const SIGN: char = '…';
+    if text.len() <= most {
+        return text.to_string();
+    }
+    let mut end = most.saturating_sub(SIGN.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut head = &text[..end];
+    // An entity of HTML, or a backslash that escapes what is not there any more.
+    if let Some(start) = head.rfind('&').filter(|start| !head[*start..].contains(';') && end - start < 8) {
+        head = &head[..start];
+    }
+    let backslashes = head.bytes().rev().take_while(|byte| *byte == b'\\').count();
+    head = &head[..head.len() - backslashes % 2];
+    format!("{head}{SIGN}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_is_cut_between_characters_and_sequences() {
+        let check = |text: &str, most: usize, expected: &str| assert_eq!(cut_bytes(text, most), expected);
+        check("press", 5, "press");
+        check("presses", 6, "pre…");
+        check("äöü-ä", 6, "ä…");
+        check("a &lt; b and more", 9, "a &lt;…");
+        check("a &lt; b and more", 8, "a …");
+        check("ab\\_c and more", 6, "ab…");
+        check("ab\\\\c and more", 7, "ab\\\\…");
+        assert_eq!(escape("<'a' & \"b\">"), "&lt;&#39;a&#39; &amp; &quot;b&quot;&gt;");
+    }
+}

@@ -26,6 +26,11 @@ fn target(config: &WebhookConfig) -> Target<'_> {
 /// Says what is wrong with a configuration, if anything is.
 pub fn check(config: &WebhookConfig) -> Result<(), String> {
     target(config).check()?;
+    let (kind, rest) = config.content_type.split_once('/').unwrap_or_default();
+    let plain = |c: char| c == ' ' || c.is_ascii_graphic();
+    if kind.is_empty() || rest.is_empty() || !config.content_type.chars().all(plain) {
+        return Err(format!("content_type: {:?} is no media type, such as text/plain", config.content_type));
+    }
     config.body.as_deref().map(Template::new).transpose()?;
     config.signing_secret.as_ref().map_or(Ok(()), signature::check)
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use watchfire_store::LabelSet;
 
 use crate::stages::group::{GroupId, Reason, Telling};
 use crate::stages::notice::Notice;
 
 /// Alerts that a digest lists one by one; of the others it says how many there are.
-const LISTED: usize = 20;
+pub const LISTED: usize = 20;
 /// Names that it counts by, the most frequent.
 const NAMED: usize = 20;
 
@@ -64,13 +65,50 @@ pub enum Collected {
 #[derive(Debug, Default)]
 pub struct Many {
     groups: BTreeMap<GroupId, ()>,
+    counts: Counts,
+    listed: Vec<Notice>,
+    sha: Sha256,
+    about: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     alerts: BTreeMap<String, (u64, u64)>,
     sites: BTreeMap<String, (u64, u64)>,
     firing: u64,
     resolved: u64,
-    listed: Vec<Notice>,
-    sha: Sha256,
-    about: Vec<String>,
+}
+
+impl Counts {
+    fn add(&mut self, labels: &LabelSet, fires: bool) {
+        let count = |of: &mut (u64, u64)| if fires { of.0 += 1 } else { of.1 += 1 };
+        count(self.alerts.entry(labels.get("alertname").cloned().unwrap_or_default()).or_default());
+        if let Some(site) = labels.get("site") {
+            count(self.sites.entry(site.clone()).or_default());
+        }
+        if fires {
+            self.firing += 1;
+        } else {
+            self.resolved += 1;
+        }
+    }
+
+    fn summary(self, groups: u64) -> Summary {
+        let counts = |of: BTreeMap<String, (u64, u64)>| {
+            let mut all: Vec<Count> =
+                of.into_iter().map(|(name, (firing, resolved))| Count { name, firing, resolved }).collect();
+            all.sort_by_key(|count| std::cmp::Reverse(count.firing + count.resolved));
+            let others = all.split_off(all.len().min(NAMED));
+            if !others.is_empty() {
+                let sum = |of: fn(&Count) -> u64| others.iter().map(of).sum();
+                let (firing, resolved) = (sum(|count| count.firing), sum(|count| count.resolved));
+                all.push(Count { name: "others".into(), firing, resolved });
+            }
+            all
+        };
+        let Self { alerts, sites, firing, resolved } = self;
+        Summary { groups, firing, resolved, by_alert: counts(alerts), by_site: counts(sites) }
+    }
 }
 
 impl Collected {
@@ -111,18 +149,7 @@ impl Many {
             self.sha.update(&notice.cause);
             self.sha.update([0]);
             self.about.push(notice.alert.clone());
-            let label = |name: &str| notice.labels.get(name).cloned();
-            let fires = notice.fires();
-            let count = |of: &mut (u64, u64)| if fires { of.0 += 1 } else { of.1 += 1 };
-            count(self.alerts.entry(label("alertname").unwrap_or_default()).or_default());
-            if let Some(site) = label("site") {
-                count(self.sites.entry(site).or_default());
-            }
-            if fires {
-                self.firing += 1;
-            } else {
-                self.resolved += 1;
-            }
+            self.counts.add(&notice.labels, notice.fires());
             if self.listed.len() < LISTED {
                 self.listed.push(notice);
             }
@@ -132,33 +159,22 @@ impl Many {
     /// What it says: in numbers, the notices that it lists, how many others there are, the alerts that it is about, and
     /// what its id is made of.
     pub fn finish(self) -> (Summary, Telling, Vec<String>, [u8; 32]) {
-        let counts = |of: BTreeMap<String, (u64, u64)>| {
-            let mut all: Vec<Count> =
-                of.into_iter().map(|(name, (firing, resolved))| Count { name, firing, resolved }).collect();
-            all.sort_by_key(|count| std::cmp::Reverse(count.firing + count.resolved));
-            let others = all.split_off(all.len().min(NAMED));
-            if !others.is_empty() {
-                let sum = |of: fn(&Count) -> u64| others.iter().map(of).sum();
-                let (firing, resolved) = (sum(|count| count.firing), sum(|count| count.resolved));
-                all.push(Count { name: "others".into(), firing, resolved });
-            }
-            all
-        };
-        let summary = Summary {
-            groups: self.groups.len() as u64,
-            firing: self.firing,
-            resolved: self.resolved,
-            by_alert: counts(self.alerts),
-            by_site: counts(self.sites),
-        };
-        let truncated = (self.firing + self.resolved) as usize - self.listed.len();
-        let reason = if self.firing > 0 { Reason::New } else { Reason::SomeResolved };
+        let summary = self.counts.summary(self.groups.len() as u64);
+        let truncated = (summary.firing + summary.resolved) as usize - self.listed.len();
+        let reason = if summary.firing > 0 { Reason::New } else { Reason::SomeResolved };
         let telling = Telling { reason, changed: self.listed, standing: Vec::new(), truncated };
         (summary, telling, self.about, self.sha.finalize().into())
     }
 }
 
 impl Summary {
+    /// Of label sets, and whether each fires.
+    pub fn of<'a>(groups: u64, all: impl Iterator<Item = (&'a LabelSet, bool)>) -> Self {
+        let mut counts = Counts::default();
+        all.for_each(|(labels, fires)| counts.add(labels, fires));
+        counts.summary(groups)
+    }
+
     /// "Digest: 1204 alerts began and 3 ended in 12 groups (silence 1200, threshold 7)".
     pub fn text(&self) -> String {
         let named: Vec<String> = self

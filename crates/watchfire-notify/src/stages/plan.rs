@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use watchfire_model::Timestamp;
 use watchfire_store::{AlertRow, DecisionRow, Flush, LabelSet, Outbox};
 
-use crate::stages::cap::Sent;
+use crate::stages::cap::{Allowed, Sent};
 use crate::stages::digest::Collected;
 use crate::stages::group::{Fingerprint, Group, GroupId};
 use crate::stages::hold::{Flags, Holds};
@@ -128,6 +128,25 @@ impl Groups {
     /// The storms as they hold alerts now, for whoever only looks.
     pub fn storms(&self) -> storm::Standing {
         self.storms.standing()
+    }
+
+    /// What may go out to a receiver of so many messages of no group: the bound on its messages counts them too.
+    pub fn allows(&self, receiver: &str, count: usize, settings: &Settings, now: Timestamp) -> Allowed {
+        let Some(most) = settings.receivers.get(receiver).and_then(|one| one.max_per_minute) else {
+            return Allowed::Each;
+        };
+        self.sent.get(receiver).map_or_else(
+            || Sent::default().allowed(count, most, now),
+            |sent| sent.allowed(count, most, now),
+        )
+    }
+
+    /// So many of them go out.
+    pub fn sends(&mut self, receiver: &str, count: usize, settings: &Settings, now: Timestamp) {
+        let Some(most) = settings.receivers.get(receiver).and_then(|one| one.max_per_minute) else { return };
+        let sent = self.sent.entry(receiver.to_string()).or_default();
+        (0..count).for_each(|_| sent.send(most, now));
+        self.bounds_changed |= count > 0;
     }
 
     /// When something is to be done next.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use watchfire_model::Value;
+use watchfire_notify::channel::text::escape;
 use watchfire_notify::message::value_text;
 use watchfire_store::{AlertDetail, AlertState};
 
@@ -22,22 +23,6 @@ const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;mar
 const ROWS: usize = 10;
 /// Lines of the history that are shown, the latest.
 const HISTORY: usize = 20;
-
-/// Text where HTML stands.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for one in text.chars() {
-        match one {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            one => escaped.push(one),
-        }
-    }
-    escaped
-}
 
 fn whole(title: &str, body: &str) -> String {
     let title = escape(title);

@@ -6,6 +6,7 @@ use watchfire_store::{DecisionRow, Flush, GroupRow, LabelSet, MemberRow, NewDeli
 
 use super::{Bounds, Groups, SETTING, Settings};
 use crate::channel::payload;
+use crate::ids::hex;
 use crate::stages::digest::{Collected, Many};
 use crate::stages::group::{GroupId, Pending, Reason, Telling};
 use crate::stages::notice::Notice;
@@ -116,10 +117,6 @@ impl Groups {
         }
         std::mem::take(&mut self.flush)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Its id follows from what it tells, so that no two messages share one.

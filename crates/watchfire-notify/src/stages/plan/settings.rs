@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use watchfire_store::LabelSet;
+
 use crate::Links;
 use crate::config::{ConfigError, FallbackConfig, NotifyConfig};
 use crate::matcher::Matcher;
@@ -87,6 +89,11 @@ impl Settings {
 
 impl ReceiverSettings {
     pub(super) fn bypasses(&self, notice: &Notice) -> bool {
-        self.bypass.iter().any(|all| all.iter().all(|matcher| matcher.matches(&notice.labels)))
+        self.lets_through(&notice.labels)
+    }
+
+    /// Whether the bound on messages does not hold back what has these labels.
+    pub fn lets_through(&self, labels: &LabelSet) -> bool {
+        self.bypass.iter().any(|all| all.iter().all(|matcher| matcher.matches(labels)))
     }
 }
