@@ -9,8 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
-use watchfire_model::call::Manifest;
-use watchfire_model::{DeviceHandle, Digest, Limits, OnRecovery, RuleVersion, Timestamp, Value};
+use watchfire_model::alert::{Evidence, Verdict};
+use watchfire_model::call::{CallFailure, Manifest};
+use watchfire_model::{DeviceHandle, DeviceSpec, Digest, Limits, OnRecovery, RuleVersion, Timestamp, Value};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::storm::Standing;
@@ -40,8 +41,34 @@ pub trait EngineView: Send + Sync {
         module: Digest,
         limits: Limits,
     ) -> BoxFuture<'_, Result<Trial, Busy>>;
+    /// Makes a verdict once more from the evidence of an alert. Changes nothing.
+    fn rerun(&self, again: Again) -> BoxFuture<'_, Result<Result<Rerun, CallFailure>, Busy>>;
     /// What rules do, as it happens. A receiver that is too slow misses some, and is told how many.
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent>;
+}
+
+/// A verdict that is to be made once more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Again {
+    /// The rule.
+    pub rule: String,
+    /// What a call of it may cost.
+    pub limits: Limits,
+    /// The device of the alert, as it was then.
+    pub device: DeviceSpec,
+    /// The condition.
+    pub key: String,
+    /// What the verdict rests on.
+    pub evidence: Evidence,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rerun {
+    /// What the rule says now; `None`: nothing of this condition.
+    pub verdict: Option<Verdict>,
+    /// Time in the callback.
+    pub took: std::time::Duration,
 }
 
 /// The loop does not answer now: it is in a long call, or has too much to do.

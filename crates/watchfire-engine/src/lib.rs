@@ -17,6 +17,7 @@ mod error;
 mod lookahead;
 mod partition;
 mod release;
+mod rerun;
 mod rule;
 mod selection;
 mod shard;
@@ -37,4 +38,5 @@ pub use status::{
     BreakerStatus, DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent,
     RuleEventKind, RuleStats, RuleStatus,
 };
+pub use rerun::Rerun;
 pub use trial::{Trial, TrialFailure};

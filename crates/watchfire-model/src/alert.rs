@@ -216,11 +216,53 @@ pub struct Evidence {
     pub now: Timestamp,
     /// The state of the device before the callback, by slot, as hex digits.
     pub state_before: std::collections::BTreeMap<u32, String>,
+    /// Slots of that state that are too large to be kept with an alert.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state_left_out: Vec<u32>,
+    /// The stream that the rows are of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stream: String,
     /// The rows of the device in the record: event time and metrics. The last 32 of them.
     pub rows: Vec<EvidenceRow>,
+    /// As many before them are not kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows_left_out: u64,
     /// The row that the rule named, as an index into `rows`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub row: Option<usize>,
+    /// With the callback `timers`: those of the device that were due.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timers: Vec<EvidenceTimer>,
+    /// With the callback `silence`: event time of the last reading of the device, if it ever sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reading: Option<Timestamp>,
+    /// What the rule said. Missing in what was written before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a rule said of a condition that stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// How bad.
+    pub severity: Severity,
+    /// For people.
+    pub summary: String,
+    /// Values.
+    pub details: Vec<Detail>,
+}
+
+/// A timer of the evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceTimer {
+    /// Which of the device's timers.
+    pub tag: u32,
+    /// When it was due.
+    pub at: Timestamp,
 }
 
 /// A reading of the evidence.

@@ -409,17 +409,14 @@ fn bounded(evidence: &Evidence) -> String {
         return crate::db::to_json(evidence);
     }
     let mut evidence = evidence.clone();
-    let mut left_out = Vec::new();
     while bytes(&evidence.state_before) > STATE_BYTES {
         let largest = evidence.state_before.iter().max_by_key(|(_, hex)| hex.len()).map(|(slot, _)| *slot);
         let Some(slot) = largest else { break };
         evidence.state_before.remove(&slot);
-        left_out.push(slot);
+        evidence.state_left_out.push(slot);
     }
-    left_out.sort_unstable();
-    let mut kept = serde_json::to_value(&evidence).unwrap_or_default();
-    kept["state_left_out"] = left_out.into();
-    kept.to_string()
+    evidence.state_left_out.sort_unstable();
+    crate::db::to_json(&evidence)
 }
 
 fn kind_text(kind: &TransitionKind) -> &'static str {

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::broadcast;
 use watchfire_api::contract::{
-    BoxFuture, BreakerState, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo, ModuleRefusal,
-    ModuleWorks, Outage, ParameterFault, PartitionStatus, ReceiverInfo, Receivers, RuleEvent, RuleHealth,
+    Again, BoxFuture, BreakerState, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo, ModuleRefusal,
+    ModuleWorks, Outage, ParameterFault, PartitionStatus, ReceiverInfo, Receivers, Rerun, RuleEvent, RuleHealth,
     Trial, TrialFailure,
 };
 use watchfire_engine::{BreakerStatus, Engine, EngineStatus, RuleEventKind, RuleStatus};
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
-use watchfire_model::call::Manifest;
+use watchfire_model::call::{CallFailure, Manifest};
 use watchfire_model::{Digest, Limits, PartitionId, RuleVersion, Timestamp};
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::storm::Standing;
@@ -180,6 +180,15 @@ impl EngineView for EngineAdapter {
                 took: trial.took,
                 failure: trial.failure.map(failure),
             })
+        })
+    }
+
+    fn rerun(&self, again: Again) -> BoxFuture<'_, Result<Result<Rerun, CallFailure>, Busy>> {
+        Box::pin(async move {
+            let Again { rule, limits, device, key, evidence } = again;
+            let made = self.engine.rerun(rule, limits, device, key, evidence).await;
+            let made = made.map_err(|error| Busy(error.to_string()))?;
+            Ok(made.map(|made| Rerun { verdict: made.verdict, took: made.took }))
         })
     }
 

@@ -19,6 +19,7 @@ mod plan;
 mod quality;
 mod receivers;
 mod recorded;
+mod rerun;
 mod responses;
 mod rules;
 mod service;
@@ -290,6 +291,7 @@ fn describe() -> OpenApiRouter<AppState> {
         ))
         .routes(routes!(alerts::reset_alert))
         .routes(routes!(why::alert_why))
+        .routes(routes!(rerun::rerun_alert))
         .routes(routes!(silences::list_silences, silences::set_silence))
         .routes(routes!(silences::forgotten_silences))
         .routes(routes!(silences::get_silence, silences::expire_silence))

@@ -17,7 +17,7 @@ use crate::server::{Answer, Server};
 
 const START: Timestamp = Timestamp(1_767_225_600_000_000);
 
-async fn hand_over(server: &Server, transition: &Transition) {
+pub async fn hand_over(server: &Server, transition: &Transition) {
     let (keeper, transition) = (server.store.keeper(), transition.clone());
     tokio::task::spawn_blocking(move || {
         let changes = AlertChanges { transitions: vec![transition], ..AlertChanges::default() };
@@ -35,7 +35,7 @@ pub async fn raise(server: &Server, rule: &str, device: &str, severity: Severity
     transition
 }
 
-fn raise_unsent(rule: &str, device: &str, severity: Severity) -> Transition {
+pub fn raise_unsent(rule: &str, device: &str, severity: Severity) -> Transition {
     static OFFSET: AtomicU64 = AtomicU64::new(0);
     let offset = OFFSET.fetch_add(2, Ordering::Relaxed);
     let position = Position { epoch: Epoch(1), partition: PartitionId(0), offset };

@@ -20,7 +20,7 @@ use watchfire_api::projector::Projector;
 use watchfire_api::{ApiOptions, Services, router};
 use watchfire_log::clock::SystemClock;
 use watchfire_log::{Append, Log, Record};
-use watchfire_model::call::{Effects, Manifest, Subscription};
+use watchfire_model::call::{CallFailure, Effects, Manifest, Subscription};
 use watchfire_model::{Control, Digest, Limits, PartitionId, Timestamp};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
@@ -42,6 +42,10 @@ pub struct Fake {
     pub kept: Mutex<Option<Vec<u32>>>,
     /// What a trial of `migrate` says.
     pub trial: Mutex<Trial>,
+    /// What was to be made once more, ...
+    pub again: Mutex<Vec<Again>>,
+    /// ... and what comes of it.
+    pub rerun: Mutex<Result<Rerun, CallFailure>>,
     /// Receivers and routes.
     notify: Mutex<(NotifyConfig, Arc<Settings>)>,
     /// The storms that hold alerts.
@@ -143,6 +147,11 @@ impl EngineView for Fake {
     fn try_migration(&self, _: String, _: Digest, _: Limits) -> BoxFuture<'_, Result<Trial, Busy>> {
         let (fault, trial) = (self.fault.lock().unwrap().clone(), self.trial.lock().unwrap().clone());
         Box::pin(async move { fault.map_or(Ok(trial), |fault| Err(Busy(fault))) })
+    }
+    fn rerun(&self, again: Again) -> BoxFuture<'_, Result<Result<Rerun, CallFailure>, Busy>> {
+        self.again.lock().unwrap().push(again);
+        let made = self.rerun.lock().unwrap().clone();
+        Box::pin(async move { Ok(made) })
     }
     fn rule_events(&self) -> broadcast::Receiver<RuleEvent> {
         self.events.subscribe()
@@ -309,6 +318,8 @@ impl Server {
             fault: Mutex::default(),
             kept: Mutex::default(),
             trial: Mutex::default(),
+            again: Mutex::default(),
+            rerun: Mutex::new(Ok(Rerun { verdict: None, took: Duration::ZERO })),
             notify: Mutex::new(notify("")),
             storms: Mutex::default(),
         });

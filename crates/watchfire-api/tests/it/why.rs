@@ -1,10 +1,15 @@
 //! Why an alert is, and why somebody was told or was not.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use watchfire_model::{Severity, Timestamp};
+use watchfire_api::contract::Rerun;
+use watchfire_model::alert::{Evidence, Verdict};
+use watchfire_model::call::{CallFailure, FailureKind};
+use watchfire_model::{Digest, Severity, Timestamp};
 use watchfire_store::routing::{DecisionRow, Flush, NewDelivery};
 
-use crate::alertmanager::raise;
+use crate::alertmanager::{hand_over, raise, raise_unsent};
 use crate::calls::{ok, problem};
 use crate::server::Server;
 
@@ -78,4 +83,52 @@ async fn each_receiver_has_its_reason() {
     let payload = &ok(&shown, 200)["payload"];
     assert_eq!(payload["commonAnnotations"], json!({"acknowledge_url": "hidden", "summary": "hot"}));
     assert!(!payload.to_string().contains("/a/x"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_is_made_again_and_compared() {
+    let server = Server::start().await;
+    let mut raised = raise_unsent("hot", "press-1", Severity::Major);
+    let verdict =
+        Verdict { severity: raised.severity, summary: raised.summary.clone(), details: raised.details.clone() };
+    let evidence = Evidence {
+        module: Digest::of(b"module"),
+        parameters: json!({"limit": 90}),
+        position: raised.position,
+        callback: "batch".into(),
+        now: raised.at,
+        state_before: Default::default(),
+        state_left_out: Vec::new(),
+        stream: "readings".into(),
+        rows: Vec::new(),
+        rows_left_out: 0,
+        row: None,
+        timers: Vec::new(),
+        last_reading: None,
+        verdict: Some(verdict.clone()),
+    };
+    raised.evidence = Some(Box::new(evidence.clone()));
+    hand_over(&server, &raised).await;
+    let path = format!("/api/v1/alerts/{}/rerun", raised.alert.0);
+    let again = async |made: Result<Option<&Verdict>, CallFailure>| {
+        let made = made.map(|verdict| Rerun { verdict: verdict.cloned(), took: Duration::from_millis(2) });
+        *server.fake.rerun.lock().unwrap() = made;
+        let answer = server.call("POST", &path, Value::Null).await;
+        ok(&answer, 200).clone()
+    };
+    let same = again(Ok(Some(&verdict))).await;
+    assert_eq!((&same["outcome"], &same["again"]), (&json!("confirmed"), &same["verdict"]), "{same}");
+    let asked = server.fake.again.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.rule.as_str(), asked.device.kind.as_str()), ("hot", "press"));
+    assert_eq!((asked.device.id.as_str(), asked.evidence), ("press-1", evidence));
+    let milder = Verdict { severity: Severity::Minor, ..verdict.clone() };
+    assert_eq!(again(Ok(Some(&milder))).await["outcome"], "different");
+    assert_eq!(again(Ok(None)).await["reason"], "the rule says nothing of the same evidence");
+    let failed = again(Err(CallFailure::new(FailureKind::Load, "there is no such module"))).await;
+    assert_eq!((&failed["outcome"], &failed["reason"]), (&json!("failed"), &json!("there is no such module")));
+
+    let external = raise(&server, "cold", "press-2", Severity::Major).await;
+    let path = format!("/api/v1/alerts/{}/rerun", external.alert.0);
+    problem(&server.call("POST", &path, Value::Null).await, 409, "no-evidence");
+    problem(&server.call("POST", "/api/v1/alerts/none/rerun", Value::Null).await, 404, "not-found");
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use watchfire_alert::{Condition, Moment, Phase, Step, Trigger};
 use watchfire_model::alert::{
-    AlertId, Cause, Detail, EffectId, Evidence, EvidenceRow, Recovered, ResolveReason, TransitionKind,
+    AlertId, Cause, Detail, EffectId, Evidence, EvidenceRow, EvidenceTimer, Recovered, ResolveReason,
+    TransitionKind, Verdict,
 };
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::{AlertEffect, Rows};
@@ -120,7 +121,12 @@ impl Partition {
         let spec = rule.spec.clone();
         let options = spec.condition.of(key);
         if rule.condition_or_new(device, key).wants_evidence() {
-            let evidence = self.evidence(here, rule, call, device, row);
+            let verdict = Verdict {
+                severity: trigger.severity,
+                summary: trigger.summary.clone(),
+                details: trigger.details.clone(),
+            };
+            let evidence = self.evidence(here, rule, call, device, row, verdict);
             rule.condition_or_new(device, key).set_evidence(Box::new(evidence));
         }
         let condition = rule.condition_or_new(device, key);
@@ -439,11 +445,14 @@ impl Partition {
         call: &Call,
         device: DeviceHandle,
         row: Option<u32>,
+        verdict: Verdict,
     ) -> Evidence {
-        let (rows, row) = match &call.rows {
+        let Told { rows, left_out, row } = match &call.rows {
             Some(rows) => evidence_rows(rows, device, row),
-            None => (Vec::new(), None),
+            None => Told::default(),
         };
+        let timers = call.timers.iter().filter(|timer| timer.device == device);
+        let silent = call.silent.iter().find(|silent| silent.device == device);
         Evidence {
             module: rule.spec.module,
             parameters: rule.spec.parameters.clone(),
@@ -454,8 +463,14 @@ impl Partition {
             },
             now: call.now,
             state_before: rule.state_of(device),
+            state_left_out: Vec::new(),
+            stream: rule.spec.input.clone(),
             rows,
+            rows_left_out: left_out,
             row,
+            timers: timers.map(|timer| EvidenceTimer { tag: timer.tag, at: timer.at }).collect(),
+            last_reading: silent.and_then(|silent| silent.last),
+            verdict: Some(verdict),
         }
     }
 }
@@ -513,7 +528,7 @@ fn number(x: f64) -> Value {
     if x.is_finite() { Value::Number(x) } else { Value::Text(x.to_string()) }
 }
 
-fn finite(details: Vec<Detail>) -> Vec<Detail> {
+pub(crate) fn finite(details: Vec<Detail>) -> Vec<Detail> {
     let value = |value| match value {
         Value::Number(x) => number(x),
         other => other,
@@ -521,7 +536,17 @@ fn finite(details: Vec<Detail>) -> Vec<Detail> {
     details.into_iter().map(|detail| Detail { value: value(detail.value), ..detail }).collect()
 }
 
-fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> (Vec<EvidenceRow>, Option<usize>) {
+/// Rows as evidence holds them.
+#[derive(Default)]
+struct Told {
+    rows: Vec<EvidenceRow>,
+    /// As many before them are not in it.
+    left_out: u64,
+    /// The one that is named.
+    row: Option<usize>,
+}
+
+fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> Told {
     let batch = rows.batch();
     let mut mine: Vec<u32> = (0..rows.len())
         .filter(|row| rows.devices()[*row] == device)
@@ -531,7 +556,8 @@ fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> (Vec<
     if let Some(named) = named {
         mine.retain(|row| *row <= named || batch.devices[named as usize] != device);
     }
-    mine.drain(..mine.len().saturating_sub(EVIDENCE_ROWS));
+    let left_out = mine.len().saturating_sub(EVIDENCE_ROWS);
+    mine.drain(..left_out);
     let mut told: Vec<EvidenceRow> = mine
         .iter()
         .map(|row| EvidenceRow { time: batch.times[*row as usize], metrics: BTreeMap::new() })
@@ -559,5 +585,5 @@ fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> (Vec<
         }
     }
     let row = named.and_then(|named| mine.iter().position(|row| *row == named));
-    (told, row)
+    Told { rows: told, left_out: left_out as u64, row }
 }

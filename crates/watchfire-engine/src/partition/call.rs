@@ -25,6 +25,10 @@ pub(crate) struct Call {
     /// The schedule, where it is one.
     pub schedule: Option<String>,
     pub rows: Option<Arc<Rows>>,
+    /// What was due, where it is that.
+    pub timers: Vec<Timer>,
+    /// Who fell silent, where somebody did.
+    pub silent: Vec<SilentDevice>,
     pub now: Timestamp,
     pub of: Of,
 }
@@ -81,9 +85,15 @@ impl Partition {
             Callback::Schedule { name, .. } => Some(name.clone()),
             _ => None,
         };
+        let (mut timers, mut silent) = (Vec::new(), Vec::new());
+        match &callback {
+            Callback::Timers(due) => timers.clone_from(due),
+            Callback::Silence(devices) => silent.clone_from(devices),
+            Callback::Batch(_) | Callback::Schedule { .. } => {}
+        }
         let rows = rows_of(&callback).cloned();
         let number = rule.next_callback(here.position.offset);
-        let call = Call { number, name: callback.name(), schedule, rows, now, of };
+        let call = Call { number, name: callback.name(), schedule, rows, timers, silent, now, of };
         rule.wasted = 0;
         // Old rows that somebody has evaluated once more say nothing of how the rule does now: live ones must not wait
         // because they fail again. (Slices of what it missed do say it.)

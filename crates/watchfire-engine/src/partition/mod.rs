@@ -34,6 +34,7 @@ use crate::rule::{Rule, RuleId};
 use crate::status::{DeviceState, PartitionStatus, RuleEvent, RuleEventKind, RuleStatus};
 use crate::stream::{REPORTED, Stream};
 
+pub(crate) use alerts::finite;
 pub(crate) use breaker::{Behind, Kept};
 pub(crate) use output::copy_row;
 pub use persist::{Capture, Image};

@@ -97,6 +97,11 @@ pub enum AlertCommand {
         #[arg(long = "for", value_name = "RECEIVER")]
         receiver: Option<String>,
     },
+    /// Make the verdict behind it once more, from its evidence alone
+    Rerun {
+        /// Its id
+        id: String,
+    },
     /// Say that you know of it
     Ack {
         /// Its id
@@ -271,6 +276,15 @@ pub(super) async fn run(command: AlertCommand, client: &Client, output: Output) 
                 output.document(&answer);
             } else {
                 why::lines(&answer).iter().for_each(|line| output.line(line));
+            }
+            return Ok(());
+        }
+        AlertCommand::Rerun { id } => {
+            let answer = client.call(Method::POST, &path(&id, "/rerun"), None).await?;
+            if output.is_json() {
+                output.document(&answer);
+            } else {
+                why::again(&answer).iter().for_each(|line| output.line(line));
             }
             return Ok(());
         }

@@ -28,6 +28,20 @@ fn section(lines: &mut Vec<String>, title: &str, of: Vec<String>) {
     }
 }
 
+/// The answer of `/alerts/{id}/rerun`.
+pub(super) fn again(answer: &Value) -> Vec<String> {
+    let mut lines = vec![
+        format!("{}: {}", text(&answer["outcome"]), text(&answer["reason"])),
+        format!("module {}", text(&answer["module"])),
+        format!("then  {}", answer["verdict"]),
+    ];
+    if !answer["again"].is_null() {
+        lines.push(format!("now   {}", answer["again"]));
+    }
+    lines.extend(items(answer, "missing").iter().map(|what| format!("not kept: {}", text(what))));
+    lines
+}
+
 /// The answer of `/alerts/{id}/why`: who was told first, then what led there.
 pub(super) fn lines(answer: &Value) -> Vec<String> {
     let (alert, evidence) = (&answer["alert"], &answer["evidence"]);

@@ -17,6 +17,12 @@ async fn an_alert_is_shelved_confirmed_assigned_and_taken_out_of_service() {
     let alert =
         wait_for("the alert", async || setup.json(&["alert", "ls"])[0]["id"].as_str().map(String::from))
             .await;
+    // The rule says the same of the same, byte for byte, whatever came since.
+    let again = setup.json(&["alert", "rerun", &alert]);
+    assert_eq!((&again["outcome"], &again["again"]), (&json!("confirmed"), &again["verdict"]), "{again}");
+    assert!(again["verdict"]["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{again}");
+    assert!(setup.says(&["alert", "rerun", &alert]).starts_with("confirmed: the same came of it"));
+    setup.fails(&["alert", "rerun", "none"], 1, "none");
     let until = setup.json(&["alert", "ack", &alert, "--for", "4h"]);
     assert!(until["acknowledged_until"].is_string(), "{until}");
     assert_eq!(setup.json(&["alert", "ls", "--acknowledged"])[0]["id"], alert.as_str());

@@ -1,0 +1,131 @@
+//! A verdict made once more, from what is kept with an alert: the module, its parameters, the state of the device before
+//! the callback, and what the callback was made for. A module is a function of these and of nothing else that changes,
+//! so the same comes of it; unless it looked at what an alert does not keep, such as other devices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use watchfire_model::alert::{Evidence, Verdict};
+use watchfire_model::batch::BatchBuilder;
+use watchfire_model::call::{
+    AlertEffect, CallFailure, Callback, Context, DeviceSet, FailureKind, Module, Rows, Setup, SilentDevice,
+    Timer,
+};
+use watchfire_model::device::Registry;
+use watchfire_model::state::KeyedState;
+use watchfire_model::{DeviceSpec, Limits, Value};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::partition::finite;
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rerun {
+    /// What the rule says now of the condition; `None`: nothing.
+    pub verdict: Option<Verdict>,
+    /// Time in the callback.
+    pub took: Duration,
+}
+
+impl Engine {
+    /// Makes the callback of the evidence again, in an instance of its own: nothing of it is left. `device` is the one of
+    /// the alert as it was then, `key` the condition.
+    pub async fn rerun(
+        &self,
+        rule: String,
+        limits: Limits,
+        device: DeviceSpec,
+        key: String,
+        evidence: Evidence,
+    ) -> Result<Result<Rerun, CallFailure>, EngineError> {
+        let modules = self.modules.clone();
+        // A module that no rule has any more is compiled anew: that takes seconds.
+        let made = tokio::task::spawn_blocking(move || {
+            let module = modules.get(evidence.module)?;
+            rerun(&*module, &rule, limits, device, &key, &evidence)
+        });
+        made.await.map_err(|_| EngineError::Stopped)
+    }
+}
+
+fn rerun(
+    module: &dyn Module,
+    rule: &str,
+    limits: Limits,
+    device: DeviceSpec,
+    key: &str,
+    evidence: &Evidence,
+) -> Result<Rerun, CallFailure> {
+    let unreadable =
+        |what: &str| CallFailure::new(FailureKind::Load, format!("the evidence cannot be read: {what}"));
+    let mut registry = Registry::default();
+    let (handle, _) = registry.put(device);
+    let mut selected = DeviceSet::default();
+    selected.set(handle, true);
+    let mut state = KeyedState::new();
+    for (slot, hex) in &evidence.state_before {
+        let blob = bytes(hex).ok_or_else(|| unreadable(&format!("the state of slot {slot}")))?;
+        state.set(*slot, handle, &blob);
+    }
+    let mut batch = BatchBuilder::new();
+    for row in &evidence.rows {
+        batch.begin(handle, row.time);
+        for (metric, value) in &row.metrics {
+            let put = match value {
+                Value::Number(number) => batch.number(metric, *number),
+                Value::Text(text) => batch.text(metric, text),
+                Value::Boolean(flag) => batch.boolean(metric, *flag),
+            };
+            put.map_err(|_| unreadable(&format!("the metric {metric}")))?;
+        }
+        batch.commit();
+    }
+    let callback = match evidence.callback.as_str() {
+        "batch" => Callback::Batch(Arc::new(Rows::new(
+            evidence.stream.as_str().into(),
+            Arc::new(batch.finish()),
+            None,
+            Arc::from([]),
+        ))),
+        "timers" => Callback::Timers(
+            evidence
+                .timers
+                .iter()
+                .map(|timer| Timer { device: handle, tag: timer.tag, at: timer.at })
+                .collect(),
+        ),
+        "silence" => Callback::Silence(vec![SilentDevice { device: handle, last: evidence.last_reading }]),
+        other => match other.strip_prefix("schedule ") {
+            Some(name) => Callback::Schedule { name: name.into(), at: evidence.now },
+            None => return Err(unreadable(&format!("the callback {other:?}"))),
+        },
+    };
+    // What passed once may take longer on a machine that has more to do.
+    let setup = Setup {
+        rule: rule.into(),
+        parameters: Arc::new(evidence.parameters.clone()),
+        limits,
+        replay: true,
+    };
+    let (mut instance, _) = module.start(&setup)?;
+    let context =
+        Context { now: evidence.now, devices: Arc::new(registry), selected: Arc::new(selected), state };
+    let outcome = instance.call(callback, context);
+    let took = Duration::from_nanos(outcome.cost.nanoseconds);
+    let row = evidence.row.map(|row| row as u32);
+    let said = outcome.result?.alerts.into_iter().find_map(|effect| match effect {
+        AlertEffect::Trigger { device, key: of, severity, summary, details, row: named }
+            if device == handle && of == key && (row.is_none() || named == row) =>
+        {
+            Some(Verdict { severity, summary, details: finite(details) })
+        }
+        _ => None,
+    });
+    Ok(Rerun { verdict: said, took })
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(digits).collect()
+}
