@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Deserialize;
 use watchfire_model::{Duration, Secret};
 
+use crate::channel::alertmanager::AlertmanagerConfig;
 use crate::channel::email::EmailConfig;
 use crate::channel::ntfy::NtfyConfig;
 use crate::channel::pagerduty::PagerDutyConfig;
@@ -77,6 +78,8 @@ pub struct ReceiverConfig {
     pub ntfy: Option<NtfyConfig>,
     /// A channel: mail.
     pub email: Option<EmailConfig>,
+    /// A channel: an Alertmanager.
+    pub alertmanager: Option<AlertmanagerConfig>,
     /// How many requests may be under way at the same time, each for another group. Default 16.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,

@@ -32,6 +32,8 @@ const FAILING: u32 = 3;
 pub(crate) struct Lane {
     pub config: ReceiverConfig,
     pub channel: Channel,
+    /// The base of links.
+    pub public_url: Option<String>,
     pub store: Store,
     pub clock: Arc<dyn Clock>,
     pub stop: watch::Receiver<bool>,
@@ -55,6 +57,8 @@ struct State {
     probes_at: Option<Timestamp>,
     /// It asked for rest: nothing is sent before then, whatever comes of what was under way.
     rests_until: Option<Timestamp>,
+    /// What stands is said again then; not before the first round.
+    resends_at: Option<Timestamp>,
 }
 
 impl Lane {
@@ -94,6 +98,15 @@ impl Lane {
         let until = state.probes_at.max(state.rests_until);
         if let Some(until) = until.filter(|until| *until > now) {
             return until.since(now).to_std().min(SLEEP);
+        }
+        if let Some(every) = self.channel.resends()
+            && state.resends_at.is_none_or(|at| at <= now || at > now + every)
+        {
+            if !state.under_way.is_empty() {
+                return SLEEP;
+            }
+            state.resends_at = Some(now + every);
+            self.resend(now).await;
         }
         let room = if state.failures >= FAILING { 1 } else { self.config.max_in_flight };
         let room = room.saturating_sub(state.under_way.len());

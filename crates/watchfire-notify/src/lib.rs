@@ -41,6 +41,7 @@ mod links;
 pub mod matcher;
 pub mod message;
 mod own;
+mod resend;
 mod stand_in;
 pub mod stages;
 mod turning;
@@ -205,7 +206,11 @@ impl Notifier {
             let name = receiver.name.clone();
             let Some(channel) = channels.get(&name) else { continue };
             let before = match old.remove(&name) {
-                Some(lane) if lane.config == *receiver => {
+                // What is said again has links in it.
+                Some(lane)
+                    if lane.config == *receiver
+                        && (lane.channel.resends().is_none() || state.config.public_url == config.public_url) =>
+                {
                     state.lanes.insert(name, lane);
                     continue;
                 }
@@ -216,6 +221,7 @@ impl Notifier {
             let lane = lane::Lane {
                 config: receiver.clone(),
                 channel: channel.clone(),
+                public_url: config.public_url.clone(),
                 store: self.store.clone(),
                 clock: self.clock.clone(),
                 stop: stop.subscribe(),

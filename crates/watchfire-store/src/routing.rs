@@ -133,6 +133,17 @@ pub struct PendingRow {
     pub part: String,
 }
 
+/// An alert that somebody was told of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToldAlert {
+    /// The group.
+    pub group: i64,
+    /// Of the label set that was told; the alert may have another by now.
+    pub fingerprint: String,
+    /// As it stands.
+    pub alert: AlertRow,
+}
+
 /// All that is kept of groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRows {
@@ -312,6 +323,39 @@ impl Store {
             })
         };
         rows.iter().map(response).collect::<Result<_, sqlx::Error>>().map_err(&failed)
+    }
+
+    /// What a receiver was told of alerts that are active, behind a place (group and fingerprint) and in that order; at
+    /// most so many.
+    pub async fn told_alerts(
+        &self,
+        receiver: &str,
+        after: &(i64, String),
+        most: u32,
+    ) -> Result<Vec<ToldAlert>, StoreError> {
+        let failed = StoreError::sql("read what a receiver was told");
+        let rows = sqlx::query(
+            "SELECT a.*, m.group_id AS told_group, m.fingerprint AS told_fingerprint \
+             FROM notification_groups AS g JOIN notification_members AS m ON m.group_id = g.id \
+             JOIN alerts AS a ON a.id = m.alert WHERE g.receiver = $1 AND g.id >= $2 \
+             AND (m.group_id, m.fingerprint) > ($2, $3) AND m.told AND a.state = 'active' \
+             ORDER BY m.group_id, m.fingerprint LIMIT $4",
+        )
+        .bind(receiver)
+        .bind(after.0)
+        .bind(after.1.as_str())
+        .bind(i64::from(most))
+        .fetch_all(self.db().read())
+        .await
+        .map_err(&failed)?;
+        let told = |row: &SqliteRow| {
+            Ok(ToldAlert {
+                group: row.try_get("told_group")?,
+                fingerprint: row.try_get("told_fingerprint")?,
+                alert: <AlertRow as sqlx::FromRow<'_, SqliteRow>>::from_row(row)?,
+            })
+        };
+        rows.iter().map(told).collect::<Result<_, sqlx::Error>>().map_err(&failed)
     }
 
     /// All notification groups.

@@ -9,6 +9,7 @@ use watchfire_outbound::Target;
 
 use crate::config::ReceiverConfig;
 
+pub mod alertmanager;
 pub mod email;
 pub mod ntfy;
 pub mod pagerduty;
@@ -147,6 +148,8 @@ pub enum Channel {
     Ntfy(ntfy::Ntfy),
     /// E-mail.
     Email(Box<email::Email>),
+    /// An Alertmanager.
+    Alertmanager(alertmanager::Alertmanager),
 }
 
 /// The channels of a receiver by their keys, those that it has.
@@ -159,6 +162,7 @@ fn given(config: &ReceiverConfig) -> Vec<&'static str> {
         ("telegram", config.telegram.is_some()),
         ("ntfy", config.ntfy.is_some()),
         ("email", config.email.is_some()),
+        ("alertmanager", config.alertmanager.is_some()),
     ];
     all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
 }
@@ -169,7 +173,7 @@ impl Channel {
         let one = match &given(config)[..] {
             [one] => *one,
             [] => {
-                let known = "webhook, email, slack, teams, pagerduty, telegram or ntfy";
+                let known = "webhook, email, slack, teams, pagerduty, telegram, ntfy or alertmanager";
                 return Err((String::new(), format!("has no channel: give it one of {known}")));
             }
             several => {
@@ -185,6 +189,7 @@ impl Channel {
             config.telegram.as_ref().map(telegram::check),
             config.ntfy.as_ref().map(ntfy::check),
             config.email.as_ref().map(email::check),
+            config.alertmanager.as_ref().map(alertmanager::check),
         ];
         checked.into_iter().flatten().collect::<Result<(), _>>().map_err(|fault| (one.to_string(), fault))
     }
@@ -202,6 +207,10 @@ impl Channel {
             config.telegram.as_ref().map(|config| telegram::Telegram::new(config).map(Self::Telegram)),
             config.ntfy.as_ref().map(|config| ntfy::Ntfy::new(config).map(Self::Ntfy)),
             config.email.as_ref().map(|config| email::Email::new(config).map(Box::new).map(Self::Email)),
+            config
+                .alertmanager
+                .as_ref()
+                .map(|config| alertmanager::Alertmanager::new(config).map(Self::Alertmanager)),
         ];
         made.into_iter().flatten().next().unwrap_or_else(|| Err("has no channel".into()))
     }
@@ -216,6 +225,7 @@ impl Channel {
             Self::Telegram(_) => "telegram",
             Self::Ntfy(_) => "ntfy",
             Self::Email(_) => "email",
+            Self::Alertmanager(_) => "alertmanager",
         }
     }
 
@@ -229,6 +239,15 @@ impl Channel {
             Self::Telegram(telegram) => telegram.send(delivering).await,
             Self::Ntfy(ntfy) => ntfy.send(delivering).await,
             Self::Email(email) => email.send(delivering).await,
+            Self::Alertmanager(alertmanager) => alertmanager.send(delivering).await,
+        }
+    }
+
+    /// How often what stands is to be said again; `None`: never, it is known there until its end is told.
+    pub fn resends(&self) -> Option<Duration> {
+        match self {
+            Self::Alertmanager(alertmanager) => Some(alertmanager.resend_interval()),
+            _ => None,
         }
     }
 }

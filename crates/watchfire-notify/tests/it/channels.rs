@@ -10,21 +10,25 @@ use watchfire_notify::channel::payload::{Alert, Message};
 use watchfire_notify::channel::{Channel, Delivering};
 use watchfire_notify::{Outcome, ReceiverConfig, Retry};
 
-/// A server that answers each request with the same bytes, and keeps what it was sent.
-struct Server {
-    address: String,
+/// A server that answers requests in order, the last answer from then on, and keeps what it was sent.
+pub struct Server {
+    pub address: String,
     bodies: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Server {
-    async fn start(answer: &'static [u8], wait: Duration) -> Self {
+    pub async fn start(answer: &'static [u8], wait: Duration) -> Self {
+        Self::answering(vec![answer], wait).await
+    }
+
+    pub async fn answering(answers: Vec<&'static [u8]>, wait: Duration) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let bodies = Arc::new(Mutex::new(Vec::new()));
         let kept = bodies.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let kept = kept.clone();
+                let (kept, answers) = (kept.clone(), answers.clone());
                 tokio::spawn(async move {
                     let (mut bytes, mut part) = (Vec::new(), [0; 8192]);
                     let body = loop {
@@ -38,7 +42,11 @@ impl Server {
                             break body;
                         }
                     };
-                    kept.lock().unwrap().push(body);
+                    let answer = {
+                        let mut kept = kept.lock().unwrap();
+                        kept.push(body);
+                        answers[(kept.len() - 1).min(answers.len() - 1)]
+                    };
                     tokio::time::sleep(wait).await;
                     let _ = stream.write_all(answer).await;
                 });
@@ -47,18 +55,19 @@ impl Server {
         Self { address, bodies }
     }
 
-    fn bodies(&self) -> Vec<Value> {
+    pub fn bodies(&self) -> Vec<Value> {
         self.bodies.lock().unwrap().clone()
     }
 }
 
-const CHANNELS: [&str; 6] = [
+const CHANNELS: [&str; 7] = [
     "webhook = { url = \"URL\", timeout = \"500ms\" }",
     "slack = { url = \"URL\", timeout = \"500ms\" }",
     "teams = { url = \"URL\", timeout = \"500ms\" }",
     "pagerduty = { routing_key = \"0123456789abcdef0123456789abcdef\", url = \"URL\", timeout = \"500ms\" }",
     "telegram = { url = \"URL\", token = \"1:a-b_c\", chat_id = \"@plant\", timeout = \"500ms\" }",
     "ntfy = { url = \"URL\", topic = \"plant-7\", timeout = \"500ms\" }",
+    "alertmanager = { urls = [\"URL\"], timeout = \"500ms\" }",
 ];
 
 fn channel(text: &str, url: &str) -> Channel {
@@ -119,11 +128,12 @@ async fn send(channel: &Channel, message: &Message) -> Outcome {
 async fn every_channel_makes_the_same_of_an_answer() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let later = |seconds: Option<u64>| Some(Retry::Later(seconds.map(Duration::from_secs)));
-    let cases: [(&'static [u8], u64, Option<Retry>); 9] = [
+    let cases: [(&'static [u8], u64, Option<Retry>); 10] = [
         (OK, 0, None),
         (b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", 0, None),
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", 0, Some(Retry::Never)),
         (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", 0, later(None)),
+        (b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", 0, later(None)),
         (b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", 0, Some(Retry::Never)),
         (b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", 0, later(Some(7))),
         (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", 0, later(None)),
@@ -221,13 +231,77 @@ async fn an_incident_is_triggered_acknowledged_and_resolved_under_one_key() {
     );
 }
 
+// Each request on a connection of its own: the answers are in the order of requests.
+const TAKEN: &[u8] = b"HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const REFUSED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const SLOW: &[u8] =
+    b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn an_incident_that_is_refused_keeps_no_other_back_and_none_is_sent_twice() {
+    let server = Server::answering(vec![TAKEN, REFUSED, SLOW, TAKEN], Duration::ZERO).await;
+    let channel = channel(CHANNELS[3], &server.address);
+    let four = message(["a", "b", "c", "d"].map(|device| alert(device, true)).to_vec());
+    let first = send(&channel, &four).await;
+    let rest = Retry::Later(Some(Duration::from_secs(7)));
+    assert!(matches!(first, Outcome::Failed { retry, .. } if retry == rest), "{first:?}");
+    let second = send(&channel, &four).await;
+    let Outcome::Failed { retry: Retry::Never, status: Some(400), error } = second else {
+        panic!("{second:?}")
+    };
+    assert!(error.starts_with("1 of 4 events: "), "{error}");
+    let keys: Vec<_> = server.bodies().iter().map(|event| event["dedup_key"].clone()).collect();
+    assert_eq!(keys, [json!("f-a"), json!("f-b"), json!("f-c"), json!("f-c"), json!("f-d")]);
+}
+
+#[tokio::test]
+async fn what_a_device_is_called_formats_nothing() {
+    let mut odd = alert("press-1", true);
+    odd.annotations.insert("description".into(), "press_1 *hot* [here](http://a)\nand on".into());
+    let card = bodies(CHANNELS[2], &message(vec![odd])).await.remove(0)["attachments"][0]["content"].take();
+    assert_eq!(card["body"][1]["text"], "press\\_1 \\*hot\\* \\[here\\](http://a)\n\nand on");
+}
+
+#[tokio::test]
+async fn a_chat_that_moved_is_followed() {
+    let moved: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 49\r\n\r\n\
+        {\"parameters\":{\"migrate_to_chat_id\":-1001234567}}";
+    let server = Server::answering(vec![moved, TAKEN], Duration::ZERO).await;
+    let channel = channel(CHANNELS[4], &server.address);
+    let first = send(&channel, &message(vec![alert("press-1", true)])).await;
+    let Outcome::Failed { retry: Retry::Later(None), error, .. } = first else { panic!("{first:?}") };
+    assert!(error.contains("-1001234567"), "{error}");
+    assert!(matches!(send(&channel, &message(vec![alert("press-1", true)])).await, Outcome::Delivered { .. }));
+    assert_eq!(server.bodies()[1]["chat_id"], "-1001234567");
+}
+
+#[tokio::test]
+async fn one_alertmanager_that_takes_it_is_enough_and_what_fires_ends_later() {
+    let server = Server::start(TAKEN, Duration::ZERO).await;
+    let both = format!(
+        "alertmanager = {{ urls = [\"http://127.0.0.1:9\", \"{}/\"], timeout = \"500ms\" }}",
+        server.address
+    );
+    let channel = channel(&both, "");
+    let both = message(vec![alert("press-1", true), alert("press-2", false)]);
+    assert!(matches!(send(&channel, &both).await, Outcome::Delivered { .. }));
+    let posted = &server.bodies()[0];
+    assert_eq!(posted[0]["labels"]["device"], "press-1");
+    // Four intervals of a minute ahead; and what is over keeps its own end.
+    assert_eq!(posted[0]["endsAt"], "2026-01-01T00:04:00Z");
+    assert_eq!(posted[1]["endsAt"], "0001-01-01T00:00:00Z");
+    assert_eq!(posted[0]["annotations"]["acknowledge_url"], Value::Null);
+}
+
 #[tokio::test]
 async fn what_is_long_is_cut_to_what_each_takes() {
     let mut long = alert("press-1", true);
     long.annotations.insert("description".into(), "é".repeat(20_000));
     long.annotations.insert("summary".into(), "ü".repeat(5000));
     let many = message(vec![long; 300]);
-    for text in CHANNELS.iter().filter(|text| !text.starts_with("webhook")) {
+    // These two carry to a program, which has no such bound.
+    let read = |text: &&&str| !text.starts_with("webhook") && !text.starts_with("alertmanager");
+    for text in CHANNELS.iter().filter(read) {
         let bodies = bodies(text, &many).await;
         let most = bodies.iter().map(|body| body.to_string().len()).max().unwrap();
         assert!(most < 28_000, "{text}: {most} bytes");
@@ -247,6 +321,14 @@ fn what_is_wrong_with_a_channel_is_said_without_its_secrets() {
         ("pagerduty = { routing_key = \"secret\" }", "pagerduty", "routing_key: is 32"),
         ("telegram = { token = \"secret\", chat_id = \"\" }", "telegram", "chat_id"),
         ("ntfy = { url = \"http://a\", topic = \"a/secret\" }", "ntfy", "topic: is 1 to 64"),
+        ("alertmanager = { urls = [] }", "alertmanager", "urls: names no"),
+        ("alertmanager = { urls = [\"http://a\", \"am:secret\"] }", "alertmanager", "urls[1]: "),
+        ("alertmanager = { urls = [\"http://a\"], resend = \"1ms\" }", "alertmanager", "resend: "),
+        (
+            "webhook = { url = \"http://a\", content_type = \"text\" }",
+            "webhook",
+            "content_type: \"text\" is no media type",
+        ),
     ] {
         let config: ReceiverConfig = toml::from_str(&format!("name = \"x\"\n{text}")).unwrap();
         let (key, fault) = Channel::check(&config).unwrap_err();

@@ -7,7 +7,9 @@ use watchfire_model::alert::TransitionKind;
 use watchfire_notify::{Notifier, NotifyError};
 use watchfire_store::{DeliveryFilter, DeliveryState, Store};
 
-use crate::receiver::{Behave, Place, Receiver, config, notify, raise, resolve, submit, transition, until};
+use crate::receiver::{
+    Behave, Place, Receiver, Seen, config, notify, raise, resolve, submit, transition, until,
+};
 
 async fn states(store: &Store) -> Vec<(DeliveryState, u32)> {
     let filter = DeliveryFilter { limit: 1000, ..DeliveryFilter::default() };
@@ -399,5 +401,94 @@ async fn who_stands_in_for_a_receiver_is_told_once_what_waits_for_it_too_long() 
     let decisions = store.decisions(alert).await.unwrap();
     assert_eq!((decisions.len(), decisions[0].stage.as_str()), (1, "fallback"), "{decisions:?}");
     assert_eq!(decisions[0].detail, "hook took nothing for 100ms");
+    notifier.stop().await;
+}
+
+/// Where `second` stands in for `hook`.
+fn with_fallback(second: &Receiver, more: &str) -> String {
+    format!(
+        "fallback = {{ receiver = \"second\", after = \"1h\" }}\n[[receiver]]\nname = \"second\"\n\
+         webhook = {{ url = \"{}\" }}\n{more}\n[route]\nreceiver = \"hook\"",
+        second.url
+    )
+}
+
+fn alertname(seen: &Seen) -> &str {
+    seen.body["alerts"][0]["labels"]["alertname"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_in_is_told_what_was_refused_for_good_and_its_end_and_that_it_was() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.next([Behave::Answer(400)]);
+    let notifier = notify(&store, config(&first.url, &with_fallback(&second, ""))).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    let seen = second.wait_taken(2).await;
+    let (own, instead): (Vec<_>, Vec<_>) =
+        seen.iter().partition(|seen| alertname(seen) == "watchfire-undelivered");
+    assert_eq!((own.len(), instead.len()), (1, 1));
+    let said = own[0].body["commonAnnotations"]["summary"].as_str().unwrap();
+    assert!(said.contains("hook will not be told of 1 deliveries") && said.contains("400"), "{said}");
+    assert_eq!((&instead[0].body["receiver"], &instead[0].body["status"]), (&"second".into(), &"firing".into()));
+    // The first takes the end; the other was told that it fires, and hears of the end too.
+    submit(&store, vec![resolve("a", 2)]).await;
+    first.wait_taken(1).await;
+    let seen = second.wait_taken(3).await;
+    assert_eq!((alertname(&seen[2]), &seen[2].body["status"]), ("hot", &"resolved".into()));
+    // What comes next is none of its business.
+    submit(&store, vec![raise("a", 3)]).await;
+    first.wait_taken(2).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(second.count(), 3);
+    let alert = store.alerts(&Default::default()).await.unwrap().items.pop().unwrap().id;
+    let decisions = store.decisions(&alert).await.unwrap();
+    let details: Vec<_> = decisions.iter().map(|decision| decision.detail.as_str()).collect();
+    assert_eq!(details, ["hook refused it for good", "the end of what was told instead of hook"]);
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bound_of_who_stands_in_holds_for_what_is_given_over() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.usual(Behave::Answer(400));
+    let more = with_fallback(&second, "max_per_minute = 2\nbypass = [['device=\"safety\"']]");
+    let raised = ["a", "b", "c", "safety"].iter().zip(1..).map(|(device, at)| raise(device, at));
+    submit(&store, raised.collect()).await;
+    // First without anybody who stands in: so all of it is late at once.
+    let notifier = notify(&store, config(&first.url, "")).await;
+    settled(&store, 4).await;
+    notifier.stop().await;
+    let notifier = notify(&store, config(&first.url, &more)).await;
+    until("what was refused is told, and that it was", || second.count() >= 3).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let seen = second.taken();
+    let told: Vec<_> = seen.iter().filter(|seen| alertname(seen) == "hot").collect();
+    let digest: Vec<_> = told.iter().filter(|seen| !seen.body["digest"].is_null()).collect();
+    assert_eq!((told.len(), digest.len()), (2, 1), "{told:?}");
+    assert_eq!(digest[0].body["digest"]["firing"], 3);
+    assert!(told.iter().any(|seen| seen.says() == [("safety".to_string(), "firing".to_string())]));
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_asked_for_rest_has_it_whatever_comes_of_what_was_under_way() {
+    let (place, receiver) = (Place::new(), Receiver::start().await);
+    let store = place.open().await;
+    let clock = Arc::new(ManualClock::new(SystemClock.wall()));
+    receiver.next([Behave::TakeLater(150), Behave::AnswerAfter(429, 600)]);
+    let notifier = Notifier::start(store.clone(), config(&receiver.url, ""), clock.clone()).await.unwrap();
+    submit(&store, vec![raise("a", 1), raise("b", 2)]).await;
+    until("both are tried", || receiver.count() == 2).await;
+    while !states(&store).await.iter().any(|(state, _)| *state == DeliveryState::Delivered) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    submit(&store, vec![raise("c", 3)]).await;
+    clock.advance(std::time::Duration::from_secs(590));
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(receiver.count(), 2, "it asked for ten minutes");
+    clock.advance(std::time::Duration::from_secs(60));
+    receiver.wait_taken(3).await;
     notifier.stop().await;
 }

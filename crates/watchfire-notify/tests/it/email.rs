@@ -16,16 +16,29 @@ struct Catcher {
 impl Catcher {
     /// `answer`: what it says once it has the whole mail.
     async fn start(answer: &'static str) -> Self {
+        Self::says(answer, &[]).await
+    }
+
+    /// Beside that, to commands that hold one of these texts, the next of its answers each time, and the last from then on.
+    async fn says(answer: &'static str, others: &[(&'static str, &[&'static str])]) -> Self {
+        let others: Vec<(&str, Vec<&str>)> = others.iter().map(|(of, all)| (*of, all.to_vec())).collect();
+        let others = Arc::new(Mutex::new(others));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mails = Arc::new(Mutex::new(Vec::new()));
         let kept = mails.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let kept = kept.clone();
+                let (kept, others) = (kept.clone(), others.clone());
+                let other = move |said: &str| {
+                    let mut others = others.lock().unwrap();
+                    let (_, answers) = others.iter_mut().find(|(of, _)| said.contains(of))?;
+                    Some(if answers.len() > 1 { answers.remove(0) } else { answers[0] })
+                };
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
-                    let _ = stream.write_all(b"220 catcher\r\n").await;
+                    let greeting = other("GREETING").unwrap_or("220 catcher\r\n");
+                    let _ = stream.write_all(greeting.as_bytes()).await;
                     let (mut mail, mut within, mut line) = (String::new(), false, String::new());
                     while stream.read_line(&mut line).await.is_ok_and(|count| count > 0) {
                         let said = std::mem::take(&mut line);
@@ -33,7 +46,9 @@ impl Catcher {
                             mail.push_str(said.strip_prefix('.').unwrap_or(&said));
                             continue;
                         }
+                        let other = if within { None } else { other(&said) };
                         let answers: &[u8] = match said.split_whitespace().next() {
+                            _ if other.is_some() => other.unwrap_or_default().as_bytes(),
                             Some(".") if within => {
                                 within = false;
                                 let mail = std::mem::take(&mut mail);
@@ -143,6 +158,60 @@ async fn what_a_relay_says_decides_whether_it_is_tried_again() {
     for (port, more) in [(port, ""), (9, ", tls = \"none\""), (port, ", tls = \"implicit\"")] {
         let outcome = send(&email(port, more), "d-1", "firing").await;
         assert!(matches!(outcome, Outcome::Failed { retry: Retry::Later(None), .. }), "{more}: {outcome:?}");
+    }
+}
+
+const PLAIN: &str = ", tls = \"none\"";
+
+fn failed(outcome: Outcome) -> (Retry, String) {
+    match outcome {
+        Outcome::Failed { retry, error, .. } => (retry, error),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_refused_keeps_the_mail_from_nobody_else() {
+    let anna = ("RCPT TO:<anna@", &["550 5.1.1 nobody here\r\n"][..]);
+    let catcher = Catcher::says("250 taken\r\n", &[anna]).await;
+    let (retry, error) = failed(send(&email(catcher.port, PLAIN), "d-1", "firing").await);
+    assert_eq!(retry, Retry::Never);
+    assert_eq!(error, "anna@plant.example: answered 550 5.1.1 nobody here; 1 others have it");
+    assert_eq!(catcher.mails().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_tried_again_goes_to_those_who_do_not_have_it() {
+    let anna = ("RCPT TO:<anna@", &["450 later\r\n", "250 ok\r\n"][..]);
+    let ole = ("RCPT TO:<ole@", &["250 ok\r\n", "550 he has it already\r\n"][..]);
+    let catcher = Catcher::says("250 taken\r\n", &[anna, ole]).await;
+    let channel = email(catcher.port, PLAIN);
+    let (retry, error) = failed(send(&channel, "d-1", "firing").await);
+    assert_eq!(retry, Retry::Later(None), "{error}");
+    assert!(error.starts_with("anna@plant.example: answered 450"), "{error}");
+    assert_eq!(send(&channel, "d-1", "firing").await, Outcome::Delivered { status: 250 });
+    let ids: Vec<_> = catcher.mails().iter().map(|mail| header(mail, "Message-ID")).collect();
+    assert!(ids.len() == 2 && ids[0] == ids[1], "{ids:?}");
+}
+
+#[tokio::test]
+async fn what_is_about_the_relay_may_be_put_right() {
+    for (of, answer) in [
+        ("GREETING", "554 no service\r\n"),
+        ("EHLO", "550 who are you\r\n"),
+        ("MAIL FROM", "550 not this sender\r\n"),
+        ("RCPT TO", "554 5.7.1 relay access denied\r\n"),
+        ("DATA", "554 no\r\n"),
+    ] {
+        let catcher = Catcher::says("250 taken\r\n", &[(of, &[answer][..])]).await;
+        let (retry, error) = failed(send(&email(catcher.port, PLAIN), "d-1", "firing").await);
+        assert_eq!(retry, Retry::Later(None), "{of}: {error}");
+    }
+    // A connection that the relay has ended meanwhile is no failure: another one is made.
+    let catcher = Catcher::says("250 taken\r\n", &[("NOOP", &["421 too long\r\n"][..])]).await;
+    let channel = email(catcher.port, PLAIN);
+    for id in ["d-1", "d-2"] {
+        assert_eq!(send(&channel, id, "firing").await, Outcome::Delivered { status: 250 });
     }
 }
 

@@ -6,6 +6,7 @@
 mod channels;
 mod deliver;
 mod email;
+mod forward;
 mod groups;
 mod holds;
 mod receiver;

@@ -25,6 +25,8 @@ pub const START: Timestamp = Timestamp(1_767_225_600_000_000);
 #[derive(Clone, Debug)]
 pub enum Behave {
     Take,
+    /// After so many milliseconds.
+    TakeLater(u64),
     Answer(u16),
     AnswerAfter(u16, u64),
     Hang,
@@ -71,12 +73,16 @@ async fn hook(State(receiver): State<Arc<Mutex<Inner>>>, headers: HeaderMap, bod
         let id = headers["idempotency-key"].to_str().unwrap().to_string();
         assert_eq!(headers["x-watchfire-delivery"].to_str().unwrap(), id);
         let json = serde_json::from_str(&body).unwrap();
-        let taken = matches!(behave, Behave::Take);
+        let taken = matches!(behave, Behave::Take | Behave::TakeLater(_));
         inner.seen.push(Seen { id, body: json, headers, text: body, taken });
         behave
     };
     match behave {
         Behave::Take => StatusCode::OK.into_response(),
+        Behave::TakeLater(wait) => {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            StatusCode::OK.into_response()
+        }
         Behave::Answer(code) => StatusCode::from_u16(code).unwrap().into_response(),
         Behave::AnswerAfter(code, seconds) => {
             (StatusCode::from_u16(code).unwrap(), [("retry-after", seconds.to_string())]).into_response()

@@ -1,0 +1,68 @@
+//! Forwarding into Alertmanagers: what stands is said again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use watchfire_log::{Clock as _, ManualClock};
+use watchfire_model::Timestamp;
+use watchfire_notify::Notifier;
+
+use crate::channels::Server;
+use crate::receiver::{Place, raise, resolve, submit, until};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// Of a posted list: device and end of each.
+fn said(body: &Value) -> Vec<(String, Timestamp)> {
+    let one = |alert: &Value| {
+        let device = alert["labels"]["device"].as_str().unwrap().to_string();
+        (device, alert["endsAt"].as_str().unwrap().parse().unwrap())
+    };
+    let mut all: Vec<_> = body.as_array().unwrap().iter().map(one).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_is_said_again_and_what_ended_for_a_while() {
+    let (place, server) = (Place::new(), Server::start(OK, Duration::ZERO).await);
+    let store = place.open().await;
+    let text = format!("[[receiver]]\nname = \"old\"\nalertmanager = {{ urls = [\"{}\"] }}\n", server.address);
+    let config = || toml::from_str(&text).unwrap();
+    let clock = Arc::new(ManualClock::new("2026-01-01T00:10:00Z".parse().unwrap()));
+    let notifier = Notifier::start(store.clone(), config(), clock.clone()).await.unwrap();
+    let count = || server.bodies().len();
+    submit(&store, vec![raise("a", 1), raise("b", 2)]).await;
+    until("both are told", || count() >= 2).await;
+    let minute = async |expected: usize| {
+        let before = count();
+        clock.advance(Duration::from_secs(60));
+        until("it is said again", || count() > before).await;
+        let said = said(&server.bodies()[before]);
+        assert_eq!(said.len(), expected, "{said:?}");
+        said
+    };
+    let in_four = || clock.wall() + watchfire_model::Duration::from_secs(240);
+    let both = minute(2).await;
+    assert_eq!(both, [("a".to_string(), in_four()), ("b".to_string(), in_four())]);
+    // Its end is said with the rest for a quarter of an hour, and is no other than it was.
+    let before = count();
+    submit(&store, vec![resolve("a", 30)]).await;
+    until("its end is told", || count() > before).await;
+    let ended = said(&server.bodies()[before])[0].1;
+    assert!(ended < clock.wall(), "{ended}");
+    assert_eq!(minute(2).await[0], ("a".to_string(), ended));
+    for _ in 0..13 {
+        minute(2).await;
+    }
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(minute(1).await[0].0, "b");
+    notifier.stop().await;
+    // A new start says at once what stands: nothing runs out of its time for our being away.
+    let before = count();
+    let notifier = Notifier::start(store.clone(), config(), clock.clone()).await.unwrap();
+    until("it is said at once", || count() > before).await;
+    assert_eq!(said(&server.bodies()[before]), [("b".to_string(), in_four())]);
+    notifier.stop().await;
+}
