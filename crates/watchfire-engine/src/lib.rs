@@ -34,9 +34,9 @@ pub use engine::{CheckpointPolicy, Engine, EngineOptions};
 pub use error::EngineError;
 pub use lookahead::Lookahead;
 pub use partition::{Capture, Image, Output, Partition, PartitionSetup};
+pub use rerun::Rerun;
 pub use status::{
     BreakerStatus, DeviceState, EngineStatus, KeptState, LeftState, PartitionStatus, RuleEvent,
     RuleEventKind, RuleStats, RuleStatus,
 };
-pub use rerun::Rerun;
 pub use trial::{Trial, TrialFailure};

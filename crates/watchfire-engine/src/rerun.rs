@@ -102,12 +102,8 @@ fn rerun(
         },
     };
     // What passed once may take longer on a machine that has more to do.
-    let setup = Setup {
-        rule: rule.into(),
-        parameters: Arc::new(evidence.parameters.clone()),
-        limits,
-        replay: true,
-    };
+    let setup =
+        Setup { rule: rule.into(), parameters: Arc::new(evidence.parameters.clone()), limits, replay: true };
     let (mut instance, _) = module.start(&setup)?;
     let context =
         Context { now: evidence.now, devices: Arc::new(registry), selected: Arc::new(selected), state };

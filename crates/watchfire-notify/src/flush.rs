@@ -252,10 +252,11 @@ impl Flusher {
         }
         match self.store.given_up_deliveries(now - own::LATELY).await {
             Ok(given_up) => {
-                if let Err(error) =
-                    self.own.look(&self.store, &settings, &waiting, &given_up, now).await
-                {
-                    tracing::error!(error = error.chain(), "cannot tell what is wrong with the engine itself");
+                if let Err(error) = self.own.look(&self.store, &settings, &waiting, &given_up, now).await {
+                    tracing::error!(
+                        error = error.chain(),
+                        "cannot tell what is wrong with the engine itself"
+                    );
                 }
             }
             Err(error) => tracing::error!(error = error.chain(), "cannot look for what was given up"),

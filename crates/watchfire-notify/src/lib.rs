@@ -42,8 +42,8 @@ pub mod matcher;
 pub mod message;
 mod own;
 mod resend;
-mod stand_in;
 pub mod stages;
+mod stand_in;
 mod turning;
 
 pub use channel::{Outcome, Retry};
@@ -209,7 +209,8 @@ impl Notifier {
                 // What is said again has links in it.
                 Some(lane)
                     if lane.config == *receiver
-                        && (lane.channel.resends().is_none() || state.config.public_url == config.public_url) =>
+                        && (lane.channel.resends().is_none()
+                            || state.config.public_url == config.public_url) =>
                 {
                     state.lanes.insert(name, lane);
                     continue;

@@ -64,7 +64,8 @@ pub(crate) async fn rerun_alert(
         return Err(Problem::conflict("no-evidence", "no rule of ours raised the alert"));
     }
     let Some(evidence) = detail.evidence else {
-        let text = "the evidence is not kept any more: resolved alerts keep theirs while store.evidence allows";
+        let text =
+            "the evidence is not kept any more: resolved alerts keep theirs while store.evidence allows";
         return Err(Problem::conflict("no-evidence", text));
     };
     let evidence: Evidence = serde_json::from_value(evidence)
@@ -77,19 +78,13 @@ pub(crate) async fn rerun_alert(
     let limits = versions.into_iter().find(|row| row.version == alert.rule_version);
     let limits = limits.map_or_else(Limits::default, |row| row.spec.limits);
     let (missing, module) = (missing(&evidence), evidence.module.to_string());
-    let again = Again {
-        rule: alert.rule.clone(),
-        limits,
-        device: device(&alert),
-        key: alert.key.clone(),
-        evidence,
-    };
+    let again =
+        Again { rule: alert.rule.clone(), limits, device: device(&alert), key: alert.key.clone(), evidence };
     let made = match state.engine.rerun(again).await? {
         Ok(made) => made,
         Err(failure) => {
             let (outcome, reason) = (RerunOutcome::Failed, failure.message);
-            let answer =
-                RerunAnswer { outcome, reason, verdict, again: None, missing, module, took: None };
+            let answer = RerunAnswer { outcome, reason, verdict, again: None, missing, module, took: None };
             return Ok(axum::Json(answer));
         }
     };

@@ -89,8 +89,11 @@ async fn each_receiver_has_its_reason() {
 async fn a_verdict_is_made_again_and_compared() {
     let server = Server::start().await;
     let mut raised = raise_unsent("hot", "press-1", Severity::Major);
-    let verdict =
-        Verdict { severity: raised.severity, summary: raised.summary.clone(), details: raised.details.clone() };
+    let verdict = Verdict {
+        severity: raised.severity,
+        summary: raised.summary.clone(),
+        details: raised.details.clone(),
+    };
     let evidence = Evidence {
         module: Digest::of(b"module"),
         parameters: json!({"limit": 90}),
@@ -125,7 +128,10 @@ async fn a_verdict_is_made_again_and_compared() {
     assert_eq!(again(Ok(Some(&milder))).await["outcome"], "different");
     assert_eq!(again(Ok(None)).await["reason"], "the rule says nothing of the same evidence");
     let failed = again(Err(CallFailure::new(FailureKind::Load, "there is no such module"))).await;
-    assert_eq!((&failed["outcome"], &failed["reason"]), (&json!("failed"), &json!("there is no such module")));
+    assert_eq!(
+        (&failed["outcome"], &failed["reason"]),
+        (&json!("failed"), &json!("there is no such module"))
+    );
 
     let external = raise(&server, "cold", "press-2", Severity::Major).await;
     let path = format!("/api/v1/alerts/{}/rerun", external.alert.0);

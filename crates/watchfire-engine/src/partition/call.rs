@@ -6,7 +6,8 @@ use std::sync::Arc;
 use watchfire_log::record::{Skipped, StateBefore};
 use watchfire_log::{Breaker, BreakerChange, Record};
 use watchfire_model::call::{
-    CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, Timer, TimerEffect,
+    CallFailure, Callback, Context, Effects, FailureKind, Instance, Outcome, Rows, Setup, SilentDevice,
+    Timer, TimerEffect,
 };
 use watchfire_model::{DeviceHandle, Offset, Timestamp};
 use watchfire_telemetry::metrics;

@@ -102,13 +102,8 @@ impl Relay {
     async fn connect(&self) -> Result<AsyncSmtpConnection, Refusal> {
         let implicit = self.tls.clone().filter(|_| self.encryption == Encryption::Implicit);
         let address = (self.host.as_str(), self.port);
-        let connecting = AsyncSmtpConnection::connect_tokio1(
-            address,
-            Some(self.timeout),
-            &self.hello,
-            implicit,
-            None,
-        );
+        let connecting =
+            AsyncSmtpConnection::connect_tokio1(address, Some(self.timeout), &self.hello, implicit, None);
         let mut connection = self.asked(connecting).await?;
         if self.encryption == Encryption::Starttls
             && let Some(tls) = &self.tls

@@ -234,8 +234,7 @@ async fn an_incident_is_triggered_acknowledged_and_resolved_under_one_key() {
 // Each request on a connection of its own: the answers are in the order of requests.
 const TAKEN: &[u8] = b"HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const REFUSED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-const SLOW: &[u8] =
-    b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const SLOW: &[u8] = b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 #[tokio::test]
 async fn an_incident_that_is_refused_keeps_no_other_back_and_none_is_sent_twice() {
@@ -271,7 +270,10 @@ async fn a_chat_that_moved_is_followed() {
     let first = send(&channel, &message(vec![alert("press-1", true)])).await;
     let Outcome::Failed { retry: Retry::Later(None), error, .. } = first else { panic!("{first:?}") };
     assert!(error.contains("-1001234567"), "{error}");
-    assert!(matches!(send(&channel, &message(vec![alert("press-1", true)])).await, Outcome::Delivered { .. }));
+    assert!(matches!(
+        send(&channel, &message(vec![alert("press-1", true)])).await,
+        Outcome::Delivered { .. }
+    ));
     assert_eq!(server.bodies()[1]["chat_id"], "-1001234567");
 }
 

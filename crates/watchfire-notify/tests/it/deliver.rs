@@ -430,7 +430,10 @@ async fn who_stands_in_is_told_what_was_refused_for_good_and_its_end_and_that_it
     assert_eq!((own.len(), instead.len()), (1, 1));
     let said = own[0].body["commonAnnotations"]["summary"].as_str().unwrap();
     assert!(said.contains("hook will not be told of 1 deliveries") && said.contains("400"), "{said}");
-    assert_eq!((&instead[0].body["receiver"], &instead[0].body["status"]), (&"second".into(), &"firing".into()));
+    assert_eq!(
+        (&instead[0].body["receiver"], &instead[0].body["status"]),
+        (&"second".into(), &"firing".into())
+    );
     // The first takes the end; the other was told that it fires, and hears of the end too.
     submit(&store, vec![resolve("a", 2)]).await;
     first.wait_taken(1).await;

@@ -28,7 +28,8 @@ fn said(body: &Value) -> Vec<(String, Timestamp)> {
 async fn what_stands_is_said_again_and_what_ended_for_a_while() {
     let (place, server) = (Place::new(), Server::start(OK, Duration::ZERO).await);
     let store = place.open().await;
-    let text = format!("[[receiver]]\nname = \"old\"\nalertmanager = {{ urls = [\"{}\"] }}\n", server.address);
+    let text =
+        format!("[[receiver]]\nname = \"old\"\nalertmanager = {{ urls = [\"{}\"] }}\n", server.address);
     let config = || toml::from_str(&text).unwrap();
     let clock = Arc::new(ManualClock::new("2026-01-01T00:10:00Z".parse().unwrap()));
     let notifier = Notifier::start(store.clone(), config(), clock.clone()).await.unwrap();
