@@ -21,6 +21,8 @@ use watchfire_model::{Duration, Secret};
 
 use crate::channel::alertmanager::AlertmanagerConfig;
 use crate::channel::email::EmailConfig;
+use crate::channel::kafka::KafkaConfig;
+use crate::channel::mqtt::MqttConfig;
 use crate::channel::ntfy::NtfyConfig;
 use crate::channel::pagerduty::PagerDutyConfig;
 use crate::channel::slack::SlackConfig;
@@ -80,6 +82,10 @@ pub struct ReceiverConfig {
     pub email: Option<EmailConfig>,
     /// A channel: an Alertmanager.
     pub alertmanager: Option<AlertmanagerConfig>,
+    /// A channel: topics of a broker that speaks MQTT.
+    pub mqtt: Option<MqttConfig>,
+    /// A channel: a topic of Kafka.
+    pub kafka: Option<KafkaConfig>,
     /// How many requests may be under way at the same time, each for another group. Default 16.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,

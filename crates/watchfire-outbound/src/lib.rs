@@ -1,5 +1,12 @@
-//! HTTP requests to somebody else. [`Sender`] makes one attempt and says what came of it; when and how often is the
-//! business of whoever has something to tell: the delivery worker of notification, the lane of a sink.
+//! What is sent to somebody else. [`Sender`] makes one attempt over HTTP and says what came of it; when and how often is
+//! the business of whoever has something to tell: the delivery worker of notification, the lane of a sink.
+//!
+//! [`mqtt`] is a connection to a broker, [`kafka`] what all clients of brokers have in common: of both, sinks and channels
+//! of notification make their own.
+
+mod fault;
+pub mod kafka;
+pub mod mqtt;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once, PoisonError, RwLock};
@@ -8,6 +15,8 @@ use std::time::Duration;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Body, Client, StatusCode, Url, redirect};
 use watchfire_model::{Secret, Timestamp};
+
+pub use fault::{Fault, Wrong};
 
 /// The id of what is sent: the same on every attempt, so that a receiver can tell a repetition
 /// (draft-ietf-httpapi-idempotency-key-header).

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use watchfire_model::{Epoch, PartitionId};
+use watchfire_outbound::Fault;
 
 use crate::chunk::{Chunk, Row};
 
@@ -133,5 +134,11 @@ impl Failure {
     /// A fault that may pass.
     pub fn retry(code: &'static str, reason: impl fmt::Display) -> Self {
         Self::Retry { code, reason: reason.to_string() }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Retry { code: fault.code, reason: fault.reason }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Every sink has the same anatomy: `config.rs` is its section of the configuration, `encode.rs` turns a chunk into
 //! the bytes of its service, `write.rs` commits them together with the cursor, `retry.rs` says what an error of the
-//! service means. `docs/sinks.md` says how the next one is written.
+//! service means. What notification needs of a service as well is in `watchfire-outbound`. `docs/sinks.md` says how the
+//! next one is written.
 
 pub mod chunk;
 pub mod contract;

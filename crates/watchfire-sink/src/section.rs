@@ -1,6 +1,7 @@
 //! What the sections of all sinks have in common.
 
 use serde::Deserialize;
+use watchfire_outbound::Wrong;
 
 /// Where a sink that is new begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -21,6 +22,12 @@ pub struct ConfigError {
     pub key: &'static str,
     /// What is wrong with its value.
     pub what: String,
+}
+
+impl From<Wrong> for ConfigError {
+    fn from(wrong: Wrong) -> Self {
+        Self { key: wrong.key, what: wrong.what }
+    }
 }
 
 /// The value of a key is no good.

@@ -11,6 +11,9 @@ use crate::config::ReceiverConfig;
 
 pub mod alertmanager;
 pub mod email;
+mod event;
+pub mod kafka;
+pub mod mqtt;
 pub mod ntfy;
 pub mod pagerduty;
 pub mod payload;
@@ -131,40 +134,77 @@ fn no_secret(key: &str) -> Outcome {
     Outcome::Failed { retry: Retry::Later(None), status: None, error: format!("{key} cannot be read") }
 }
 
-/// A channel that is ready to be used.
-#[derive(Clone, Debug)]
-pub enum Channel {
-    /// Alertmanager's webhook.
-    Webhook(Box<webhook::Webhook>),
-    /// Slack.
-    Slack(slack::Slack),
-    /// Microsoft Teams.
-    Teams(teams::Teams),
-    /// PagerDuty.
-    PagerDuty(pagerduty::PagerDuty),
-    /// Telegram.
-    Telegram(telegram::Telegram),
-    /// ntfy.
-    Ntfy(ntfy::Ntfy),
-    /// E-mail.
-    Email(Box<email::Email>),
-    /// An Alertmanager.
-    Alertmanager(alertmanager::Alertmanager),
+/// Makes of a list of channels what has a line for each: the key in a configuration, the module of that name, its type.
+macro_rules! channels {
+    ($($(#[$said:meta])* $key:ident: $channel:ident),+ $(,)?) => {
+        /// A channel that is ready to be used.
+        #[derive(Clone, Debug)]
+        pub enum Channel {
+            $($(#[$said])* $channel(Box<$key::$channel>),)+
+        }
+
+        /// All channels by their keys.
+        const KEYS: &[&str] = &[$(stringify!($key)),+];
+
+        /// The channels of a receiver by their keys, those that it has.
+        fn given(config: &ReceiverConfig) -> Vec<&'static str> {
+            let all = [$((stringify!($key), config.$key.is_some())),+];
+            all.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
+        }
+
+        /// Says what is wrong with the channels of a receiver, if anything is.
+        fn check_given(config: &ReceiverConfig) -> Result<(), String> {
+            $(config.$key.as_ref().map_or(Ok(()), $key::check)?;)+
+            Ok(())
+        }
+
+        impl Channel {
+            /// The channel of a receiver. Connects to nothing.
+            pub fn new(config: &ReceiverConfig) -> Result<Self, String> {
+                $(if let Some(config) = &config.$key {
+                    return $key::$channel::new(config).map(Box::new).map(Self::$channel);
+                })+
+                Err("has no channel".into())
+            }
+
+            /// What it is called in a configuration.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$channel(_) => stringify!($key),)+
+                }
+            }
+
+            /// One attempt.
+            pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
+                match self {
+                    $(Self::$channel(channel) => channel.send(delivering).await,)+
+                }
+            }
+        }
+    };
 }
 
-/// The channels of a receiver by their keys, those that it has.
-fn given(config: &ReceiverConfig) -> Vec<&'static str> {
-    let all = [
-        ("webhook", config.webhook.is_some()),
-        ("slack", config.slack.is_some()),
-        ("teams", config.teams.is_some()),
-        ("pagerduty", config.pagerduty.is_some()),
-        ("telegram", config.telegram.is_some()),
-        ("ntfy", config.ntfy.is_some()),
-        ("email", config.email.is_some()),
-        ("alertmanager", config.alertmanager.is_some()),
-    ];
-    all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+channels! {
+    /// Alertmanager's webhook.
+    webhook: Webhook,
+    /// E-mail.
+    email: Email,
+    /// Slack.
+    slack: Slack,
+    /// Microsoft Teams.
+    teams: Teams,
+    /// PagerDuty.
+    pagerduty: PagerDuty,
+    /// Telegram.
+    telegram: Telegram,
+    /// ntfy.
+    ntfy: Ntfy,
+    /// A broker that speaks MQTT.
+    mqtt: Mqtt,
+    /// A topic of Kafka.
+    kafka: Kafka,
+    /// An Alertmanager, or a cluster of them.
+    alertmanager: Alertmanager,
 }
 
 impl Channel {
@@ -173,74 +213,15 @@ impl Channel {
         let one = match &given(config)[..] {
             [one] => *one,
             [] => {
-                let known = "webhook, email, slack, teams, pagerduty, telegram, ntfy or alertmanager";
-                return Err((String::new(), format!("has no channel: give it one of {known}")));
+                let fault = format!("has no channel: give it one of {}", KEYS.join(", "));
+                return Err((String::new(), fault));
             }
             several => {
                 let fault = format!("has several channels ({}): make a receiver of each", several.join(", "));
                 return Err((String::new(), fault));
             }
         };
-        let checked = [
-            config.webhook.as_ref().map(webhook::check),
-            config.slack.as_ref().map(slack::check),
-            config.teams.as_ref().map(teams::check),
-            config.pagerduty.as_ref().map(pagerduty::check),
-            config.telegram.as_ref().map(telegram::check),
-            config.ntfy.as_ref().map(ntfy::check),
-            config.email.as_ref().map(email::check),
-            config.alertmanager.as_ref().map(alertmanager::check),
-        ];
-        checked.into_iter().flatten().collect::<Result<(), _>>().map_err(|fault| (one.to_string(), fault))
-    }
-
-    /// The channel of a receiver. Connects to nothing.
-    pub fn new(config: &ReceiverConfig) -> Result<Self, String> {
-        let made = [
-            config
-                .webhook
-                .as_ref()
-                .map(|config| webhook::Webhook::new(config).map(Box::new).map(Self::Webhook)),
-            config.slack.as_ref().map(|config| slack::Slack::new(config).map(Self::Slack)),
-            config.teams.as_ref().map(|config| teams::Teams::new(config).map(Self::Teams)),
-            config.pagerduty.as_ref().map(|config| pagerduty::PagerDuty::new(config).map(Self::PagerDuty)),
-            config.telegram.as_ref().map(|config| telegram::Telegram::new(config).map(Self::Telegram)),
-            config.ntfy.as_ref().map(|config| ntfy::Ntfy::new(config).map(Self::Ntfy)),
-            config.email.as_ref().map(|config| email::Email::new(config).map(Box::new).map(Self::Email)),
-            config
-                .alertmanager
-                .as_ref()
-                .map(|config| alertmanager::Alertmanager::new(config).map(Self::Alertmanager)),
-        ];
-        made.into_iter().flatten().next().unwrap_or_else(|| Err("has no channel".into()))
-    }
-
-    /// What it is called in a configuration.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Webhook(_) => "webhook",
-            Self::Slack(_) => "slack",
-            Self::Teams(_) => "teams",
-            Self::PagerDuty(_) => "pagerduty",
-            Self::Telegram(_) => "telegram",
-            Self::Ntfy(_) => "ntfy",
-            Self::Email(_) => "email",
-            Self::Alertmanager(_) => "alertmanager",
-        }
-    }
-
-    /// One attempt.
-    pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
-        match self {
-            Self::Webhook(webhook) => webhook.send(delivering).await,
-            Self::Slack(slack) => slack.send(delivering).await,
-            Self::Teams(teams) => teams.send(delivering).await,
-            Self::PagerDuty(pagerduty) => pagerduty.send(delivering).await,
-            Self::Telegram(telegram) => telegram.send(delivering).await,
-            Self::Ntfy(ntfy) => ntfy.send(delivering).await,
-            Self::Email(email) => email.send(delivering).await,
-            Self::Alertmanager(alertmanager) => alertmanager.send(delivering).await,
-        }
+        check_given(config).map_err(|fault| (one.to_string(), fault))
     }
 
     /// How often what stands is to be said again; `None`: never, it is known there until its end is told.

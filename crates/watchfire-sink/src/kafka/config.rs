@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
 use serde::Deserialize;
 use watchfire_model::{Duration, Secret, Selector};
+pub(super) use watchfire_outbound::kafka::Secrets;
+pub use watchfire_outbound::kafka::SecurityProtocol;
+use watchfire_outbound::kafka::{IS_TOPIC, Security, check_properties, is_topic, is_topic_character};
 
 use crate::chunk::Takes;
 use crate::contract::LaneId;
@@ -113,20 +115,6 @@ pub enum Compression {
     Zstd,
 }
 
-/// How brokers are spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SecurityProtocol {
-    /// In the clear, without a login.
-    Plaintext,
-    /// TLS.
-    Ssl,
-    /// In the clear, with a login.
-    SaslPlaintext,
-    /// TLS, with a login.
-    SaslSsl,
-}
-
 impl Default for KafkaConfig {
     /// A linger of 5 ms fills batches at some thousand messages a second, and nobody reads a topic within less: chunks
     /// wait 200 ms anyway. A batch may be just below what brokers take unless told otherwise (1 MiB). 32 MiB of queue are
@@ -179,13 +167,6 @@ impl std::fmt::Debug for KafkaConfig {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-/// What a client logs in with. It keeps what it was made with.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Secrets {
-    sasl_password: Option<String>,
-    ssl_key_password: Option<String>,
 }
 
 /// Properties that the guarantees rest on, and those that a key of the section sets: with the reason why not here.
@@ -250,68 +231,29 @@ impl KafkaConfig {
         if self.linger > Duration::from_secs(10) {
             return Err(wrong("linger", "is above 10s: a chunk waits for its last batch"));
         }
-        self.check_security()?;
+        self.security().check()?;
         for property in self.options.keys() {
             if let Some((_, why)) = RESERVED.iter().find(|(name, _)| name == property) {
                 return Err(wrong("options", format!("{property}: {why}")));
             }
         }
         let secrets = self.secrets()?;
-        self.producer(LaneId::Alerts, None, &secrets).create_native_config().map(drop).map_err(|error| {
-            match error {
-                // Not the value, and not what is said of it: it may be a password.
-                KafkaError::ClientConfig(_, _, property, _) if !self.options.contains_key(&property) => {
-                    wrong("options", format!("{property}: librdkafka does not take what the section says"))
-                }
-                KafkaError::ClientConfig(_, said, property, _) if said.starts_with("No such") => {
-                    wrong("options", format!("{property}: librdkafka has no such property"))
-                }
-                KafkaError::ClientConfig(_, _, property, _) => {
-                    wrong("options", format!("{property}: librdkafka does not take this value"))
-                }
-                error => wrong("options", error.to_string()),
-            }
-        })
+        let producer = self.producer(LaneId::Alerts, None, &secrets);
+        check_properties(&producer, &self.options).map_err(|what| wrong("options", what))
     }
 
-    fn check_security(&self) -> Result<(), ConfigError> {
-        let given = [
-            ("sasl_mechanism", self.sasl_mechanism.is_some()),
-            ("sasl_username", self.sasl_username.is_some()),
-            ("sasl_password", self.sasl_password.is_some()),
-            ("ssl_ca", self.ssl_ca.is_some()),
-            ("ssl_certificate", self.ssl_certificate.is_some()),
-            ("ssl_key", self.ssl_key.is_some()),
-            ("ssl_key_password", self.ssl_key_password.is_some()),
-        ];
-        let first = given.iter().find(|(_, is_given)| *is_given).map(|(key, _)| *key);
-        let protocol = self.security_protocol.unwrap_or(SecurityProtocol::Plaintext);
-        if !cfg!(feature = "kafka-tls") {
-            let secured = (protocol != SecurityProtocol::Plaintext).then_some("security_protocol");
-            if let Some(key) = secured.or(first) {
-                return Err(wrong(
-                    key,
-                    "this build speaks neither TLS nor SASL: build with the feature `kafka-tls`",
-                ));
-            }
+    /// How brokers are spoken to, and who logs in.
+    fn security(&self) -> Security<'_> {
+        Security {
+            protocol: self.security_protocol,
+            sasl_mechanism: self.sasl_mechanism.as_deref(),
+            sasl_username: self.sasl_username.as_deref(),
+            sasl_password: self.sasl_password.as_ref(),
+            ssl_ca: self.ssl_ca.as_deref(),
+            ssl_certificate: self.ssl_certificate.as_deref(),
+            ssl_key: self.ssl_key.as_deref(),
+            ssl_key_password: self.ssl_key_password.as_ref(),
         }
-        let login = matches!(protocol, SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl);
-        let tls = matches!(protocol, SecurityProtocol::Ssl | SecurityProtocol::SaslSsl);
-        for (key, is_given) in given {
-            let counts = if key.starts_with("sasl") { login } else { tls };
-            if is_given && !counts {
-                return Err(wrong(key, "counts for nothing with this `security_protocol`"));
-            }
-        }
-        if login && (self.sasl_username.is_none() || self.sasl_password.is_none()) {
-            let key = if self.sasl_username.is_none() { "sasl_username" } else { "sasl_password" };
-            return Err(wrong(key, "is missing"));
-        }
-        let mechanism = self.sasl_mechanism.as_deref();
-        if mechanism.is_some_and(|name| !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&name)) {
-            return Err(wrong("sasl_mechanism", "is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"));
-        }
-        Ok(())
     }
 
     /// What the sink takes of the log.
@@ -362,14 +304,7 @@ impl KafkaConfig {
 
     /// The secrets as they are now.
     pub(super) fn secrets(&self) -> Result<Secrets, ConfigError> {
-        let read = |key, secret: &Option<Secret>| {
-            let read = secret.as_ref().map(Secret::read).transpose();
-            read.map_err(|error| wrong(key, error.to_string()))
-        };
-        Ok(Secrets {
-            sasl_password: read("sasl_password", &self.sasl_password)?,
-            ssl_key_password: read("ssl_key_password", &self.ssl_key_password)?,
-        })
+        Ok(self.security().secrets()?)
     }
 
     /// What every client of ours has.
@@ -385,30 +320,7 @@ impl KafkaConfig {
             .set("socket.nagle.disable", "true")
             // A broker that is back is found within seconds.
             .set("reconnect.backoff.max.ms", "2000");
-        if let Some(protocol) = self.security_protocol {
-            let protocol = match protocol {
-                SecurityProtocol::Plaintext => "plaintext",
-                SecurityProtocol::Ssl => "ssl",
-                SecurityProtocol::SaslPlaintext => "sasl_plaintext",
-                SecurityProtocol::SaslSsl => "sasl_ssl",
-            };
-            client.set("security.protocol", protocol);
-            if protocol.starts_with("sasl") {
-                client.set("sasl.mechanism", self.sasl_mechanism.as_deref().unwrap_or("SCRAM-SHA-512"));
-            }
-        }
-        for (property, value) in [
-            ("sasl.username", &self.sasl_username),
-            ("sasl.password", &secrets.sasl_password),
-            ("ssl.ca.location", &self.ssl_ca),
-            ("ssl.certificate.location", &self.ssl_certificate),
-            ("ssl.key.location", &self.ssl_key),
-            ("ssl.key.password", &secrets.ssl_key_password),
-        ] {
-            if let Some(value) = value {
-                client.set(property, value);
-            }
-        }
+        self.security().apply(secrets, &mut client);
         // Those that are of every client; others are the producer's.
         const SHARED: [&str; 8] =
             ["sasl.", "ssl.", "socket.", "broker.", "client.", "reconnect.", "debug", "enable.ssl"];
@@ -484,16 +396,6 @@ impl KafkaConfig {
             .set("fetch.wait.max.ms", "100");
         reader
     }
-}
-
-const IS_TOPIC: &str = "1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'";
-
-fn is_topic_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-}
-
-fn is_topic(name: &str) -> bool {
-    (1..=249).contains(&name.len()) && name.chars().all(is_topic_character) && name != "." && name != ".."
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use watchfire_model::{Duration, Secret, Selector};
+use watchfire_outbound::mqtt::{Broker, check_client_id, check_topic, level};
 
 use crate::chunk::Takes;
 use crate::section::{ConfigError, Start};
@@ -74,14 +75,6 @@ impl std::fmt::Debug for MqttSinkConfig {
     }
 }
 
-/// Where a broker is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-}
-
 /// Messages in flight hold memory twice, once here and once in the client.
 const MOST_IN_FLIGHT: u16 = 10_000;
 
@@ -89,19 +82,8 @@ impl MqttSinkConfig {
     /// Refuses what could not work, before anything is connected to.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, what: String| Err(ConfigError { key, what });
-        let address = self.address()?;
-        if self.username.is_empty() && !self.password.is_empty() {
-            return wrong("password", "needs a username".into());
-        }
-        if let Err(error) = self.password.read() {
-            return wrong("password", error.to_string());
-        }
-        if self.ca.is_some() && !address.tls {
-            return wrong("ca", "needs an url that begins with mqtts://".into());
-        }
-        if self.client_id.is_empty() || self.client_id.len() > 64 {
-            return wrong("client_id", "is of 1 to 64 characters".into());
-        }
+        self.broker().check()?;
+        check_client_id(&self.client_id)?;
         if !(1..=MOST_IN_FLIGHT).contains(&self.in_flight) {
             return wrong("in_flight", format!("is from 1 to {MOST_IN_FLIGHT}"));
         }
@@ -136,32 +118,10 @@ impl MqttSinkConfig {
         Ok(())
     }
 
-    /// Where the broker is.
-    pub(super) fn address(&self) -> Result<Address, ConfigError> {
-        // The text is not repeated: somebody may have put a password into it.
-        let wrong = |what: &str| ConfigError { key: "url", what: what.into() };
-        if self.url.is_empty() {
-            return Err(wrong("is missing: mqtt://host:1883, or mqtts://host:8883"));
-        }
-        let (tls, rest) = match self.url.split_once("://") {
-            Some(("mqtt", rest)) => (false, rest),
-            Some(("mqtts", rest)) => (true, rest),
-            _ => return Err(wrong("begins with mqtt:// or mqtts://")),
-        };
-        if rest.contains('@') {
-            return Err(wrong("holds no user: there are keys for username and password"));
-        }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        // A colon within brackets is of an IPv6 address.
-        let (host, port) = match rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
-            Some((host, port)) => (host, port.parse().map_err(|_| wrong("has no port behind the colon"))?),
-            None => (rest, if tls { 8883 } else { 1883 }),
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-        if host.is_empty() || !host.chars().all(plain) {
-            return Err(wrong("names no host"));
-        }
-        Ok(Address { host: host.to_string(), port, tls })
+    /// Where the broker is, and who we are there.
+    pub(super) fn broker(&self) -> Broker<'_> {
+        let Self { url, username, password, ca, .. } = self;
+        Broker { url, username, password, ca: ca.as_deref() }
     }
 
     /// What the sink takes of the log.
@@ -173,35 +133,6 @@ impl MqttSinkConfig {
             alerts: self.alerts,
         }
     }
-}
-
-/// A topic with these names in braces, and no others (MQTT 5, section 4.7).
-fn check_topic(topic: &str, names: &[&str]) -> Result<(), String> {
-    if topic.is_empty() || topic.len() > 1024 {
-        return Err("is of 1 to 1024 bytes".into());
-    }
-    if topic.contains(['+', '#', '\0']) || topic.starts_with('$') {
-        return Err("is a topic to publish to: without + and #, and not beginning with $".into());
-    }
-    let bare = names.iter().fold(topic.to_string(), |topic, name| topic.replace(name, ""));
-    if bare.contains(['{', '}']) {
-        return Err(format!("knows {} and nothing else in braces", names.join(" and ")));
-    }
-    Ok(())
-}
-
-/// A name as one level of a topic: what would be more than that, or a wildcard, is escaped as in an URL (RFC 3986, section
-/// 2.1). Ids of devices have none of it; it is for what may come.
-pub(super) fn level(name: &str) -> String {
-    let mut level = String::with_capacity(name.len());
-    for (place, c) in name.char_indices() {
-        if matches!(c, '/' | '+' | '#' | '%') || c.is_ascii_control() || (place == 0 && c == '$') {
-            level.push_str(&format!("%{:02X}", c as u32));
-        } else {
-            level.push(c);
-        }
-    }
-    level
 }
 
 #[cfg(test)]
@@ -244,26 +175,5 @@ mod tests {
         }
         let shown = with("username = 'me'\npassword = 'secret'").unwrap();
         assert!(!format!("{shown:?}").contains("secret"));
-    }
-
-    #[test]
-    fn a_broker_is_a_host_and_a_port() {
-        let check = |url: &str, host: &str, port: u16, tls: bool| {
-            let config = MqttSinkConfig { url: url.into(), ..MqttSinkConfig::default() };
-            assert_eq!(config.address(), Ok(Address { host: host.into(), port, tls }), "{url}");
-        };
-        check("mqtt://h", "h", 1883, false);
-        check("mqtts://h.example.org/", "h.example.org", 8883, true);
-        check("mqtt://127.0.0.1:9", "127.0.0.1", 9, false);
-        check("mqtt://[::1]:9", "[::1]", 9, false);
-        check("mqtt://[::1]", "[::1]", 1883, false);
-    }
-
-    #[test]
-    fn a_name_is_one_level() {
-        assert_eq!(level("press-7.ä b"), "press-7.ä b");
-        assert_eq!(level("a/b+c#d%"), "a%2Fb%2Bc%23d%25");
-        assert_eq!(level("$SYS$"), "%24SYS$");
-        assert_eq!(level("a\0"), "a%00");
     }
 }

@@ -1,25 +1,11 @@
 //! Events and states as messages.
 
 use serde_json::{Value, json};
+use watchfire_outbound::mqtt::{Message, level};
 use watchfire_store::AlertRow;
 
-use super::config::{MqttSinkConfig, level};
+use super::config::MqttSinkConfig;
 use crate::events::Events;
-
-/// A message on its way.
-#[derive(Clone)]
-pub(super) struct Message {
-    pub topic: String,
-    pub payload: Vec<u8>,
-    pub retain: bool,
-}
-
-impl Message {
-    /// Bytes of the packet, at most (MQTT 5, section 3.3): header, topic, packet identifier, no properties.
-    pub fn size(&self) -> usize {
-        5 + 2 + self.topic.len() + 2 + 1 + self.payload.len()
-    }
-}
 
 /// An event of a chunk.
 pub(super) fn event(config: &MqttSinkConfig, encoded: &Events, place: usize) -> Message {

@@ -5,9 +5,7 @@
 //! for a cursor of ours, so it is at least once: each event carries an id that is the same on every attempt.
 
 mod config;
-mod connection;
 mod encode;
-mod retry;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::Rng as _;
+use watchfire_outbound::mqtt::{Connection, NotTaken};
 use watchfire_store::{AlertFilter, AlertState, Store};
 
 use super::config::MqttSinkConfig;
-use super::connection::Connection;
 use super::encode;
 use crate::chunk::{Chunk, Row};
 use crate::contract::{Failure, Lane, LaneId, Place, Refusal};
@@ -55,7 +55,8 @@ impl MqttLane {
             LaneId::Alerts => "alerts".into(),
         };
         let client_id = format!("{}-{lane}-{:08x}", self.config.client_id, rand::rng().random::<u32>());
-        let mut connection = Connection::open(&self.config, client_id).await?;
+        let mut connection =
+            Connection::open(&self.config.broker(), client_id, self.config.in_flight).await?;
         if self.tells_states() {
             // A broker may have lost what it retained: ours does whenever the engine ends.
             let devices = self.active_devices().await?;
@@ -120,11 +121,9 @@ impl MqttLane {
             |at| encode::event(config, encoded, places[at]),
             |first| *known = places.get(first).copied().unwrap_or(encoded.events.len()),
         );
-        published.await.map_err(|(refused, failure)| match (refused, failure) {
-            (Some(at), Failure::Retry { reason, .. }) => {
-                Failure::Refused(vec![Refusal { row: row(places[at]), reason }])
-            }
-            (_, failure) => failure,
+        published.await.map_err(|NotTaken { refused, fault }| match refused {
+            Some(at) => Failure::Refused(vec![Refusal { row: row(places[at]), reason: fault.reason }]),
+            None => fault.into(),
         })
     }
 
@@ -145,7 +144,7 @@ impl MqttLane {
                 states.push(encode::state(&self.config, device, &page.items, more, connection.largest));
             }
             let published = connection.publish(states.len(), |at| states[at].clone(), |_| ()).await;
-            published.map_err(|(_, failure)| failure)?;
+            published.map_err(|not_taken| not_taken.fault)?;
         }
         Ok(())
     }

@@ -1,29 +1,58 @@
 //! A connection to the broker. A task of its own drives it, so that it stays alive while there is nothing to publish.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::config::MqttSinkConfig;
-use super::encode::Message;
-use super::retry;
-use crate::contract::Failure;
+use super::answer::{self, Answer};
+use super::broker::Broker;
+use crate::Fault;
 
 /// How long a connection may take to be there, and how long the broker may be silent while it owes an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often a connection without traffic says that it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it goes.
+    pub topic: String,
+    /// What it says.
+    pub payload: Vec<u8>,
+    /// Whether the broker keeps it for who subscribes later; with an empty payload it forgets the one it keeps (MQTT 5,
+    /// section 3.3.1.3).
+    pub retain: bool,
+}
+
+impl Message {
+    /// Bytes of the packet, at most (MQTT 5, section 3.3): header, topic, packet identifier, no properties.
+    pub fn size(&self) -> usize {
+        5 + 2 + self.topic.len() + 2 + 1 + self.payload.len()
+    }
+}
+
+/// Messages were not all taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotTaken {
+    /// The message that the broker will never take, where it is about one.
+    pub refused: Option<usize>,
+    /// What it said.
+    pub fault: Fault,
+}
+
+impl From<Fault> for NotTaken {
+    fn from(fault: Fault) -> Self {
+        Self { refused: None, fault }
+    }
+}
 
 /// What the task tells.
 enum Signal {
@@ -32,11 +61,11 @@ enum Signal {
     /// What has this number is answered.
     Answered(u16, PubAckReason),
     /// The connection is gone.
-    Broken(Failure),
+    Broken(Fault),
 }
 
 /// A connection.
-pub(super) struct Connection {
+pub struct Connection {
     client: AsyncClient,
     signals: mpsc::Receiver<Signal>,
     task: JoinHandle<()>,
@@ -52,28 +81,29 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects as this client.
-    pub async fn open(config: &MqttSinkConfig, client_id: String) -> Result<Self, Failure> {
-        let address = config.address().map_err(|error| Failure::retry("configuration", error))?;
+    /// Connects as this client, with the secrets and certificates as they are now. `in_flight`: messages that are not
+    /// acknowledged yet, at most.
+    pub async fn open(broker: &Broker<'_>, client_id: String, in_flight: u16) -> Result<Self, Fault> {
+        let address = broker.address().map_err(|error| Fault::new("configuration", error))?;
         let mut options = MqttOptions::new(client_id, address.host, address.port);
         options.set_keep_alive(KEEP_ALIVE).set_clean_start(true);
         options.set_connection_timeout(PATIENCE.as_secs());
-        options.set_outgoing_inflight_upper_limit(config.in_flight);
-        if !config.username.is_empty() {
-            let password = config.password.read();
+        options.set_outgoing_inflight_upper_limit(in_flight);
+        if !broker.username.is_empty() {
+            let password = broker.password.read();
             let password =
-                password.map_err(|error| Failure::retry("configuration", format!("password: {error}")))?;
-            options.set_credentials(&config.username, password);
+                password.map_err(|error| Fault::new("configuration", format!("password: {error}")))?;
+            options.set_credentials(broker.username, password);
         }
         if address.tls {
-            let tls = tls(config).map_err(|reason| Failure::retry("tls", reason))?;
+            let tls = broker.tls().map_err(|reason| Fault::new("tls", reason))?;
             options.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls)));
         }
-        let in_flight = usize::from(config.in_flight);
+        let in_flight = usize::from(in_flight);
         let (client, mut events) = AsyncClient::new(options, in_flight);
         let largest = match tokio::time::timeout(PATIENCE, greeting(&mut events)).await {
             Ok(greeting) => greeting?,
-            Err(_) => return Err(Failure::retry("unreachable", "no answer")),
+            Err(_) => return Err(Fault::new("unreachable", "no answer")),
         };
         // Two signals for each message in flight: the task never waits for us.
         let (sender, signals) = mpsc::channel(2 * in_flight + 16);
@@ -93,7 +123,7 @@ impl Connection {
         count: usize,
         message: impl Fn(usize) -> Message,
         mut taken: impl FnMut(usize),
-    ) -> Result<(), (Option<usize>, Failure)> {
+    ) -> Result<(), NotTaken> {
         let (mut next, mut first) = (0, 0);
         let mut waiting = VecDeque::new();
         let mut flying = HashMap::new();
@@ -111,9 +141,9 @@ impl Connection {
             }
             let signal = tokio::time::timeout(PATIENCE, self.signals.recv()).await;
             match signal {
-                Err(_) => return Err((None, Failure::retry("slow", "the broker acknowledges nothing"))),
-                Ok(None) => return Err((None, Failure::retry("unreachable", "the connection is gone"))),
-                Ok(Some(Signal::Broken(failure))) => return Err((None, failure)),
+                Err(_) => return Err(Fault::new("slow", "the broker acknowledges nothing").into()),
+                Ok(None) => return Err(Fault::new("unreachable", "the connection is gone").into()),
+                Ok(Some(Signal::Broken(fault))) => return Err(fault.into()),
                 Ok(Some(Signal::Sent(number))) => {
                     if let Some(place) = waiting.pop_front() {
                         flying.insert(number, place);
@@ -121,11 +151,12 @@ impl Connection {
                 }
                 Ok(Some(Signal::Answered(number, reason))) => {
                     let Some(place) = flying.remove(&number) else { continue };
-                    match retry::answer(reason) {
-                        retry::Answer::Taken => {}
-                        retry::Answer::Later(failure) => return Err((None, failure)),
-                        retry::Answer::Refused(reason) => {
-                            return Err((Some(place), Failure::retry("refused", reason)));
+                    match answer::answer(reason) {
+                        Answer::Taken => {}
+                        Answer::Later(fault) => return Err(fault.into()),
+                        Answer::Refused(reason) => {
+                            let fault = Fault::new("refused", reason);
+                            return Err(NotTaken { refused: Some(place), fault });
                         }
                     }
                     answered.insert(place);
@@ -142,7 +173,7 @@ impl Connection {
 }
 
 /// Waits for the broker to let us in. Gives how large a packet may be.
-async fn greeting(events: &mut EventLoop) -> Result<usize, Failure> {
+async fn greeting(events: &mut EventLoop) -> Result<usize, Fault> {
     loop {
         match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(greeting))) => {
@@ -151,7 +182,7 @@ async fn greeting(events: &mut EventLoop) -> Result<usize, Failure> {
                 return Ok(limit.map_or(268_435_455, |limit| limit as usize));
             }
             Ok(_) => {}
-            Err(error) => return Err(retry::failure(&error)),
+            Err(error) => return Err(answer::fault(&error)),
         }
     }
 }
@@ -160,7 +191,7 @@ async fn drive(mut events: EventLoop, signals: mpsc::Sender<Signal>) {
     loop {
         let (event, broken) = match events.poll().await {
             Ok(event) => (Some(event), None),
-            Err(error) => (None, Some(retry::failure(&error))),
+            Err(error) => (None, Some(answer::fault(&error))),
         };
         let mut told: VecDeque<_> = event.into_iter().collect();
         if broken.is_some() {
@@ -178,34 +209,9 @@ async fn drive(mut events: EventLoop, signals: mpsc::Sender<Signal>) {
                 return;
             }
         }
-        if let Some(failure) = broken {
-            let _ = signals.send(Signal::Broken(failure)).await;
+        if let Some(fault) = broken {
+            let _ = signals.send(Signal::Broken(fault)).await;
             return;
         }
     }
-}
-
-fn tls(config: &MqttSinkConfig) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    match &config.ca {
-        Some(file) => {
-            let cannot = |error: rustls_pki_types::pem::Error| format!("{}: {error}", file.display());
-            for certificate in CertificateDer::pem_file_iter(file).map_err(cannot)? {
-                let added = roots.add(certificate.map_err(cannot)?);
-                added.map_err(|error| format!("{}: {error}", file.display()))?;
-            }
-        }
-        None => {
-            // One that cannot be read is no reason to do without the others.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err("there is no certificate that others could rest on".into());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }

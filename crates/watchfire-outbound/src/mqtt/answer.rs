@@ -4,10 +4,10 @@ use rumqttc::v5::mqttbytes::Error as MqttError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, PubAckReason};
 use rumqttc::v5::{ConnectionError, StateError};
 
-use crate::contract::Failure;
+use crate::Fault;
 
 /// A connection that broke, or never was.
-pub(super) fn failure(error: &ConnectionError) -> Failure {
+pub(super) fn fault(error: &ConnectionError) -> Fault {
     use ConnectReturnCode as Code;
     let code = match error {
         ConnectionError::Tls(_) => "tls",
@@ -41,7 +41,7 @@ pub(super) fn failure(error: &ConnectionError) -> Failure {
         _ => "unreachable",
     };
     // Its text has that of its causes in it.
-    Failure::retry(code, error)
+    Fault::new(code, error)
 }
 
 /// What an answer to a message means.
@@ -52,7 +52,7 @@ pub(super) enum Answer {
     /// It will never take this message.
     Refused(String),
     /// It takes none now.
-    Later(Failure),
+    Later(Fault),
 }
 
 pub(super) fn answer(reason: PubAckReason) -> Answer {
@@ -60,11 +60,11 @@ pub(super) fn answer(reason: PubAckReason) -> Answer {
     match reason {
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Answer::Taken,
         PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => Answer::Refused(said),
-        PubAckReason::NotAuthorized => Answer::Later(Failure::retry("not-permitted", said)),
-        PubAckReason::QuotaExceeded => Answer::Later(Failure::retry("overloaded", said)),
+        PubAckReason::NotAuthorized => Answer::Later(Fault::new("not-permitted", said)),
+        PubAckReason::QuotaExceeded => Answer::Later(Fault::new("overloaded", said)),
         PubAckReason::UnspecifiedError
         | PubAckReason::ImplementationSpecificError
-        | PubAckReason::PacketIdentifierInUse => Answer::Later(Failure::retry("refused", said)),
+        | PubAckReason::PacketIdentifierInUse => Answer::Later(Fault::new("refused", said)),
     }
 }
 
@@ -75,8 +75,7 @@ mod tests {
     #[test]
     fn faults_have_names() {
         let check = |error: ConnectionError, expected: &str| {
-            let Failure::Retry { code, .. } = failure(&error) else { panic!("{error}") };
-            assert_eq!(code, expected, "{error}");
+            assert_eq!(fault(&error).code, expected, "{error}");
         };
         let refused = ConnectionError::ConnectionRefused;
         check(refused(ConnectReturnCode::BadUserNamePassword), "credentials");
@@ -90,7 +89,7 @@ mod tests {
         check(ConnectionError::MqttState(StateError::Deserialization(strange)), "protocol");
         assert_eq!(answer(PubAckReason::NoMatchingSubscribers), Answer::Taken);
         assert!(matches!(answer(PubAckReason::PayloadFormatInvalid), Answer::Refused(_)));
-        assert!(matches!(answer(PubAckReason::NotAuthorized), Answer::Later(Failure::Retry { code, .. })
+        assert!(matches!(answer(PubAckReason::NotAuthorized), Answer::Later(Fault { code, .. })
             if code == "not-permitted"));
     }
 }
