@@ -9,5 +9,6 @@ mod email;
 mod forward;
 mod groups;
 mod holds;
+mod outlets;
 mod receiver;
 mod signed;
