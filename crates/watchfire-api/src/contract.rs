@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use watchfire_model::alert::{Evidence, Verdict};
 use watchfire_model::call::{CallFailure, Manifest};
-use watchfire_model::{DeviceHandle, DeviceSpec, Digest, Limits, OnRecovery, RuleVersion, Timestamp, Value};
+use watchfire_model::{DeviceHandle, DeviceSpec, Digest, Duration, Limits, OnRecovery, RuleVersion, Timestamp, Value};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::storm::Standing;
@@ -414,17 +414,55 @@ pub trait Receivers: Send + Sync {
     fn settings(&self) -> Arc<Settings>;
     /// The storms that hold alerts now.
     fn storms(&self) -> Arc<Standing>;
-    /// Sends a test message. An error is what the channel said.
-    fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>>;
+    /// Sends a test message. An error: it was not taken.
+    fn test(&self, name: &str) -> BoxFuture<'_, Result<TestAnswer, TestAnswer>>;
 }
 
-/// A configured receiver.
+/// What came of a test message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestAnswer {
+    /// In words: the status and how long it took, or what went wrong.
+    pub said: String,
+    /// The beginning of what the receiver answered, where it answered anything.
+    pub answer: Option<String>,
+}
+
+/// A configured receiver, and how it does since the start or a change of its configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ReceiverInfo {
     /// Its name.
     pub name: String,
-    /// The channels of it, such as `webhook`, each with where it leads: scheme and host only.
+    /// The channels of it, such as `webhook`.
     pub channels: Vec<String>,
+    /// `ok`, `failing` (the last attempt failed and it is tried again) or `unused` (nothing was sent since the start).
+    pub state: &'static str,
+    /// Attempts that failed since the last one that was taken.
+    pub failures: u32,
+    /// When the last attempt ended.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<Timestamp>,
+    /// How long that took.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took: Option<Duration>,
+    /// When something was taken last.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_delivered: Option<Timestamp>,
+    /// What the last attempt that failed said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Nothing is sent before then: it asked for rest, or is only tried now and then.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rests_until: Option<Timestamp>,
+    /// Deliveries that wait for it.
+    pub waiting: u64,
+    /// When the oldest of them was made.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
 }
 
 /// A source that connects to a service by itself, and how it does.

@@ -17,7 +17,8 @@ use watchfire_store::{DeliveryState, Store};
 use watchfire_telemetry::metrics;
 
 use crate::backoff::backoff;
-use crate::channel::{Channel, Delivering, Outcome, Retry};
+use crate::channel::{Channel, Delivering, Kept, Outcome, Retry, Thread};
+use crate::health::Health;
 use crate::config::ReceiverConfig;
 use crate::turning::Turning;
 
@@ -38,12 +39,14 @@ pub(crate) struct Lane {
     pub clock: Arc<dyn Clock>,
     pub stop: watch::Receiver<bool>,
     pub turning: Turning,
+    pub health: Health,
 }
 
 struct Done {
     delivery: DueDelivery,
     outcome: Outcome,
     took: Duration,
+    thread: Option<Thread>,
 }
 
 #[derive(Default)]
@@ -129,9 +132,11 @@ impl Lane {
             let channel = self.channel.clone();
             state.under_way.spawn(async move {
                 let started = Instant::now();
-                let delivering = Delivering { id: &delivery.id, payload: &delivery.payload, now };
+                let thread = Kept::new(delivery.thread.clone());
+                let delivering =
+                    Delivering { id: &delivery.id, payload: &delivery.payload, now, thread: &thread };
                 let outcome = channel.send(&delivering).await;
-                Done { delivery, outcome, took: started.elapsed() }
+                Done { delivery, outcome, took: started.elapsed(), thread: thread.after() }
             });
         }
         match self.store.next_delivery(&self.config.name, now).await {
@@ -179,7 +184,7 @@ impl Lane {
     }
 
     fn judge(&self, state: &mut State, done: Done) -> Attempted {
-        let Done { delivery, outcome, took } = done;
+        let Done { delivery, outcome, took, thread } = done;
         let now = self.clock.wall();
         let receiver = || ("receiver", self.config.name.clone());
         let telemetry = &metrics().alerts;
@@ -193,12 +198,14 @@ impl Lane {
             status: None,
             error: None,
             took: took.into(),
+            thread: None,
         };
         let outcome_name = match outcome {
             Outcome::Delivered { status } => {
                 state.failures = 0;
                 state.probes_at = None;
                 attempted.state = DeliveryState::Delivered;
+                attempted.thread = thread;
                 attempted.status = Some(status);
                 let age = now.since(delivery.created_at).as_secs_f64();
                 telemetry.delivery_seconds.get_or_create(&[receiver()]).observe(age);
@@ -250,6 +257,7 @@ impl Lane {
             }
         };
         telemetry.attempts.get_or_create(&[receiver(), ("outcome", outcome_name.into())]).inc();
+        self.health.note(&attempted, state.failures, state.probes_at.max(state.rests_until));
         if attempted.state != DeliveryState::Pending {
             let end = ("state", attempted.state.as_str().to_string());
             telemetry.deliveries.get_or_create(&[receiver(), end]).inc();

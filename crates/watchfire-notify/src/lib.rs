@@ -34,6 +34,7 @@ pub mod channel;
 pub mod config;
 pub mod export;
 mod flush;
+mod health;
 mod ids;
 pub mod import;
 mod lane;
@@ -47,12 +48,14 @@ mod stand_in;
 mod turning;
 
 pub use channel::{Outcome, Retry};
+pub use health::ReceiverHealth;
 pub use links::Links;
 pub use own::{Notice, NoticeKind};
 
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
 
-use channel::{Channel, Delivering};
+use channel::{Channel, Delivering, Kept};
+use health::Health;
 use stages::fleet::Fleet;
 use stages::plan::Settings;
 use stages::storm::Standing;
@@ -95,12 +98,14 @@ impl Prepared {
 }
 
 /// What a receiver is, for lists.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct ReceiverInfo {
     /// Its name.
     pub name: String,
     /// Such as `webhook`.
     pub channel: &'static str,
+    /// How it does.
+    pub health: ReceiverHealth,
 }
 
 /// What came of a test message.
@@ -114,6 +119,9 @@ pub struct TestResult {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The beginning of what it answered, where it said anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
     /// How long it took.
     pub took: watchfire_model::Duration,
 }
@@ -124,6 +132,7 @@ struct Running {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     turning: Turning,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -219,7 +228,9 @@ impl Notifier {
             };
             let stop = watch::Sender::new(false);
             let turning = Turning::new();
+            let health = Health::default();
             let lane = lane::Lane {
+                health: health.clone(),
                 config: receiver.clone(),
                 channel: channel.clone(),
                 public_url: config.public_url.clone(),
@@ -236,7 +247,7 @@ impl Notifier {
                 lane.run().await;
             });
             let (config, channel) = (receiver.clone(), channel.clone());
-            state.lanes.insert(name, Running { config, channel, stop, task, turning });
+            state.lanes.insert(name, Running { config, channel, stop, task, turning, health });
         }
         for lane in old.into_values() {
             lane.stop.send_replace(true);
@@ -271,8 +282,12 @@ impl Notifier {
     pub fn receivers(&self) -> Vec<ReceiverInfo> {
         let state = self.lock();
         let info = |receiver: &ReceiverConfig| {
-            let channel = state.lanes.get(&receiver.name).map(|lane| lane.channel.name());
-            ReceiverInfo { name: receiver.name.clone(), channel: channel.unwrap_or_default() }
+            let lane = state.lanes.get(&receiver.name);
+            ReceiverInfo {
+                name: receiver.name.clone(),
+                channel: lane.map(|lane| lane.channel.name()).unwrap_or_default(),
+                health: lane.map(|lane| lane.health.look()).unwrap_or_default(),
+            }
         };
         state.config.receivers.iter().map(info).collect()
     }
@@ -304,14 +319,16 @@ impl Notifier {
         let body = serde_json::to_string(&message).unwrap_or_default();
         let started = Instant::now();
         let id = format!("test-{}", now.0);
-        let outcome = channel.send(&Delivering { id: &id, payload: &body, now }).await;
+        let kept = Kept::default();
+        let delivering = Delivering { id: &id, payload: &body, now, thread: &kept };
+        let (outcome, answer) = watchfire_outbound::heard(channel.send(&delivering)).await;
         let took = started.elapsed().into();
         Ok(match outcome {
             Outcome::Delivered { status } => {
-                TestResult { delivered: true, status: Some(status), error: None, took }
+                TestResult { delivered: true, status: Some(status), error: None, answer, took }
             }
             Outcome::Failed { status, error, .. } => {
-                TestResult { delivered: false, status, error: Some(error), took }
+                TestResult { delivered: false, status, error: Some(error), answer, took }
             }
         })
     }

@@ -8,6 +8,7 @@ mod fault;
 pub mod kafka;
 pub mod mqtt;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once, PoisonError, RwLock};
 use std::time::Duration;
@@ -42,6 +43,28 @@ pub enum Outcome {
         /// What went wrong, without addresses, headers or bodies: those may hold secrets.
         error: String,
     },
+}
+
+tokio::task_local! {
+    /// The last answer of this task, while somebody listens.
+    static HEARD: RefCell<Vec<u8>>;
+}
+
+/// Characters of an answer that are shown to people.
+const SHOWN: usize = 500;
+
+/// Does something, and gives beside what came of it the beginning of the last answer that a [`Sender`] got in it: for
+/// people who try out whether somebody can be told. An answer may say more than is to be kept.
+pub async fn heard<T>(attempt: impl Future<Output = T>) -> (T, Option<String>) {
+    HEARD
+        .scope(RefCell::default(), async {
+            let came = attempt.await;
+            let answer = HEARD.with(RefCell::take);
+            let text: String = String::from_utf8_lossy(&answer).chars().take(SHOWN).collect();
+            let text = text.trim();
+            (came, (!text.is_empty()).then(|| text.to_string()))
+        })
+        .await
 }
 
 /// Whether an attempt is worth repeating.
@@ -246,6 +269,8 @@ impl Sender {
         if matches!(outcome, Outcome::Failed { .. }) {
             self.read_anew();
         }
+        // Nobody listens but where somebody tries a receiver.
+        let _ = HEARD.try_with(|heard| heard.replace(answer.clone()));
         (outcome, answer)
     }
 

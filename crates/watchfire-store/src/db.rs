@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0009_routing.sql"),
     include_str!("../migrations/0010_external_alerts.sql"),
     include_str!("../migrations/0011_stand_ins.sql"),
+    include_str!("../migrations/0012_delivery_threads.sql"),
 ];
 
 /// The format that this release writes.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use utoipa::ToSchema;
 use watchfire_model::{Duration, Timestamp};
 
@@ -176,6 +176,17 @@ pub struct DueDelivery {
     pub created_at: Timestamp,
     /// When the log received the first that it tells of.
     pub caused_at: Option<Timestamp>,
+    /// What the channel kept of the group.
+    pub thread: Option<String>,
+}
+
+/// What a channel keeps of a group from a message on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// This.
+    Keep(String),
+    /// Nothing any more.
+    End,
 }
 
 /// What came of an attempt.
@@ -197,6 +208,8 @@ pub struct Attempted {
     pub error: Option<String>,
     /// How long it took.
     pub took: Duration,
+    /// What the channel keeps of the group from now on; `None`: as before.
+    pub thread: Option<Thread>,
 }
 
 /// What waits for a receiver.
@@ -286,7 +299,9 @@ impl Store {
         // The plus keeps the planner to the order of sequences: in a storm nearly everything is due, and
         // the first few are wanted, not all of them sorted.
         let rows = sqlx::query(
-            "SELECT sequence, id, group_key, payload, attempts, created_at, caused_at FROM deliveries AS d \
+            "SELECT sequence, id, group_key, payload, attempts, created_at, caused_at, \
+             (SELECT kept FROM delivery_threads AS t WHERE t.receiver = d.receiver \
+             AND t.group_key = d.group_key) AS thread FROM deliveries AS d \
              WHERE state = 'pending' AND receiver = $1 AND +next_try <= $2 AND NOT EXISTS ( \
                SELECT 1 FROM deliveries AS e WHERE e.state = 'pending' AND e.receiver = d.receiver \
                AND e.group_key = d.group_key AND e.sequence < d.sequence) \
@@ -308,6 +323,7 @@ impl Store {
                     attempts: row.try_get::<i64, _>("attempts")? as u32,
                     created_at: time(row, "created_at")?,
                     caused_at: time_opt(row, "caused_at")?,
+                    thread: row.try_get("thread")?,
                 })
             })
             .collect::<Result<_, sqlx::Error>>()
@@ -357,6 +373,7 @@ impl Store {
             .execute(&mut *connection)
             .await
             .map_err(StoreError::sql(ACTION))?;
+            write_thread(&mut connection, done).await.map_err(StoreError::sql(ACTION))?;
             let outcome = match done.state {
                 DeliveryState::Delivered => "delivered",
                 DeliveryState::Refused => "never",
@@ -439,4 +456,24 @@ impl Store {
             .collect::<Result<_, sqlx::Error>>()
             .map_err(&failed)
     }
+}
+
+async fn write_thread(connection: &mut SqliteConnection, done: &Attempted) -> Result<(), sqlx::Error> {
+    let of = match &done.thread {
+        None => return Ok(()),
+        Some(Thread::Keep(kept)) => sqlx::query(
+            "INSERT INTO delivery_threads (receiver, group_key, kept, at) \
+             SELECT receiver, group_key, $2, $3 FROM deliveries WHERE sequence = $1 \
+             ON CONFLICT (receiver, group_key) DO UPDATE SET kept = excluded.kept, at = excluded.at",
+        )
+        .bind(done.sequence)
+        .bind(kept.as_str())
+        .bind(done.at.0),
+        Some(Thread::End) => sqlx::query(
+            "DELETE FROM delivery_threads WHERE (receiver, group_key) IN \
+             (SELECT receiver, group_key FROM deliveries WHERE sequence = $1)",
+        )
+        .bind(done.sequence),
+    };
+    of.execute(connection).await.map(drop)
 }

@@ -248,6 +248,14 @@ impl Store {
         // They are numbered without holes.
         let beyond = last - retention.deliveries.min(i64::MAX as u64) as i64;
         let before = now - retention.deliveries_for;
+        // Threads of groups whose end was never delivered.
+        let mut connection = self.db().write().await?;
+        sqlx::query("DELETE FROM delivery_threads WHERE at < $1")
+            .bind(before.0)
+            .execute(&mut *connection)
+            .await
+            .map_err(&failed)?;
+        commit(connection, ACTION).await?;
         let mut removed = 0;
         loop {
             let rows = sqlx::query(

@@ -17,7 +17,7 @@ use watchfire_model::call::{CallFailure, Manifest};
 use watchfire_model::{Digest, Limits, PartitionId, RuleVersion, Timestamp};
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::storm::Standing;
-use watchfire_notify::{Notifier, NotifyConfig};
+use watchfire_notify::{Notifier, NotifyConfig, NotifyError};
 use watchfire_store::{Store, StoreError};
 
 /// How old what is said of all rules may be: lists ask once for each rule.
@@ -348,9 +348,25 @@ pub struct NotifierAdapter(pub Arc<Notifier>);
 
 impl Receivers for NotifierAdapter {
     fn list(&self) -> Vec<ReceiverInfo> {
-        let one = |receiver: watchfire_notify::ReceiverInfo| ReceiverInfo {
-            name: receiver.name,
-            channels: vec![receiver.channel.to_string()],
+        let one = |receiver: watchfire_notify::ReceiverInfo| {
+            let health = receiver.health;
+            ReceiverInfo {
+                name: receiver.name,
+                channels: vec![receiver.channel.to_string()],
+                state: match (health.last_attempt, health.failures) {
+                    (None, _) => "unused",
+                    (Some(_), 0) => "ok",
+                    _ => "failing",
+                },
+                failures: health.failures,
+                last_attempt: health.last_attempt,
+                took: health.took,
+                last_delivered: health.last_delivered,
+                last_error: health.last_error,
+                rests_until: health.rests_until,
+                waiting: 0,
+                oldest: None,
+            }
         };
         self.0.receivers().into_iter().map(one).collect()
     }
@@ -367,14 +383,16 @@ impl Receivers for NotifierAdapter {
         self.0.storms()
     }
 
-    fn test(&self, name: &str) -> BoxFuture<'_, Result<String, String>> {
+    fn test(&self, name: &str) -> BoxFuture<'_, Result<TestAnswer, TestAnswer>> {
         let name = name.to_string();
         Box::pin(async move {
-            let result = self.0.test_receiver(&name).await.map_err(|error| error.to_string())?;
+            let unknown = |error: NotifyError| TestAnswer { said: error.to_string(), answer: None };
+            let result = self.0.test_receiver(&name).await.map_err(unknown)?;
             let status = result.status.map_or("no answer".to_string(), |status| format!("status {status}"));
+            let answer = result.answer;
             match result.error {
-                None => Ok(format!("{status} after {}", result.took)),
-                Some(error) => Err(format!("{status}: {error}")),
+                None => Ok(TestAnswer { said: format!("{status} after {}", result.took), answer }),
+                Some(error) => Err(TestAnswer { said: format!("{status}: {error}"), answer }),
             }
         })
     }

@@ -7,17 +7,24 @@ use serde_json::json;
 use super::AppState;
 use super::extract::{Operator, Path, Viewer};
 use super::page::Listing;
-use crate::contract::ReceiverInfo;
+use crate::contract::{ReceiverInfo, TestAnswer};
 use crate::problem::Problem;
 
-/// The configured receivers
+/// The configured receivers, and how each does
 #[utoipa::path(get, path = "/receivers", tag = "receivers",
     responses((status = 200, body = Listing<ReceiverInfo>)))]
 pub(crate) async fn list_receivers(
     _: Viewer,
     State(state): State<AppState>,
-) -> axum::Json<Listing<ReceiverInfo>> {
-    axum::Json(Listing { items: state.receivers.list(), next: None })
+) -> Result<axum::Json<Listing<ReceiverInfo>>, Problem> {
+    let mut items = state.receivers.list();
+    let waiting = state.store.waiting_deliveries().await?;
+    for waits in waiting {
+        if let Some(item) = items.iter_mut().find(|item| item.name == waits.receiver) {
+            (item.waiting, item.oldest) = (waits.pending, Some(waits.oldest));
+        }
+    }
+    Ok(axum::Json(Listing { items, next: None }))
 }
 
 /// Sends a test message to a receiver
@@ -33,9 +40,18 @@ pub(crate) async fn test_receiver(
         return Err(Problem::not_found("receiver", &name));
     }
     let outcome = state.receivers.test(&name).await;
-    state.audit(&caller, "receiver.test", &name, outcome.as_ref().err().cloned()).await;
+    let refused = outcome.as_ref().err().map(|answer| answer.said.clone());
+    state.audit(&caller, "receiver.test", &name, refused).await;
     match outcome {
-        Ok(answer) => Ok(axum::Json(json!({"receiver": name, "answer": answer}))),
-        Err(answer) => Err(Problem::new(StatusCode::BAD_GATEWAY, "receiver", answer).with("receiver", name)),
+        Ok(TestAnswer { said, answer }) => {
+            Ok(axum::Json(json!({"receiver": name, "answer": said, "body": answer})))
+        }
+        Err(TestAnswer { said, answer }) => {
+            let problem = Problem::new(StatusCode::BAD_GATEWAY, "receiver", said).with("receiver", name);
+            Err(match answer {
+                Some(answer) => problem.with("body", answer),
+                None => problem,
+            })
+        }
     }
 }

@@ -219,7 +219,19 @@ impl Resubmit for Fake {
 
 impl Receivers for Fake {
     fn list(&self) -> Vec<ReceiverInfo> {
-        vec![ReceiverInfo { name: "ops".into(), channels: vec!["webhook https://example.org".into()] }]
+        vec![ReceiverInfo {
+            name: "ops".into(),
+            channels: vec!["webhook".into()],
+            state: "unused",
+            failures: 0,
+            last_attempt: None,
+            took: None,
+            last_delivered: None,
+            last_error: None,
+            rests_until: None,
+            waiting: 0,
+            oldest: None,
+        }]
     }
     fn config(&self) -> NotifyConfig {
         self.notify.lock().unwrap().0.clone()
@@ -230,8 +242,8 @@ impl Receivers for Fake {
     fn storms(&self) -> Arc<Standing> {
         self.storms.lock().unwrap().clone()
     }
-    fn test(&self, _: &str) -> BoxFuture<'_, Result<String, String>> {
-        Box::pin(async { Err("answered 500".into()) })
+    fn test(&self, _: &str) -> BoxFuture<'_, Result<TestAnswer, TestAnswer>> {
+        Box::pin(async { Err(TestAnswer { said: "answered 500".into(), answer: Some("no_team".into()) }) })
     }
 }
 

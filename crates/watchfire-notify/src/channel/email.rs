@@ -289,6 +289,9 @@ fn plain(text: &Text) -> String {
     for line in &text.lines {
         // Writing to a String does not fail.
         let _ = writeln!(said, "{}", cut(&line.description, DESCRIPTION));
+        if let Some(response) = &line.response {
+            let _ = writeln!(said, "{response}");
+        }
         if line.fires
             && let Some(url) = &line.acknowledge
         {
@@ -310,6 +313,9 @@ fn html(text: &Text) -> String {
         };
         let description = escape(&cut(&line.description, DESCRIPTION)).replace('\n', "<br>");
         let _ = write!(said, "<p style=\"border-left:4px solid {color};padding-left:8px\">{description}");
+        if let Some(response) = &line.response {
+            let _ = write!(said, "<br><em>{}</em>", escape(response));
+        }
         if line.fires
             && let Some(url) = &line.acknowledge
         {

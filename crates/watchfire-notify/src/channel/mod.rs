@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use watchfire_model::{Duration, Secret, Timestamp};
 use watchfire_outbound::Target;
+pub use watchfire_store::deliveries::Thread;
 
 use crate::config::ReceiverConfig;
 
@@ -62,6 +63,37 @@ pub struct Delivering<'a> {
     pub payload: &'a str,
     /// When the attempt is made.
     pub now: Timestamp,
+    /// What the channel keeps of the group.
+    pub thread: &'a Kept,
+}
+
+/// What a channel keeps of a group from one message to the next.
+#[derive(Debug, Default)]
+pub struct Kept {
+    before: Option<String>,
+    after: Mutex<Option<Thread>>,
+}
+
+impl Kept {
+    /// With what the message before left.
+    pub fn new(before: Option<String>) -> Self {
+        Self { before, after: Mutex::default() }
+    }
+
+    /// What was left by the message before.
+    pub fn before(&self) -> Option<&str> {
+        self.before.as_deref()
+    }
+
+    /// What this message leaves, if it is taken.
+    pub fn leave(&self, after: Thread) {
+        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = Some(after);
+    }
+
+    /// What is to be kept from now on; `None`: what was kept before.
+    pub fn after(self) -> Option<Thread> {
+        self.after.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Delivering<'_> {
@@ -241,5 +273,5 @@ pub fn is_read(config: &ReceiverConfig) -> bool {
 
 /// Whether a channel shows, where the alert is, what somebody did to it.
 pub fn tells_responses(config: &ReceiverConfig) -> bool {
-    config.pagerduty.is_some()
+    config.pagerduty.is_some() || config.slack.as_ref().is_some_and(slack::SlackConfig::changes_in_place)
 }

@@ -41,6 +41,8 @@ pub struct Line {
     pub source: String,
     /// Its rule.
     pub rule: String,
+    /// What somebody did, where the message tells of that: "acknowledged by anna: on my way".
+    pub response: Option<String>,
 }
 
 /// Severities from the worst; what is none of them stands behind all.
@@ -63,7 +65,22 @@ fn line(alert: &Alert) -> Line {
             .into_iter()
             .find(|text| !text.is_empty())
             .unwrap_or_default(),
+        response: alert.response.as_ref().map(|what| {
+            let by = said("response_by").map(|by| format!(" by {by}")).unwrap_or_default();
+            let comment = said("response_comment").map(|comment| format!(": {comment}")).unwrap_or_default();
+            format!("{}{by}{comment}", response(what))
+        }),
         rule: name,
+    }
+}
+
+/// What somebody did, in words.
+fn response(what: &str) -> &str {
+    match what {
+        "acknowledged" => "acknowledged",
+        "unacknowledged" => "nobody looks after it any more",
+        "shelve_expiring" => "shelving ends soon",
+        other => other,
     }
 }
 
@@ -81,7 +98,10 @@ impl Text {
             (Some(_), _) => message.common_annotations.get("summary").cloned().unwrap_or_default(),
             (None, [one]) if left_out == 0 => {
                 let state = if one.fires { one.severity.to_uppercase() } else { "RESOLVED".into() };
-                format!("{state}: {}", one.summary)
+                match &one.response {
+                    Some(response) => format!("{state}, {response}: {}", one.summary),
+                    None => format!("{state}: {}", one.summary),
+                }
             }
             _ => {
                 let firing = message.alerts.iter().filter(|alert| alert.status == "firing").count();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use watchfire_model::Timestamp;
 use watchfire_notify::channel::payload::{Alert, Message};
-use watchfire_notify::channel::{Channel, Delivering};
+use watchfire_notify::channel::{Channel, Delivering, Kept, Thread};
 use watchfire_notify::{Outcome, ReceiverConfig, Retry};
 
 /// A server that answers requests in order, the last answer from then on, and keeps what it was sent.
@@ -121,7 +121,7 @@ fn alert(device: &str, fires: bool) -> Alert {
 
 async fn send(channel: &Channel, message: &Message) -> Outcome {
     let payload = serde_json::to_string(message).unwrap();
-    channel.send(&Delivering { id: "d-1", payload: &payload, now: Timestamp(1_767_225_600_000_000) }).await
+    channel.send(&Delivering { id: "d-1", payload: &payload, now: Timestamp(1_767_225_600_000_000), thread: &Kept::default() }).await
 }
 
 #[tokio::test]
@@ -275,6 +275,50 @@ async fn a_chat_that_moved_is_followed() {
         Outcome::Delivered { .. }
     ));
     assert_eq!(server.bodies()[1]["chat_id"], "-1001234567");
+}
+
+#[tokio::test]
+async fn a_bot_changes_its_message_while_the_group_goes_on() {
+    const POSTED: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 40\r\n\r\n\
+        {\"ok\":true,\"channel\":\"C1\",\"ts\":\"17.25\"} ";
+    const MISSING: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 40\r\n\r\n\
+        {\"ok\":false,\"error\":\"message_not_found\"}";
+    let bot = "slack = { url = \"URL\", token = \"xoxb-1\", channel = \"#plant\", timeout = \"500ms\" }";
+    // What is sent with what was kept; what is kept from then on, and what was sent.
+    let tell = async |answers: Vec<&'static [u8]>, before: Option<&str>, message: &Message| {
+        let server = Server::answering(answers, Duration::ZERO).await;
+        let payload = serde_json::to_string(message).unwrap();
+        let kept = Kept::new(before.map(String::from));
+        let now = Timestamp(1_767_225_600_000_000);
+        let delivering = Delivering { id: "d-1", payload: &payload, now, thread: &kept };
+        let outcome = channel(bot, &server.address).send(&delivering).await;
+        assert!(matches!(outcome, Outcome::Delivered { .. }), "{outcome:?}");
+        (kept.after(), server.bodies())
+    };
+    let (firing, over) = (message(vec![alert("press-1", true)]), message(vec![alert("press-1", false)]));
+    let (kept, sent) = tell(vec![POSTED], None, &firing).await;
+    let place = "{\"channel\":\"C1\",\"ts\":\"17.25\"}";
+    assert_eq!(kept, Some(Thread::Keep(place.into())));
+    assert_eq!(sent[0]["channel"], "#plant");
+    // What fires anew changes the message, and calls people in its thread.
+    let (kept, sent) = tell(vec![POSTED], Some(place), &firing).await;
+    assert_eq!((kept, sent.len()), (None, 2));
+    assert_eq!((&sent[0]["channel"], &sent[0]["ts"]), (&json!("C1"), &json!("17.25")));
+    assert_eq!((&sent[1]["thread_ts"], &sent[1]["reply_broadcast"]), (&json!("17.25"), &json!(true)));
+    // What somebody did is shown where the message is, and calls nobody.
+    let mut known = alert("press-1", true);
+    known.response = Some("acknowledged".into());
+    known.annotations.insert("response_by".into(), "anna".into());
+    let (_, sent) = tell(vec![POSTED], Some(place), &message(vec![known])).await;
+    let said = sent[0]["blocks"][1]["text"]["text"].as_str().unwrap();
+    assert!(sent.len() == 1 && said.contains("_acknowledged by anna_"), "{sent:?}");
+    // Its end is the end of the message; the next time there is another one.
+    let (kept, sent) = tell(vec![POSTED], Some(place), &over).await;
+    assert_eq!((kept, sent.len(), &sent[0]["ts"]), (Some(Thread::End), 1, &json!("17.25")));
+    // Somebody deleted it.
+    let (kept, sent) = tell(vec![MISSING, POSTED], Some(place), &firing).await;
+    assert_eq!((kept, sent.len()), (Some(Thread::Keep(place.into())), 2));
+    assert_eq!((&sent[1]["channel"], &sent[1]["ts"]), (&json!("#plant"), &Value::Null));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use watchfire_model::Timestamp;
-use watchfire_notify::channel::{Channel, Delivering};
+use watchfire_notify::channel::{Channel, Delivering, Kept};
 use watchfire_notify::{Outcome, ReceiverConfig, Retry};
 
 /// A server that keeps what it takes.
@@ -106,7 +106,7 @@ async fn send(channel: &Channel, id: &str, status: &str) -> Outcome {
         }],
     });
     let payload = payload.to_string();
-    channel.send(&Delivering { id, payload: &payload, now: Timestamp(1_767_225_600_000_000) }).await
+    channel.send(&Delivering { id, payload: &payload, now: Timestamp(1_767_225_600_000_000), thread: &Kept::default() }).await
 }
 
 /// A header of a mail, unfolded.

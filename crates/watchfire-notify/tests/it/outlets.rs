@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 use tokio::task::JoinHandle;
 use watchfire_notify::channel::kafka::ID;
 use watchfire_notify::channel::payload::{Alert, Message};
-use watchfire_notify::channel::{Channel, Delivering};
+use watchfire_notify::channel::{Channel, Delivering, Kept};
 use watchfire_notify::{Outcome, ReceiverConfig, Retry};
 use watchfire_services::{Failure, Kafka, Mosquitto, or_skip};
 
@@ -72,7 +72,7 @@ fn message(alerts: Vec<Alert>) -> Message {
 
 async fn send(channel: &Channel, id: &str, alerts: Vec<Alert>) -> Outcome {
     let payload = serde_json::to_string(&message(alerts)).unwrap();
-    channel.send(&Delivering { id, payload: &payload, now: START }).await
+    channel.send(&Delivering { id, payload: &payload, now: START, thread: &Kept::default() }).await
 }
 
 async fn taken(channel: &Channel, id: &str, alerts: Vec<Alert>) {
