@@ -5,10 +5,13 @@
 
 mod channels;
 mod deliver;
+mod driver;
 mod email;
 mod forward;
 mod groups;
 mod holds;
+mod outage;
 mod outlets;
 mod receiver;
 mod signed;
+mod timeline;
