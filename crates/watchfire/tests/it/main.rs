@@ -26,6 +26,7 @@ mod reload;
 mod rule_test;
 mod server;
 mod sinks;
+mod survives;
 mod versions;
 
 use std::path::PathBuf;
