@@ -11,7 +11,9 @@ use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use watchfire_model::alert::{Evidence, Verdict};
 use watchfire_model::call::{CallFailure, Manifest};
-use watchfire_model::{DeviceHandle, DeviceSpec, Digest, Duration, Limits, OnRecovery, RuleVersion, Timestamp, Value};
+use watchfire_model::{
+    DeviceHandle, DeviceSpec, Digest, Duration, Limits, OnRecovery, RuleVersion, Timestamp, Value,
+};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::storm::Standing;

@@ -18,8 +18,8 @@ use watchfire_telemetry::metrics;
 
 use crate::backoff::backoff;
 use crate::channel::{Channel, Delivering, Kept, Outcome, Retry, Thread};
-use crate::health::Health;
 use crate::config::ReceiverConfig;
+use crate::health::Health;
 use crate::turning::Turning;
 
 /// How long what is under way may take once the end has come.

@@ -195,7 +195,8 @@ impl Slack {
 }
 
 /// What Slack says of a message that cannot be changed any more.
-const GONE: [&str; 4] = ["message_not_found", "cant_update_message", "edit_window_closed", "channel_not_found"];
+const GONE: [&str; 4] =
+    ["message_not_found", "cant_update_message", "edit_window_closed", "channel_not_found"];
 
 async fn ask(sender: &Sender, delivering: &Delivering<'_>, body: &Value) -> (Outcome, Vec<u8>) {
     sender.ask(delivering.id, "application/json", &[], body.to_string(), delivering.now).await

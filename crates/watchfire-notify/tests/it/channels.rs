@@ -121,7 +121,14 @@ fn alert(device: &str, fires: bool) -> Alert {
 
 async fn send(channel: &Channel, message: &Message) -> Outcome {
     let payload = serde_json::to_string(message).unwrap();
-    channel.send(&Delivering { id: "d-1", payload: &payload, now: Timestamp(1_767_225_600_000_000), thread: &Kept::default() }).await
+    channel
+        .send(&Delivering {
+            id: "d-1",
+            payload: &payload,
+            now: Timestamp(1_767_225_600_000_000),
+            thread: &Kept::default(),
+        })
+        .await
 }
 
 #[tokio::test]
@@ -334,7 +341,7 @@ async fn one_alertmanager_that_takes_it_is_enough_and_what_fires_ends_later() {
     let posted = &server.bodies()[0];
     assert_eq!(posted[0]["labels"]["device"], "press-1");
     // Four intervals of a minute ahead; and what is over keeps its own end.
-    assert_eq!(posted[0]["endsAt"], "2026-01-01T00:04:00Z");
+    assert_eq!(posted[0]["endsAt"], "2026-01-01T00:04:00.000000Z");
     assert_eq!(posted[1]["endsAt"], "0001-01-01T00:00:00Z");
     assert_eq!(posted[0]["annotations"]["acknowledge_url"], Value::Null);
 }

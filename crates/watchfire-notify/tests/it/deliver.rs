@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use watchfire_log::{Clock, ManualClock, SystemClock};
 use watchfire_model::Severity;
-use watchfire_model::alert::TransitionKind;
+use watchfire_model::alert::{AlertId, Transition, TransitionKind};
 use watchfire_notify::{Notifier, NotifyError};
 use watchfire_store::{DeliveryFilter, DeliveryState, Store};
 
@@ -440,7 +440,7 @@ async fn who_stands_in_is_told_what_was_refused_for_good_and_its_end_and_that_it
     let seen = second.wait_taken(3).await;
     assert_eq!((alertname(&seen[2]), &seen[2].body["status"]), ("hot", &"resolved".into()));
     // What comes next is none of its business.
-    submit(&store, vec![raise("a", 3)]).await;
+    submit(&store, vec![Transition { alert: AlertId::raised_by("again"), ..raise("a", 3) }]).await;
     first.wait_taken(2).await;
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     assert_eq!(second.count(), 3);

@@ -106,7 +106,14 @@ async fn send(channel: &Channel, id: &str, status: &str) -> Outcome {
         }],
     });
     let payload = payload.to_string();
-    channel.send(&Delivering { id, payload: &payload, now: Timestamp(1_767_225_600_000_000), thread: &Kept::default() }).await
+    channel
+        .send(&Delivering {
+            id,
+            payload: &payload,
+            now: Timestamp(1_767_225_600_000_000),
+            thread: &Kept::default(),
+        })
+        .await
 }
 
 /// A header of a mail, unfolded.

@@ -325,13 +325,17 @@ pub(super) async fn receiver(
 ) -> Result<(), ClientError> {
     match command {
         ReceiverCommand::Ls => {
-            output.list(&client.list("/receivers", Vec::new(), usize::MAX).await?, &["name", "channels", "state", "waiting", "last_delivered", "last_error"]);
+            output.list(
+                &client.list("/receivers", Vec::new(), usize::MAX).await?,
+                &["name", "channels", "state", "waiting", "last_delivered", "last_error"],
+            );
         }
         ReceiverCommand::Test { name } => {
             let answer =
                 client.call(Method::POST, &format!("/receivers/{}/test", segment(&name)), None).await?;
             let body = answer["body"].as_str().map(|body| format!(": {body}")).unwrap_or_default();
-            let said = format!("receiver {name} took it, {}{body}", answer["answer"].as_str().unwrap_or_default());
+            let said =
+                format!("receiver {name} took it, {}{body}", answer["answer"].as_str().unwrap_or_default());
             output.done(&said, &answer);
         }
     }
