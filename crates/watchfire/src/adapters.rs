@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use watchfire_api::contract::{
     Again, BoxFuture, BreakerState, Busy, DeviceState, EngineView, KeptState, LeftState, ModuleInfo,
     ModuleRefusal, ModuleWorks, Outage, ParameterFault, PartitionStatus, ReceiverInfo, Receivers, Rerun,
-    RuleEvent, RuleHealth, Trial, TrialFailure,
+    RuleEvent, RuleHealth, TestAnswer, Trial, TrialFailure,
 };
 use watchfire_engine::{BreakerStatus, Engine, EngineStatus, RuleEventKind, RuleStatus};
 use watchfire_host::{Host, ModuleBytes, ModuleReport, RefusalError};
