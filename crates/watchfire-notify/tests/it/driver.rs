@@ -171,8 +171,6 @@ struct Expected {
 pub struct Notice {
     /// After the beginning, by a clock that nobody sets.
     pub at: Duration,
-    /// The idempotency key.
-    pub id: String,
     pub told: Told,
 }
 
@@ -535,7 +533,7 @@ impl Timeline {
                     continue;
                 }
                 let told = Told { receiver: name.clone(), alerts: seen.says().into_iter().collect() };
-                self.notices.push(Notice { at: self.passed, id: seen.id.clone(), told });
+                self.notices.push(Notice { at: self.passed, told });
             }
             *looked_at = taken.len();
         }

@@ -129,6 +129,7 @@ fn attempted(sequence: i64, at: Timestamp, state: DeliveryState) -> Attempted {
         status: Some(200),
         error: None,
         took: watchfire_model::Duration::ZERO,
+        thread: None,
     }
 }
 
