@@ -214,10 +214,17 @@ impl Condition {
             Phase::Inactive => {
                 (self.count, self.last_seen) = (1, now.at);
                 self.told_severity = None;
-                if options.on_delay > Duration::ZERO {
+                if options.on_delay > Duration::ZERO || options.minimum_repeat > 1 {
                     self.phase = Phase::Pending { since: now };
                     return None;
                 }
+                Some(self.raise(options, now))
+            }
+            // It stood for long enough already, and now often enough.
+            Phase::Pending { since }
+                if self.count == u64::from(options.minimum_repeat.max(1))
+                    && since.clock + options.on_delay <= now.clock =>
+            {
                 Some(self.raise(options, now))
             }
             Phase::Pending { .. } => None,
@@ -284,8 +291,11 @@ impl Condition {
         Some(Step::Realarmed(self.tell(self.announced)))
     }
 
-    /// Nobody looked for a while, until `clock`: a delay that was under way begins again.
+    /// Nobody looked for a while, until `clock`: a delay that was under way begins again, and so does the count.
     pub fn begin_delay_anew(&mut self, clock: Timestamp) {
+        if let Phase::Pending { .. } = self.phase {
+            self.count = self.count.min(1);
+        }
         if let Phase::Pending { since } | Phase::Clearing { since } | Phase::Latched { again: Some(since) } =
             &mut self.phase
         {
@@ -300,6 +310,7 @@ impl Condition {
         let realarm = realarm.map(|span| self.announced + span);
         match self.phase {
             Phase::Inactive | Phase::Latched { again: None } => None,
+            Phase::Pending { .. } if self.count < u64::from(options.minimum_repeat) => None,
             Phase::Pending { since } | Phase::Latched { again: Some(since) } => {
                 Some(since.clock + options.on_delay)
             }

@@ -4,7 +4,7 @@
 //! One [`Condition`] stands for one (rule, device, key). The names are those of ISA-18.2 and OPC UA Part 9:
 //!
 //! ```text
-//!              trigger            on-delay over
+//!              trigger            on-delay over, minimum repeat reached
 //!  inactive ------------> pending ------------> active <-----------.
 //!     ^  ^---- clear -------'                     | clear          | trigger
 //!     |                                           v                |

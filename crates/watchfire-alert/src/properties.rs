@@ -40,9 +40,12 @@ fn options() -> impl Strategy<Value = ConditionOptions> {
     let span = || prop_oneof![Just(0_u64), 1..40_u64];
     let chatter = proptest::option::of((1..4_u32, 1..60_u64));
     let realarm = proptest::option::of(1..50_u64);
-    (span(), span(), any::<bool>(), chatter, realarm).prop_map(|(on, off, latched, chatter, realarm)| {
+    let repeat = prop_oneof![3 => Just(0_u32), 1 => 1..5_u32];
+    let delays = (span(), span(), repeat);
+    (delays, any::<bool>(), chatter, realarm).prop_map(|((on, off, repeat), latched, chatter, realarm)| {
         ConditionOptions {
             on_delay: Duration(on),
+            minimum_repeat: repeat,
             off_delay: Duration(off),
             latched,
             chatter: chatter.map(|(count, window)| Chatter { count, window: Duration(window) }),
@@ -165,6 +168,8 @@ proptest! {
         // Against a second telling of the same: how long did the trigger stand when it was raised?
         (options.latched, options.chatter) = (false, None);
         let (mut condition, mut standing, mut cleared) = (Condition::default(), None, None);
+        // When it was said often enough, counted apart.
+        let (mut said, mut often): (u32, Option<i64>) = (0, None);
         for &(now, event) in &story {
             let before = condition.phase();
             let mut steps = Vec::new();
@@ -173,7 +178,8 @@ proptest! {
                 match *step {
                     Step::Raised(at) => {
                         let since: i64 = standing.unwrap();
-                        prop_assert_eq!(at.0, since + options.on_delay.0 as i64, "{:?}", before);
+                        let stood = since + options.on_delay.0 as i64;
+                        prop_assert_eq!(at.0, stood.max(often.unwrap()), "{:?}", before);
                     }
                     Step::Resolved { at, .. } => {
                         let since: i64 = cleared.unwrap();
@@ -184,18 +190,30 @@ proptest! {
             }
             // Whatever is due by now was taken.
             prop_assert!(condition.due(&options).is_none_or(|due| due.0 > now));
+            let told = steps.len();
             apply(&mut condition, &options, now, event, &mut steps);
             match event {
                 Event::Trigger(_) => {
                     standing = standing.or(Some(now));
                     cleared = None;
+                    said += 1;
+                    if said >= options.minimum_repeat {
+                        often = often.or(Some(now));
+                    }
+                    // With the trigger itself, where the delay was over before.
+                    if let Some(Step::Raised(at)) = steps.get(told) {
+                        prop_assert_eq!((at.0, often), (now, Some(now)));
+                        prop_assert!(standing.unwrap() + options.on_delay.0 as i64 <= now);
+                    }
                 }
                 Event::Clear => {
-                    standing = None;
+                    (standing, said, often) = (None, 0, None);
                     cleared = cleared.or(Some(now));
                 }
                 Event::Reset(false) | Event::Nothing => {}
-                Event::Reset(true) | Event::Remove => (standing, cleared) = (None, None),
+                Event::Reset(true) | Event::Remove => {
+                    (standing, cleared, said, often) = (None, None, 0, None);
+                }
             }
             if condition.phase() == Phase::Inactive {
                 cleared = None;
@@ -246,6 +264,13 @@ fn stories() {
     check(on(), "1 t0, 5 c, 6 t0, 15 t0, 16 -, 17 c", "16 raised, 17 resolved");
     // The row that clears comes when the delay was over already: both happened.
     check(on(), "1 t0, 30 c", "11 raised, 30 resolved");
+    let often = || ConditionOptions { minimum_repeat: 3, ..plain() };
+    check(often(), "1 t0, 2 t0, 3 c, 4 t0, 5 t0, 90 -, 91 t1, 92 c", "91 raised, 92 resolved");
+    // Both: whichever comes later.
+    let long = || ConditionOptions { on_delay: Duration(10), ..often() };
+    check(long(), "1 t0, 2 t0, 3 t0, 30 -", "11 raised");
+    check(long(), "1 t0, 20 t0, 30 t0", "30 raised");
+    check(long(), "1 t0, 20 t0, 29 c, 30 t0, 31 t0, 32 t0, 50 c", "40 raised, 50 resolved");
     let off = || ConditionOptions { off_delay: Duration(10), ..plain() };
     check(off(), "1 t0, 5 c, 9 t0, 20 c, 29 c, 40 -", "1 raised, 30 resolved");
     let latched = || ConditionOptions { latched: true, ..plain() };

@@ -65,6 +65,10 @@ impl std::str::FromStr for Severity {
 pub struct ConditionOptions {
     /// The trigger must stand this long before the alert is raised.
     pub on_delay: Duration,
+    /// And so many readings in a row, of those that the rule says it with: each trigger counts, a clear begins anew. 0 and 1:
+    /// the first is enough.
+    #[serde(skip_serializing_if = "is_zero_times")]
+    pub minimum_repeat: u32,
     /// The clear must stand this long before the alert is resolved.
     pub off_delay: Duration,
     /// A cleared alert stays active until an operator resets it.
@@ -239,6 +243,10 @@ pub struct Evidence {
     /// What the rule said. Missing in what was written before it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+}
+
+fn is_zero_times(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -103,6 +103,7 @@ pub(crate) struct CaseFile {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ConditionFile {
     on_delay: Duration,
+    minimum_repeat: u32,
     off_delay: Duration,
     latched: bool,
     chatter: Option<Chatter>,
@@ -114,6 +115,7 @@ pub(crate) struct ConditionFile {
 #[serde(default, deny_unknown_fields)]
 struct OptionsFile {
     on_delay: Duration,
+    minimum_repeat: u32,
     off_delay: Duration,
     latched: bool,
     chatter: Option<Chatter>,
@@ -122,16 +124,16 @@ struct OptionsFile {
 
 impl From<OptionsFile> for ConditionOptions {
     fn from(file: OptionsFile) -> Self {
-        let OptionsFile { on_delay, off_delay, latched, chatter, realarm } = file;
-        Self { on_delay, off_delay, latched, chatter, realarm }
+        let OptionsFile { on_delay, minimum_repeat, off_delay, latched, chatter, realarm } = file;
+        Self { on_delay, minimum_repeat, off_delay, latched, chatter, realarm }
     }
 }
 
 impl From<ConditionFile> for ConditionSet {
     fn from(file: ConditionFile) -> Self {
-        let ConditionFile { on_delay, off_delay, latched, chatter, realarm, keys } = file;
+        let ConditionFile { on_delay, minimum_repeat, off_delay, latched, chatter, realarm, keys } = file;
         Self {
-            all: ConditionOptions { on_delay, off_delay, latched, chatter, realarm },
+            all: ConditionOptions { on_delay, minimum_repeat, off_delay, latched, chatter, realarm },
             keys: keys.into_iter().map(|(key, options)| (key, options.into())).collect(),
         }
     }

@@ -384,3 +384,41 @@ async fn alertmanager_beside_ours_tells_the_same() {
     }
     place.server.stop().await.unwrap();
 }
+
+/// Forwarded into the real one: it knows what stands, also after it was away, and hears of the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_is_known_to_an_alertmanager_beside() {
+    let configuration = "route:\n  receiver: nobody\nreceivers:\n- name: nobody\n";
+    let Some(mut beside) = or_skip("alertmanager", Alertmanager::start(configuration)) else { return };
+    let place = Place::start(&format!(
+        "[[receiver]]\nname = \"beside\"\nalertmanager = {{ urls = [\"http://127.0.0.1:9\", \"http://{}\"], \
+         resend = \"1s\" }}\n[route]\nreceivers = [\"hook\", \"beside\"]\n",
+        beside.address()
+    ))
+    .await;
+    let say = async |alert: Value| {
+        let answer =
+            reqwest::Client::new().post(format!("{}/api/v2/alerts", place.url())).json(&json!([alert]));
+        assert!(answer.send().await.unwrap().status().is_success());
+    };
+    let address = beside.address();
+    let there = async || {
+        let answer = reqwest::get(format!("http://{address}/api/v2/alerts")).await.ok()?;
+        answer.json::<Value>().await.ok()?.as_array().cloned()
+    };
+    let labels = json!({"alertname": "Down", "instance": "a"});
+    say(json!({"labels": labels, "annotations": {"summary": "it is down"}})).await;
+    let one = async || there().await?.into_iter().next();
+    let known = wait_for("it is forwarded", one).await;
+    assert_eq!((&known["labels"], &known["annotations"]["summary"]), (&labels, &json!("it is down")));
+    let ours = place.get("/alerts").await;
+    assert_eq!((&known["fingerprint"], &known["startsAt"]), (&ours[0]["fingerprint"], &ours[0]["startsAt"]));
+    // It keeps nothing over a kill: what stands is said again, without anything happening here.
+    beside.kill();
+    beside.restart().unwrap();
+    wait_for("it is said again", one).await;
+    say(json!({"labels": labels, "endsAt": jiff::Timestamp::now().to_string()})).await;
+    wait_for("its end is known", async || there().await?.is_empty().then_some(())).await;
+    assert_eq!(place.receiver.told().len(), 2, "the other receiver is told as ever");
+    place.server.stop().await.unwrap();
+}
