@@ -18,11 +18,11 @@ use crate::build;
 use crate::run::Workspace;
 
 /// Each with what must be on the path.
-const TUTORIALS: [(&str, &str); 5] =
-    [("rust", "cargo"), ("python", "python3"), ("javascript", "npm"), ("go", "go"), ("c", "python3")];
+const TUTORIALS: [(&str, &str); 6] =
+    [("alerts", "python3"), ("rust", "cargo"), ("python", "python3"), ("javascript", "npm"), ("go", "go"), ("c", "python3")];
 
-/// The ports that an engine without a configuration listens on.
-const PORTS: [u16; 2] = [8080, 1883];
+/// The ports that an engine without a configuration listens on, and that the mail of a tutorial goes to.
+const PORTS: [u16; 3] = [8080, 1883, 2525];
 
 /// A first build of a project is among what a block does.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -256,7 +256,7 @@ impl Shell {
 impl Drop for Shell {
     fn drop(&mut self) {
         // The engine and the fleet, where a step failed before they ended; without them the shell says no.
-        let _ = writeln!(self.input, "kill $ENGINE $! 2> /dev/null; exit");
+        let _ = writeln!(self.input, "kill $ENGINE $MAIL $! 2> /dev/null; exit");
         let _ = self.child.wait();
     }
 }
