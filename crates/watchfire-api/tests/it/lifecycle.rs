@@ -41,7 +41,7 @@ async fn an_alert_is_acknowledged_confirmed_assigned_and_remarked_on() {
     assert!(ok(&act("assign", json!({"to": null})).await, 200)["assigned_to"].is_null());
     ok(&act("comment", json!({"comment": "the seal again"})).await, 200);
     problem(&act("comment", json!({"comment": ""})).await, 422, "comment");
-    problem(&act("comment", json!({"remark": "?"})).await, 400, "body");
+    problem(&act("comment", json!({"remark": "?"})).await, 400, "json");
     let alert = alert(&server, &id).await;
     assert_eq!(
         kinds(&alert),

@@ -91,14 +91,16 @@ struct Plant {
 }
 
 impl Plant {
-    async fn new(more: &str) -> Self {
+    /// Each alert is a group of its own; with more keys of the route.
+    async fn new(route: &str) -> Self {
         // The only error is that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let (hook, address) = Hook::start().await;
         let config = write_config(folder.path(), address);
         let text = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(&config, format!("{text}{more}")).unwrap();
+        let route = format!("[route]\ngroup_by = [\"alertname\", \"instance\", \"device\"]\n{route}");
+        std::fs::write(&config, format!("{text}{route}")).unwrap();
         Self { _folder: folder, config, hook }
     }
 
@@ -207,7 +209,7 @@ async fn what_was_accepted_is_told_though_the_engine_is_killed_right_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_waits_is_told_though_the_engine_is_killed_meanwhile() {
-    let plant = Plant::new("[route]\ngroup_wait = \"5s\"\n").await;
+    let plant = Plant::new("group_wait = \"5s\"\n").await;
     let engine = plant.start().await;
     say(&engine, vec![down("a"), down("b")]).await;
     wait_active(&engine, 2).await;
