@@ -304,10 +304,11 @@ impl Kafka {
     }
 
     async fn produce(&self, session: &Session, id: &str, message: &Message) -> Outcome {
+        let stopped = || failed(Retry::Later(None), "the producer stopped; another one goes on".into());
+        let Some(producer) = &session.producer else { return stopped() };
         let mut waiting = Vec::with_capacity(message.alerts.len());
         let mut errors = Vec::new();
         for alert in &message.alerts {
-            let Some(producer) = &session.producer else { break };
             let Event { key, headers, value } = encode(&self.config, id, message, alert);
             let mut list = OwnedHeaders::new_with_capacity(headers.len());
             for (name, value) in &headers {
@@ -320,12 +321,12 @@ impl Kafka {
                 Err((error, _)) => errors.push(error),
             }
         }
-        let mut stopped = false;
+        let mut lost = false;
         for sent in waiting {
             match sent.await {
                 Ok(Ok(_)) => {}
                 Ok(Err((error, _))) => errors.push(error),
-                Err(_) => stopped = true,
+                Err(_) => lost = true,
             }
         }
         let refused = |error: &&KafkaError| error.rdkafka_error_code().map(class) == Some(Class::Refused);
@@ -337,8 +338,8 @@ impl Kafka {
             }
             return failed(Retry::Later(None), fault.to_string());
         }
-        if stopped {
-            return failed(Retry::Later(None), "the producer stopped; another one goes on".into());
+        if lost {
+            return stopped();
         }
         match errors.first() {
             Some(error) => failed(Retry::Never, fault(error).to_string()),
