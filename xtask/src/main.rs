@@ -32,8 +32,9 @@ cargo xtask COMMAND
   ci             all checks, as a clean clone sees them
   fmt [--check]  formats every workspace
   lint           clippy in every workspace, warnings denied
-  bench [NAME...] [--json]
-                 measures, each figure beside a reference of the same run
+  bench [NAME...] [--json] [--alerts=N] [--active=N]
+                 measures, each figure beside a reference of the same run; the numbers
+                 are those of the bench of alerts
   torture [--seconds S] [--seed N] [--sinks]
                  kills the real binary again and again, and proves that nothing is lost
   fuzz [TARGET] [--seconds S]

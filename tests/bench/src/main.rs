@@ -1,6 +1,7 @@
 //! Measures Watchfire. Each figure stands beside a reference that is measured in the same run, in rounds that
 //! alternate with it: machines are shared and noisy, ratios are what lasts. Nothing here is a test.
 
+mod alerts;
 mod call;
 mod consume;
 mod decode;
@@ -11,6 +12,7 @@ mod failing;
 mod figure;
 mod footprint;
 mod guests;
+mod hook;
 mod idle;
 mod instances;
 mod kafka;
@@ -54,6 +56,12 @@ struct Options {
     /// The folder of the components of tests/bench/guests.
     #[arg(long, env = "WATCHFIRE_GUESTS")]
     guests: Option<PathBuf>,
+    /// Alerts that the bench of them delivers one by one.
+    #[arg(long, default_value_t = 20_000)]
+    alerts: usize,
+    /// Alerts that are active while it asks, and that its storm has.
+    #[arg(long, default_value_t = 100_000)]
+    active: usize,
 }
 
 impl Options {
@@ -91,6 +99,8 @@ enum Bench {
     Footprint,
     /// The log to PostgreSQL and Kafka, and Kafka to alerts.
     Sinks,
+    /// Alerts one by one, many of them, and a storm, beside Alertmanager.
+    Alerts,
 }
 
 fn main() -> Result<()> {
@@ -121,6 +131,7 @@ fn main() -> Result<()> {
                 kafka::run(options, &mut figures)?;
                 sinks::run(options, &mut figures)?;
             }
+            Bench::Alerts => alerts::run(options, &mut figures)?,
         }
     }
     if arguments.json {

@@ -145,16 +145,31 @@ impl Server {
 
     /// Bytes of memory that are resident.
     pub fn memory(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        Ok(kilobytes.context("/proc does not say how much memory is resident")? * 1024)
+        memory_of(self.child.id(), "VmRSS:")
+    }
+
+    /// Which process it is.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its API is.
+    pub fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// CPU seconds so far.
     pub fn cpu(&self) -> Result<f64> {
         cpu_of(self.child.id())
     }
+}
+
+/// Bytes of memory of a process: resident ("VmRSS:"), or the most that ever was ("VmHWM:").
+pub fn memory_of(process: u32, line: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|text| text.strip_prefix(line));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    Ok(kilobytes.context("/proc does not say how much memory is resident")? * 1024)
 }
 
 /// CPU seconds of a process so far.
