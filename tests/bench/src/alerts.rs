@@ -271,7 +271,11 @@ async fn many(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let memory = (ours.memory()?, theirs.memory()?);
     let met = |value: f64, _| Some(value * f64::from(1 << 20) <= 400e6);
     figures.push(Figure::against("alerts", figure, "MiB", memory, "<= 400 MB", met));
-    asked(&ours, &theirs, names, figures).await
+    asked(&ours, &theirs, names, figures).await?;
+    let figure = format!("resident once these {} were listed, against Alertmanager", ours.said);
+    let memory = (ours.memory()?, theirs.memory()?);
+    figures.push(Figure::against("alerts", figure, "MiB", memory, "<= 400 MB", met));
+    Ok(())
 }
 
 /// What people and programs ask while many are active.
