@@ -18,8 +18,14 @@ use crate::build;
 use crate::run::Workspace;
 
 /// Each with what must be on the path.
-const TUTORIALS: [(&str, &str); 6] =
-    [("alerts", "python3"), ("rust", "cargo"), ("python", "python3"), ("javascript", "npm"), ("go", "go"), ("c", "python3")];
+const TUTORIALS: [(&str, &str); 6] = [
+    ("alerts", "python3"),
+    ("rust", "cargo"),
+    ("python", "python3"),
+    ("javascript", "npm"),
+    ("go", "go"),
+    ("c", "python3"),
+];
 
 /// The ports that an engine without a configuration listens on, and that the mail of a tutorial goes to.
 const PORTS: [u16; 3] = [8080, 1883, 2525];
