@@ -4,7 +4,7 @@
 //! order: the next one only after the one before came to its end and that is durable. A crash between the
 //! answer and the record repeats the attempt with the same id.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ use crate::turning::Turning;
 const DRAIN: Duration = Duration::from_secs(5);
 /// The longest sleep: clocks that run faster than time are looked at again.
 const SLEEP: Duration = Duration::from_secs(1);
+/// Deliveries that are read at once.
+const AHEAD: usize = 128;
 /// So many failures in a row, and the receiver is tried with one request at a time until it answers.
 const FAILING: u32 = 3;
 
@@ -49,11 +51,14 @@ struct Done {
     thread: Option<Thread>,
 }
 
-#[derive(Default)]
 struct State {
     under_way: JoinSet<Done>,
     /// Groups of what is under way.
     busy: HashSet<String>,
+    /// What is due, read ahead: the first of each group. Asking the ledger after each end is dear.
+    ahead: VecDeque<DueDelivery>,
+    /// When that was read. It does not count for long: what waits may be superseded meanwhile.
+    read: Instant,
     /// Failures since the last success.
     failures: u32,
     /// The receiver does not answer: it is tried again then, and not before.
@@ -67,7 +72,16 @@ struct State {
 impl Lane {
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.subscribe_deliveries();
-        let mut state = State::default();
+        let mut state = State {
+            under_way: JoinSet::new(),
+            busy: HashSet::new(),
+            ahead: VecDeque::new(),
+            read: Instant::now(),
+            failures: 0,
+            probes_at: None,
+            rests_until: None,
+            resends_at: None,
+        };
         let mut expired = Instant::now() - 2 * SLEEP;
         while !*self.stop.borrow() {
             self.turning.turned();
@@ -116,18 +130,30 @@ impl Lane {
         if room == 0 {
             return SLEEP;
         }
-        // What is under way is due too, as far as the ledger knows.
-        let limit = room + state.busy.len();
-        let due = match self.store.due_deliveries(&self.config.name, now, limit as u32).await {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::error!(receiver = self.config.name, error = error.chain(), "cannot read deliveries");
-                return SLEEP;
+        if state.ahead.is_empty() || state.read.elapsed() > SLEEP {
+            // What is under way is due too, as far as the ledger knows.
+            let limit = AHEAD.max(room) + state.busy.len();
+            match self.store.due_deliveries(&self.config.name, now, limit as u32).await {
+                Ok(due) => {
+                    // As of now: what is under way may be recorded by the time that these are begun.
+                    let free = due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key));
+                    (state.ahead, state.read) = (free.collect(), Instant::now());
+                }
+                Err(error) => {
+                    tracing::error!(
+                        receiver = self.config.name,
+                        error = error.chain(),
+                        "cannot read deliveries"
+                    );
+                    return SLEEP;
+                }
             }
-        };
-        let free: Vec<DueDelivery> =
-            due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key)).take(room).collect();
-        for delivery in free {
+        }
+        let mut started = 0;
+        while started < room
+            && let Some(delivery) = state.ahead.pop_front()
+        {
+            started += 1;
             state.busy.insert(delivery.group_key.clone());
             let channel = self.channel.clone();
             state.under_way.spawn(async move {
@@ -138,6 +164,10 @@ impl Lane {
                 let outcome = channel.send(&delivering).await;
                 Done { delivery, outcome, took: started.elapsed(), thread: thread.after() }
             });
+        }
+        // Nothing more begins before something ends.
+        if started == room {
+            return SLEEP;
         }
         match self.store.next_delivery(&self.config.name, now).await {
             Ok(Some(next)) => next.since(now).to_std().clamp(Duration::from_millis(1), SLEEP),

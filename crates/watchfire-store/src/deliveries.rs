@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use watchfire_model::{Duration, Timestamp};
 
 use crate::Store;
-use crate::db::{Page, commit, json, limit, parsed, sequence_cursor, time, time_opt};
+use crate::db::{Page, chunk, commit, json, limit, parsed, sequence_cursor, time, time_opt};
 use crate::error::StoreError;
 
 /// How far a delivery got.
@@ -374,25 +374,28 @@ impl Store {
             .await
             .map_err(StoreError::sql(ACTION))?;
             write_thread(&mut connection, done).await.map_err(StoreError::sql(ACTION))?;
-            let outcome = match done.state {
-                DeliveryState::Delivered => "delivered",
-                DeliveryState::Refused => "never",
-                _ => "later",
-            };
-            sqlx::query(
-                "INSERT INTO delivery_attempts (delivery, attempt, at, outcome, status, error, took_us) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (delivery, attempt) DO NOTHING",
-            )
-            .bind(done.sequence)
-            .bind(i64::from(done.attempt))
-            .bind(done.at.0)
-            .bind(outcome)
-            .bind(done.status.map(i64::from))
-            .bind(done.error.as_deref())
-            .bind(done.took.0 as i64)
-            .execute(&mut *connection)
-            .await
-            .map_err(StoreError::sql(ACTION))?;
+        }
+        for part in attempts.chunks(chunk(7)) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "INSERT INTO delivery_attempts (delivery, attempt, at, outcome, status, error, took_us) ",
+            );
+            query.push_values(part, |mut tuple, done| {
+                let outcome = match done.state {
+                    DeliveryState::Delivered => "delivered",
+                    DeliveryState::Refused => "never",
+                    _ => "later",
+                };
+                tuple
+                    .push_bind(done.sequence)
+                    .push_bind(i64::from(done.attempt))
+                    .push_bind(done.at.0)
+                    .push_bind(outcome)
+                    .push_bind(done.status.map(i64::from))
+                    .push_bind(done.error.as_deref())
+                    .push_bind(done.took.0 as i64);
+            });
+            query.push(" ON CONFLICT (delivery, attempt) DO NOTHING");
+            query.build().execute(&mut *connection).await.map_err(StoreError::sql(ACTION))?;
         }
         commit(connection, ACTION).await?;
         self.announce_deliveries();

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use watchfire_model::Timestamp;
+use watchfire_notify::matcher::Matcher;
 use watchfire_notify::stages::inhibit::Inhibitor;
 use watchfire_notify::stages::notice::standing;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::route::Target;
 use watchfire_store::{AlertFilter, AlertRow, AlertState, LabelSet, Store, StoreError};
+
+use super::index::{Index, fits};
 
 /// Events that are read at once.
 const EVENTS: u32 = 1000;
@@ -44,14 +47,35 @@ pub struct ActiveAlert {
 #[derive(Clone, Debug, Default)]
 pub struct Alerts {
     /// By fingerprint and id, so that two alerts that look the same to the outside are both there.
-    all: BTreeMap<(String, String), Arc<ActiveAlert>>,
+    all: BTreeMap<(String, String), Entry>,
     inhibitor: Inhibitor,
+    index: Index,
+}
+
+/// An alert, and its place in the index.
+#[derive(Clone, Debug)]
+struct Entry {
+    alert: Arc<ActiveAlert>,
+    place: u32,
 }
 
 impl Alerts {
     /// In the order of their fingerprints.
     pub fn values(&self) -> impl Iterator<Item = &Arc<ActiveAlert>> {
-        self.all.values()
+        self.all.values().map(|entry| &entry.alert)
+    }
+
+    /// Those that all of these matchers take, in the order of their fingerprints.
+    pub fn matching(&self, matchers: &[Matcher]) -> Vec<&Arc<ActiveAlert>> {
+        let fit = |alert: &&Arc<ActiveAlert>| fits(matchers, &alert.labels);
+        match self.index.candidates(matchers) {
+            None => self.values().filter(fit).collect(),
+            Some(candidates) => {
+                let mut all: Vec<_> = candidates.into_iter().filter(fit).collect();
+                all.sort_unstable_by_key(|alert| (&alert.fingerprint, &alert.id));
+                all
+            }
+        }
     }
 
     /// How many there are.
@@ -64,8 +88,24 @@ impl Alerts {
         self.inhibitor.inhibited_by(&alert.labels, &alert.fingerprint)
     }
 
+    fn add(&mut self, alert: ActiveAlert) {
+        let (key, alert) = ((alert.fingerprint.clone(), alert.id.clone()), Arc::new(alert));
+        let place = self.index.add(alert.clone());
+        if let Some(before) = self.all.insert(key, Entry { alert, place }) {
+            self.index.remove(before.place);
+        }
+        if self.index.is_sparse() {
+            self.index = Index::default();
+            for entry in self.all.values_mut() {
+                entry.place = self.index.add(entry.alert.clone());
+            }
+        }
+    }
+
     fn remove(&mut self, fingerprint: String, id: String) {
-        self.all.remove(&(fingerprint.clone(), id));
+        if let Some(entry) = self.all.remove(&(fingerprint.clone(), id)) {
+            self.index.remove(entry.place);
+        }
         // Another one may look the same to the outside.
         let next = self.all.range((fingerprint.clone(), String::new())..).next();
         if next.is_none_or(|((other, _), _)| *other != fingerprint) {
@@ -148,7 +188,7 @@ impl State {
         if row.state == AlertState::Active {
             self.by_id.insert(row.id.clone(), row.fingerprint.clone());
             alerts.inhibitor.add(&row.fingerprint, &row.labels);
-            alerts.all.insert((row.fingerprint.clone(), row.id.clone()), Arc::new(told(row, settings)));
+            alerts.add(told(row, settings));
         }
     }
 }
@@ -176,5 +216,68 @@ fn told(row: &AlertRow, settings: &Settings) -> ActiveAlert {
             .into_iter()
             .filter_map(|(what, since)| since.map(|_| format!("{what}:{}", row.id)))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use watchfire_notify::stages::route::Target;
+
+    fn alert(id: usize) -> ActiveAlert {
+        let labels: LabelSet = [
+            ("alertname", format!("a{}", id % 3)),
+            ("device", format!("press-{id}")),
+            ("site", if id % 2 == 0 { "lyon".into() } else { String::new() }),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name.to_string(), value))
+        .collect();
+        ActiveAlert {
+            id: id.to_string(),
+            fingerprint: watchfire_store::fingerprint(&labels),
+            labels,
+            annotations: BTreeMap::new(),
+            starts_at: Timestamp(0),
+            updated_at: Timestamp(0),
+            url: String::new(),
+            targets: Vec::<Target>::new(),
+            held: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_found_by_labels_is_what_a_look_at_all_finds() {
+        let mut alerts = Alerts::default();
+        for id in 0..4000 {
+            alerts.add(alert(id));
+        }
+        // Most go, so that the index is made anew; some are said again, and some come back.
+        for id in (0..4000).filter(|id| id % 4 != 0) {
+            let gone = alert(id);
+            alerts.remove(gone.fingerprint, gone.id);
+        }
+        for id in (0..200).chain(3900..4000) {
+            alerts.add(alert(id));
+        }
+        for texts in [
+            &["alertname=\"a1\""][..],
+            &["device=\"press-40\""],
+            &["device=\"press-41\"", "site=\"\""],
+            &["alertname=~\"a0|a2\"", "site=\"lyon\""],
+            &["device=~\"press-1.*\""],
+            &["site!=\"lyon\""],
+            &["site=\"\""],
+            &["nothing=\"x\""],
+            &[],
+        ] {
+            let matchers: Vec<Matcher> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            let ids = |all: Vec<&Arc<ActiveAlert>>| -> Vec<String> {
+                all.into_iter().map(|alert| alert.id.clone()).collect()
+            };
+            let all = alerts.values().filter(|alert| fits(&matchers, &alert.labels)).collect();
+            assert_eq!(ids(alerts.matching(&matchers)), ids(all), "{texts:?}");
+        }
     }
 }

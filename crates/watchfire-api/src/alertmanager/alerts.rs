@@ -125,10 +125,6 @@ impl Wanted {
         self.receivers && self.receiver.as_ref().is_none_or(|regex| regex.is_match(receiver))
     }
 
-    fn labels(&self, alert: &ActiveAlert) -> bool {
-        self.matchers.iter().all(|matcher| matcher.matches(&alert.labels))
-    }
-
     fn status(&self, status: &Status<'_>) -> bool {
         (self.active || status.state != "active")
             && (self.silenced || status.silenced_by.is_empty())
@@ -183,7 +179,7 @@ pub(super) async fn list(
     let known = known(&state, &alerts, &silences);
     let any_receiver = wanted.receiver.is_none() && wanted.receivers;
     let mut all = Vec::new();
-    for alert in alerts.values().filter(|alert| wanted.labels(alert)) {
+    for alert in alerts.matching(&wanted.matchers) {
         if !any_receiver && !alert.targets.iter().any(|target| wanted.goes_to(&target.receiver)) {
             continue;
         }
@@ -205,7 +201,7 @@ pub(super) async fn groups(
     let known = known(&state, &alerts, &silences);
     // In the order of their labels, then of their receivers, as Alertmanager lists them.
     let mut groups: BTreeMap<(&LabelSet, &str, &str), AlertGroup<'_>> = BTreeMap::new();
-    for alert in alerts.values().filter(|alert| wanted.labels(alert)) {
+    for alert in alerts.matching(&wanted.matchers) {
         for target in alert.targets.iter().filter(|target| wanted.goes_to(&target.receiver)) {
             let mut status = known.status(alert);
             let muted_by = known.muted_by(target);

@@ -7,6 +7,7 @@
 
 pub mod active;
 mod alerts;
+mod index;
 mod metrics;
 pub(crate) mod parameters;
 pub(crate) mod post;
