@@ -47,7 +47,8 @@ impl Index {
     /// Alerts among which all are that these matchers take, in no order; `None`: none of them narrows it down.
     pub fn candidates(&self, matchers: &[Matcher]) -> Option<Vec<&Arc<ActiveAlert>>> {
         let places = |matcher: &Matcher| {
-            let pairs = matcher.values()?.into_iter().map(|value| self.hasher.hash_one((matcher.name(), value)));
+            let pairs =
+                matcher.values()?.into_iter().map(|value| self.hasher.hash_one((matcher.name(), value)));
             let found: Vec<&Vec<u32>> = pairs.filter_map(|pair| self.by_pair.get(&pair)).collect();
             Some((found.iter().map(|places| places.len()).sum::<usize>(), found))
         };
