@@ -9,6 +9,7 @@ use watchfire_model::{Duration as Span, Timestamp};
 use watchfire_store::{ResponseRow, Silence, Store, StoreError};
 use watchfire_telemetry::metrics;
 
+use crate::backwards::Backwards;
 use crate::own::{self, Own, SILENCE_ENDS};
 use crate::stages::fleet::Fleet;
 use crate::stages::hold::Flags;
@@ -49,6 +50,7 @@ pub(crate) struct Flusher {
     /// The settings that the groups know.
     pub configured: Option<Arc<Settings>>,
     pub turning: Turning,
+    pub backwards: Backwards,
 }
 
 impl Flusher {
@@ -105,7 +107,8 @@ impl Flusher {
         let settings = self.settings.borrow_and_update().clone();
         if self.groups.is_none() {
             silences.mark_changed();
-            let groups = read(&self.store, &settings).await?;
+            let mut groups = read(&self.store, &settings).await?;
+            groups.set_back(Span::ZERO, self.clock.wall());
             show(&self.storms, &groups);
             self.groups = Some(groups);
         } else if self.settings_are_new(&settings) {
@@ -125,6 +128,12 @@ impl Flusher {
             }
             if let Some(groups) = &mut self.groups {
                 groups.silence(silences);
+            }
+        }
+        if let Some(by) = self.backwards.look(&*self.clock) {
+            tracing::warn!(%by, "the clock was set back: what waits does not wait for longer");
+            if let Some(groups) = &mut self.groups {
+                groups.set_back(by, self.clock.wall());
             }
         }
         self.count_fleet(&settings).await?;

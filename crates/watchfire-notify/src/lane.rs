@@ -17,6 +17,7 @@ use watchfire_store::{DeliveryState, Store};
 use watchfire_telemetry::metrics;
 
 use crate::backoff::backoff;
+use crate::backwards::Backwards;
 use crate::channel::{Channel, Delivering, Kept, Outcome, Retry, Thread};
 use crate::config::ReceiverConfig;
 use crate::health::Health;
@@ -28,6 +29,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const SLEEP: Duration = Duration::from_secs(1);
 /// Deliveries that are read at once.
 const AHEAD: usize = 128;
+/// The longest rest that a receiver is given where it asks for one.
+const REST: watchfire_model::Duration = watchfire_model::Duration::from_secs(3600);
 /// So many failures in a row, and the receiver is tried with one request at a time until it answers.
 const FAILING: u32 = 3;
 
@@ -82,6 +85,9 @@ impl Lane {
             rests_until: None,
             resends_at: None,
         };
+        let mut backwards = Backwards::new(&*self.clock);
+        // It may have been set back while nobody looked.
+        self.bring_nearer(self.config.retry_max.max(REST)).await;
         let mut expired = Instant::now() - 2 * SLEEP;
         while !*self.stop.borrow() {
             self.turning.turned();
@@ -90,6 +96,12 @@ impl Lane {
             if expired.elapsed() >= SLEEP {
                 expired = Instant::now();
                 self.expire().await;
+            }
+            if let Some(by) = backwards.look(&*self.clock) {
+                for until in [&mut state.probes_at, &mut state.rests_until, &mut state.resends_at] {
+                    *until = until.map(|until| until - by);
+                }
+                self.bring_nearer(self.config.retry_max).await;
             }
             let wait = self.start_due(&mut state).await;
             tokio::select! {
@@ -293,6 +305,14 @@ impl Lane {
             telemetry.deliveries.get_or_create(&[receiver(), end]).inc();
         }
         attempted
+    }
+
+    /// Nothing waits for its next attempt for longer than this.
+    async fn bring_nearer(&self, longest: watchfire_model::Duration) {
+        let latest = self.clock.wall() + longest;
+        if let Err(error) = self.store.bring_deliveries_nearer(&self.config.name, latest).await {
+            tracing::error!(receiver = self.config.name, error = error.chain(), "cannot bring deliveries nearer");
+        }
     }
 
     async fn expire(&self) {

@@ -30,6 +30,7 @@ use watchfire_log::Clock;
 use watchfire_store::{Store, StoreError};
 
 mod backoff;
+mod backwards;
 pub mod channel;
 pub mod config;
 pub mod export;
@@ -54,6 +55,7 @@ pub use own::{Notice, NoticeKind};
 
 pub use config::{ConfigError, NotifyConfig, ReceiverConfig, RouteConfig, WebhookConfig};
 
+use backwards::Backwards;
 use channel::{Channel, Delivering, Kept};
 use health::Health;
 use stages::fleet::Fleet;
@@ -190,6 +192,7 @@ impl Notifier {
             counted: None,
             configured: None,
             turning: Turning::new(),
+            backwards: Backwards::new(&*clock),
         };
         let turning = flush.turning.clone();
         let state = Mutex::default();

@@ -347,6 +347,26 @@ impl Store {
         .map_err(StoreError::sql("read due deliveries"))
     }
 
+    /// What is to be tried for a receiver later than this is tried then.
+    pub async fn bring_deliveries_nearer(&self, receiver: &str, latest: Timestamp) -> Result<(), StoreError> {
+        const ACTION: &str = "bring deliveries nearer";
+        if self.next_delivery(receiver, latest).await?.is_none() {
+            return Ok(());
+        }
+        let mut connection = self.db().write().await?;
+        sqlx::query(
+            "UPDATE deliveries SET next_try = $1 WHERE state = 'pending' AND receiver = $2 AND next_try > $1",
+        )
+        .bind(latest.0)
+        .bind(receiver)
+        .execute(&mut *connection)
+        .await
+        .map_err(StoreError::sql(ACTION))?;
+        commit(connection, ACTION).await?;
+        self.announce_deliveries();
+        Ok(())
+    }
+
     /// Records attempts, many in one transaction.
     pub async fn record_attempts(&self, attempts: &[Attempted]) -> Result<(), StoreError> {
         const ACTION: &str = "record attempts to deliver";

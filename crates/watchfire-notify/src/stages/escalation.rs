@@ -115,6 +115,11 @@ impl Progress {
         due
     }
 
+    /// The clock was set back by so much.
+    pub fn set_back(&mut self, by: Duration) {
+        self.0.values_mut().for_each(|waiting| waiting.due = waiting.due - by);
+    }
+
     /// When a step is due next.
     pub fn next(&self) -> Option<Timestamp> {
         self.0.values().map(|waiting| waiting.due).min()

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use watchfire_model::Timestamp;
+use watchfire_model::{Duration, Timestamp};
 
 use crate::stages::escalation::Progress;
 use crate::stages::hold::Hold;
@@ -236,9 +236,22 @@ impl Group {
         let timers = self.body.timers;
         let due = match self.body.last {
             None => now + timers.wait,
-            Some(last) => (last + timers.interval).max(now),
+            Some(last) => (last.min(now) + timers.interval).max(now),
         };
         self.body.due.get_or_insert(due);
+    }
+
+    /// The clock was set back by so much, to `now`; says whether that changes anything. Nothing waits for longer than its
+    /// timers say, also where nobody saw how far that was.
+    pub fn set_back(&mut self, by: Duration, now: Timestamp) -> bool {
+        let body = &mut self.body;
+        let before = (body.due, body.last, body.progress.next());
+        let longest = now + body.timers.wait.max(body.timers.interval);
+        body.due = body.due.map(|due| (due - by).min(longest));
+        body.last = body.last.map(|last| (last - by).min(now));
+        body.progress.set_back(by);
+        self.waits_until = self.waits_until.map(|until| until - by);
+        before != (body.due, body.last, body.progress.next())
     }
 
     /// When something is to be done next: what waits is told, or a repetition, or a step of the escalation.

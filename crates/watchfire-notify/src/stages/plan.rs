@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use watchfire_model::Timestamp;
+use watchfire_model::{Duration, Timestamp};
 use watchfire_store::{AlertRow, DecisionRow, Flush, LabelSet, Outbox};
 
 use crate::stages::cap::{Allowed, Sent};
@@ -123,6 +123,23 @@ impl Groups {
     pub fn silence(&mut self, silences: Silences) {
         self.silences = silences;
         self.again = self.holding.clone();
+        // One of them may end before whatever ended next.
+        self.edge = None;
+    }
+
+    /// The clock was set back by so much, to `now`; with nothing, what lies further ahead than it can is brought nearer.
+    pub fn set_back(&mut self, by: Duration, now: Timestamp) {
+        let ids: Vec<GroupId> = self.groups.keys().cloned().collect();
+        for id in ids {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            let before = group.next();
+            if group.set_back(by, now) {
+                self.dirty.entry(id.clone()).or_default();
+            }
+            self.index(&id, before);
+        }
+        self.again = self.holding.clone();
+        self.edge = None;
     }
 
     /// The storms as they hold alerts now, for whoever only looks.
