@@ -94,7 +94,13 @@ impl Flusher {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                changed = silences.changed() => if changed.is_err() { return },
+                changed = silences.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // That it was waited for is not that it was read.
+                    silences.mark_changed();
+                }
                 () = tokio::time::sleep(wait) => {}
                 changed = self.settings.changed() => if changed.is_err() { return },
                 _ = self.stop.changed() => {}
