@@ -311,7 +311,11 @@ impl Lane {
     async fn bring_nearer(&self, longest: watchfire_model::Duration) {
         let latest = self.clock.wall() + longest;
         if let Err(error) = self.store.bring_deliveries_nearer(&self.config.name, latest).await {
-            tracing::error!(receiver = self.config.name, error = error.chain(), "cannot bring deliveries nearer");
+            tracing::error!(
+                receiver = self.config.name,
+                error = error.chain(),
+                "cannot bring deliveries nearer"
+            );
         }
     }
 
