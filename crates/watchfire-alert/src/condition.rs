@@ -292,8 +292,10 @@ impl Condition {
     }
 
     /// Nobody looked for a while, until `clock`: a delay that was under way begins again, and so does the count.
-    pub fn begin_delay_anew(&mut self, clock: Timestamp) {
-        if let Phase::Pending { .. } = self.phase {
+    pub fn begin_delay_anew(&mut self, options: &ConditionOptions, clock: Timestamp) {
+        if options.minimum_repeat > 1
+            && let Phase::Pending { .. } = self.phase
+        {
             self.count = self.count.min(1);
         }
         if let Phase::Pending { since } | Phase::Clearing { since } | Phase::Latched { again: Some(since) } =

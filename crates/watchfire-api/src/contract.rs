@@ -436,7 +436,8 @@ pub struct ReceiverInfo {
     pub name: String,
     /// The channels of it, such as `webhook`.
     pub channels: Vec<String>,
-    /// `ok`, `failing` (the last attempt failed and it is tried again) or `unused` (nothing was sent since the start).
+    /// `ok`, `failing` (the last attempt failed and it is tried again), `refusing` (it will not take the last one, however
+    /// often) or `unused` (nothing was sent since the start).
     pub state: &'static str,
     /// Attempts that failed since the last one that was taken.
     pub failures: u32,

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use watchfire_model::alert::{Evidence, Verdict};
 use watchfire_model::batch::BatchBuilder;
 use watchfire_model::call::{
@@ -18,6 +19,9 @@ use watchfire_model::{DeviceSpec, Limits, Value};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::partition::finite;
+
+/// At most so many at once.
+static RERUNS: Semaphore = Semaphore::const_new(2);
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +43,8 @@ impl Engine {
         key: String,
         evidence: Evidence,
     ) -> Result<Result<Rerun, CallFailure>, EngineError> {
+        // Each takes an instance, and perhaps a compilation; threads that block are shared with the whole process.
+        let _one = RERUNS.acquire().await.map_err(|_| EngineError::Stopped)?;
         let modules = self.modules.clone();
         // A module that no rule has any more is compiled anew: that takes seconds.
         let made = tokio::task::spawn_blocking(move || {

@@ -226,9 +226,9 @@ pub struct Evidence {
     /// The stream that the rows are of.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stream: String,
-    /// The rows of the device in the record: event time and metrics. The last 32 of them.
+    /// The rows of the device in the record: event time and metrics. The last 32 of them, up to the one that is named.
     pub rows: Vec<EvidenceRow>,
-    /// As many before them are not kept.
+    /// As many others, before and behind them, are not kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_left_out: u64,
     /// The row that the rule named, as an index into `rows`.

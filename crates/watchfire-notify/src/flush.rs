@@ -1,11 +1,13 @@
 //! The task that turns what happened into deliveries: woken by the store, or by the timer of a group.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use watchfire_log::Clock;
 use watchfire_model::{Duration as Span, Timestamp};
+use watchfire_store::stand_ins::Looked;
 use watchfire_store::{ResponseRow, Silence, Store, StoreError};
 use watchfire_telemetry::metrics;
 
@@ -51,6 +53,8 @@ pub(crate) struct Flusher {
     pub configured: Option<Arc<Settings>>,
     pub turning: Turning,
     pub backwards: Backwards,
+    /// How far deliveries were looked at for those who stand in, by whose they are and who stands in.
+    pub looked: HashMap<(String, String), Looked>,
 }
 
 impl Flusher {

@@ -21,6 +21,7 @@ use crate::backwards::Backwards;
 use crate::channel::{Channel, Delivering, Kept, Outcome, Retry, Thread};
 use crate::config::ReceiverConfig;
 use crate::health::Health;
+use crate::resend::Pass;
 use crate::turning::Turning;
 
 /// How long what is under way may take once the end has come.
@@ -70,6 +71,8 @@ struct State {
     rests_until: Option<Timestamp>,
     /// What stands is said again then; not before the first round.
     resends_at: Option<Timestamp>,
+    /// How far what stands is said again.
+    pass: Option<Pass>,
 }
 
 impl Lane {
@@ -84,6 +87,7 @@ impl Lane {
             probes_at: None,
             rests_until: None,
             resends_at: None,
+            pass: None,
         };
         let mut backwards = Backwards::new(&*self.clock);
         // It may have been set back while nobody looked.
@@ -128,14 +132,17 @@ impl Lane {
         if let Some(until) = until.filter(|until| *until > now) {
             return until.since(now).to_std().min(SLEEP);
         }
-        if let Some(every) = self.channel.resends()
-            && state.resends_at.is_none_or(|at| at <= now || at > now + every)
-        {
-            if !state.under_way.is_empty() {
+        if let Some(every) = self.channel.resends() {
+            if state.resends_at.is_none_or(|at| at <= now || at > now + every) {
+                state.resends_at = Some(now + every);
+                state.pass.get_or_insert_with(Pass::new);
+            }
+            if state.pass.is_some() && !state.under_way.is_empty() {
                 return SLEEP;
             }
-            state.resends_at = Some(now + every);
-            self.resend(now).await;
+            if let Some(pass) = state.pass.take() {
+                state.pass = self.resend(pass, now).await;
+            }
         }
         let room = if state.failures >= FAILING { 1 } else { self.config.max_in_flight };
         let room = room.saturating_sub(state.under_way.len());
@@ -176,6 +183,10 @@ impl Lane {
                 let outcome = channel.send(&delivering).await;
                 Done { delivery, outcome, took: started.elapsed(), thread: thread.after() }
             });
+        }
+        // The next page.
+        if state.pass.is_some() && started == 0 {
+            return Duration::ZERO;
         }
         // Nothing more begins before something ends.
         if started == room {

@@ -193,6 +193,7 @@ impl Notifier {
             configured: None,
             turning: Turning::new(),
             backwards: Backwards::new(&*clock),
+            looked: HashMap::new(),
         };
         let turning = flush.turning.clone();
         let state = Mutex::default();

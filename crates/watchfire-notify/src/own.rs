@@ -55,6 +55,13 @@ const UNDELIVERED: NoticeKind = NoticeKind {
     severity: Severity::Major,
 };
 
+const REFUSED: NoticeKind = NoticeKind {
+    name: "watchfire-refused",
+    label: "receiver",
+    over: "has refused nothing for an hour",
+    severity: Severity::Major,
+};
+
 /// Whoever was kept from being told is told again from then on.
 pub(crate) const SILENCE_ENDS: NoticeKind = NoticeKind {
     name: "watchfire-silence",
@@ -130,9 +137,7 @@ impl Own {
             ),
         });
         // Whoever refuses one message may well take another: it is not kept from being told of others.
-        let refused = given_up.iter().filter(|one| {
-            settings.receivers.contains_key(&one.receiver) && !silent.contains(one.receiver.as_str())
-        });
+        let refused = given_up.iter().filter(|one| settings.receivers.contains_key(&one.receiver));
         let refused = refused.map(|one| Notice {
             about: one.receiver.clone(),
             since: one.since,
@@ -143,7 +148,7 @@ impl Own {
                 one.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
             ),
         });
-        let mut all = vec![(UNDELIVERED, undelivered.chain(refused).collect())];
+        let mut all = vec![(UNDELIVERED, undelivered.collect()), (REFUSED, refused.collect())];
         all.extend(self.board.lock().values().cloned());
         let told = match &mut self.told {
             Some(told) => told,

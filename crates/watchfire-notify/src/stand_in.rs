@@ -1,9 +1,9 @@
 //! Who is told in the place of a receiver that takes nothing, or not this: the `fallback` of its configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use watchfire_model::Timestamp;
-use watchfire_store::stand_ins::Late;
+use watchfire_store::stand_ins::{Late, Looked};
 use watchfire_store::{DecisionRow, DeliveryState, Flush, NewDelivery, StoreError};
 use watchfire_telemetry::metrics;
 
@@ -15,7 +15,7 @@ use crate::stages::cap::Allowed;
 use crate::stages::plan::{ReceiverSettings, Settings};
 
 /// Deliveries that are given over at once; the rest a second later.
-const GIVEN_OVER: u32 = 200;
+const GIVEN_OVER: u32 = 500;
 
 impl Flusher {
     /// Gives over what is late of every receiver that has somebody who stands in for it.
@@ -41,13 +41,24 @@ impl Flusher {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let FallbackConfig { receiver: to, after } = fallback;
-        let late = self.store.late_deliveries(receiver, now - *after, now, to, GIVEN_OVER).await?;
+        let pair = (receiver.to_string(), to.clone());
+        let looked = self.looked.get(&pair).copied().unwrap_or_default();
+        let late = self.store.late_deliveries(receiver, now - *after, now, to, looked, GIVEN_OVER).await?;
+        let (late, behind) = late;
         let (Some(other), Some(groups)) = (settings.receivers.get(to), &mut self.groups) else {
             return Ok(());
         };
-        let (unbounded, bounded): (Vec<Late>, Vec<Late>) =
-            late.into_iter().partition(|one| bypasses(other, &one.payload));
-        let mut given = unbounded;
+        let mut waits = false;
+        // What no bound holds back waits all the same where something before it in its group does.
+        let (mut given, mut bounded, mut behind_bounded) = (Vec::new(), Vec::new(), HashSet::new());
+        for one in late {
+            if behind_bounded.contains(&one.group_key) || !bypasses(other, &one.payload) {
+                behind_bounded.insert(one.group_key.clone());
+                bounded.push(one);
+            } else {
+                given.push(one);
+            }
+        }
         groups.sends(to, given.len(), settings, now);
         let mut flush = Flush::default();
         match groups.allows(to, bounded.len(), settings, now) {
@@ -65,7 +76,7 @@ impl Flusher {
                 flush.deliveries.push(delivery);
             }
             // It waits until there is room: the bound is there for whoever reads.
-            Allowed::Not { .. } => {}
+            Allowed::Not { .. } => waits = !bounded.is_empty(),
         }
         for one in &given {
             flush.decisions.extend(decisions(one, receiver, to, &one.group_key, fallback, now));
@@ -73,12 +84,21 @@ impl Flusher {
             flush.deliveries.push(single(to, one));
         }
         if flush.deliveries.is_empty() {
+            if let Some(behind) = behind.filter(|_| !waits) {
+                self.looked.insert(pair, behind);
+            }
             return Ok(());
         }
         let labels = [("receiver", receiver.to_string()), ("to", to.clone())];
         metrics().alerts.given_over.get_or_create(&labels).inc_by(flush.stand_ins.len() as u64);
         tracing::warn!(receiver, to, deliveries = flush.stand_ins.len(), "another receiver is told instead");
-        self.store.apply_flush(&flush, now).await
+        self.store.apply_flush(&flush, now).await?;
+        // What tells more of these may be there already.
+        let first = flush.stand_ins.iter().map(|(_, original)| *original).min();
+        let follows = looked.follows.into_iter().chain(first).min();
+        let behind = behind.filter(|_| !waits).unwrap_or(looked);
+        self.looked.insert(pair, Looked { follows, ..behind });
+        Ok(())
     }
 }
 
@@ -138,7 +158,7 @@ fn decisions(
         DeliveryState::Expired => format!("{receiver} did not take it in time"),
         DeliveryState::Pending => format!("{receiver} took nothing for {}", fallback.after),
         DeliveryState::Delivered | DeliveryState::Superseded => {
-            format!("the end of what was told instead of {receiver}")
+            format!("more of what was told instead of {receiver}")
         }
     };
     let decision = |alert: &String| DecisionRow {

@@ -219,6 +219,7 @@ impl Sender {
             let place = self.place.read().unwrap_or_else(PoisonError::into_inner);
             (place.url.clone(), place.headers.clone())
         };
+        let sent = secrets(&url, &headers);
         let mut request = self
             .client
             .post(url)
@@ -270,7 +271,7 @@ impl Sender {
             self.read_anew();
         }
         // Nobody listens but where somebody tries a receiver.
-        let _ = HEARD.try_with(|heard| heard.replace(answer.clone()));
+        let _ = HEARD.try_with(|heard| heard.replace(blackened(&answer, &sent)));
         (outcome, answer)
     }
 
@@ -283,6 +284,20 @@ impl Sender {
             *self.place.write().unwrap_or_else(PoisonError::into_inner) = place;
         }
     }
+}
+
+/// What of a request may be a secret: values of headers, and the parts of the address behind the host.
+fn secrets(url: &Url, headers: &HeaderMap) -> Vec<String> {
+    let headers = headers.values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(' '));
+    let address = url.path().split('/').chain(url.query().into_iter().flat_map(|query| query.split(['&', '='])));
+    // What is shorter is a word.
+    headers.chain(address).filter(|part| part.len() >= 8).map(String::from).collect()
+}
+
+/// An answer without what it repeats of them.
+fn blackened(answer: &[u8], secrets: &[String]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(answer);
+    secrets.iter().fold(text.into_owned(), |text, secret| text.replace(secret.as_str(), "***")).into_bytes()
 }
 
 /// The last of the causes: what the operating system or TLS said. The outer ones name the address.
@@ -364,6 +379,15 @@ mod tests {
         for code in [400, 405, 410, 413, 415, 422] {
             check(code, Some(Retry::Never));
         }
+    }
+
+    #[test]
+    fn an_answer_does_not_repeat_what_was_secret() {
+        let url = Url::parse("https://h.example/hooks/T0123456789?key=abcdefghij&v=1").unwrap();
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, "Bearer s3cret-token".parse().unwrap())]);
+        let answer = b"no hooks/T0123456789 for Bearer s3cret-token, key abcdefghij, v=1";
+        let shown = blackened(answer, &secrets(&url, &headers));
+        assert_eq!(String::from_utf8(shown).unwrap(), "no hooks/*** for Bearer ***, key ***, v=1");
     }
 
     #[test]

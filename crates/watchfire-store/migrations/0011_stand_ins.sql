@@ -13,8 +13,13 @@ CREATE INDEX stand_ins_group ON stand_ins (receiver, instead_of, group_key, orig
 
 INSERT INTO stand_ins (receiver, original, instead_of, group_key, status)
     SELECT d.receiver, o.sequence, o.receiver, o.group_key, o.status
-    FROM deliveries AS d JOIN deliveries AS o ON d.id = 'fallback/' || d.receiver || '/' || o.id
+    FROM deliveries AS d JOIN deliveries AS o ON o.id = substr(d.id, length('fallback/' || d.receiver || '/') + 1)
     WHERE d.reason = 'fallback';
 
+-- What later deliveries have in common with one.
+CREATE INDEX delivery_alerts_delivery ON delivery_alerts (delivery);
+-- What waits for longer than it should.
+CREATE INDEX deliveries_waiting ON deliveries (receiver, created_at) WHERE state = 'pending';
+
 -- Few: what was refused for good, or ran out of its time.
-CREATE INDEX deliveries_given_up ON deliveries (finished_at) WHERE state IN ('refused', 'expired');
+CREATE INDEX deliveries_given_up ON deliveries (receiver, finished_at) WHERE state IN ('refused', 'expired');

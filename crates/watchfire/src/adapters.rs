@@ -355,6 +355,7 @@ impl Receivers for NotifierAdapter {
                 channels: vec![receiver.channel.to_string()],
                 state: match (health.last_attempt, health.failures) {
                     (None, _) => "unused",
+                    (last, 0) if last != health.last_delivered => "refusing",
                     (Some(_), 0) => "ok",
                     _ => "failing",
                 },

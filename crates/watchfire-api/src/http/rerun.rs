@@ -89,11 +89,14 @@ pub(crate) async fn rerun_alert(
         }
     };
     let (outcome, reason) = match &made.verdict {
-        Some(again) if same(again, &verdict) => (RerunOutcome::Confirmed, "the same came of it".to_string()),
+        Some(again) if same(again, &verdict) => (RerunOutcome::Confirmed, "the same came of the call that the condition began with".to_string()),
         other => {
             let what = if other.is_some() { "the rule says something else" } else { "the rule says nothing" };
             match &missing[..] {
-                [] => (RerunOutcome::Different, format!("{what} of the same evidence")),
+                [] => (
+                    RerunOutcome::Different,
+                    format!("{what} of the same evidence: it may have looked at other devices"),
+                ),
                 missing => (RerunOutcome::Incomplete, format!("{what}, without {}", missing.join(", "))),
             }
         }
@@ -112,7 +115,7 @@ fn same(one: &Verdict, other: &Verdict) -> bool {
 fn missing(evidence: &Evidence) -> Vec<String> {
     let mut missing = Vec::new();
     if evidence.rows_left_out > 0 {
-        missing.push(format!("{} earlier rows of the record", evidence.rows_left_out));
+        missing.push(format!("{} other rows of the record", evidence.rows_left_out));
     }
     if !evidence.state_left_out.is_empty() {
         let slots: Vec<String> = evidence.state_left_out.iter().map(u32::to_string).collect();

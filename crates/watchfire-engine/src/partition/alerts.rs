@@ -540,7 +540,7 @@ pub(crate) fn finite(details: Vec<Detail>) -> Vec<Detail> {
 #[derive(Default)]
 struct Told {
     rows: Vec<EvidenceRow>,
-    /// As many before them are not in it.
+    /// As many others are not in it.
     left_out: u64,
     /// The one that is named.
     row: Option<usize>,
@@ -552,12 +552,13 @@ fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> Told 
         .filter(|row| rows.devices()[*row] == device)
         .filter_map(|row| rows.row_of_batch(row as u32))
         .collect();
-    // Up to the row that is named, where one is: what comes behind it did not lead to it.
+    let all = mine.len();
+    // Up to the row that is named, where one is: what comes behind it seldom led to it.
     if let Some(named) = named {
         mine.retain(|row| *row <= named || batch.devices[named as usize] != device);
     }
-    let left_out = mine.len().saturating_sub(EVIDENCE_ROWS);
-    mine.drain(..left_out);
+    mine.drain(..mine.len().saturating_sub(EVIDENCE_ROWS));
+    let left_out = all - mine.len();
     let mut told: Vec<EvidenceRow> = mine
         .iter()
         .map(|row| EvidenceRow { time: batch.times[*row as usize], metrics: BTreeMap::new() })

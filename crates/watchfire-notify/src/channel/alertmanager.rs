@@ -21,7 +21,7 @@ const PATH: &str = "/api/v2/alerts";
 const INTERVALS: u64 = 4;
 /// What ended is said again for so long: a member of the cluster may have missed it. Prometheus does the same.
 const ENDED: Duration = Duration::from_secs(15 * 60);
-/// Alerts that ended and are still said, at most: beyond it, what a member missed runs out of its time there.
+/// Alerts that are known to have been told, at most: beyond it, what a member missed runs out of its time there.
 const KEPT: usize = 10_000;
 
 /// Where the alerts go.
@@ -79,14 +79,14 @@ pub fn check(config: &AlertmanagerConfig) -> Result<(), String> {
 pub struct Alertmanager {
     senders: Vec<Sender>,
     resend: Duration,
-    /// What ended lately, by fingerprint, and when.
-    ended: Arc<Mutex<HashMap<String, (Timestamp, Alert)>>>,
+    /// What was told, by fingerprint, and when: what ended, and what fires until it is found among what stands.
+    told: Arc<Mutex<HashMap<String, (Timestamp, Alert)>>>,
 }
 
 impl Alertmanager {
     /// Makes the clients of a configuration. Connects to nothing.
     pub fn new(config: &AlertmanagerConfig) -> Result<Self, String> {
-        Ok(Self { senders: config.senders()?, resend: config.resend, ended: Arc::default() })
+        Ok(Self { senders: config.senders()?, resend: config.resend, told: Arc::default() })
     }
 
     /// How often what stands is to be said again.
@@ -104,38 +104,45 @@ impl Alertmanager {
         outcome
     }
 
-    /// What stands, said again; `last`: behind it what ended lately.
-    pub async fn resend(&self, standing: Vec<Alert>, last: bool, now: Timestamp) -> Outcome {
-        let mut alerts = standing;
+    /// Some of what stands, said again.
+    pub async fn resend(&self, standing: &[Alert], now: Timestamp) -> Outcome {
         {
-            let mut ended = self.lock();
-            for alert in &alerts {
-                ended.remove(&alert.fingerprint);
-            }
-            if last {
-                ended.retain(|_, (at, _)| *at + ENDED > now);
-                alerts.extend(ended.values().map(|(_, alert)| alert.clone()));
+            let mut known = self.lock();
+            for alert in standing {
+                known.remove(&alert.fingerprint);
             }
         }
-        if alerts.is_empty() {
-            return Outcome::Delivered { status: 200 };
+        match standing {
+            [] => Outcome::Delivered { status: 200 },
+            standing => self.post(&format!("resend-{}", now.0), standing, now).await,
         }
-        self.post(&format!("resend-{}", now.0), &alerts, now).await
+    }
+
+    /// The rest of what is to be said again once all that stands was: what ended lately, and what fires of which there is
+    /// no alert that stands, such as the notice of a storm or what somebody else was to be told. Of the latter nothing is
+    /// known after a restart: it ends there unless it is told again.
+    pub fn rest(&self, now: Timestamp) -> Vec<Alert> {
+        let mut known = self.lock();
+        known.retain(|_, (at, alert)| alert.status == "firing" || *at + ENDED > now);
+        known.values().map(|(_, alert)| alert.clone()).collect()
+    }
+
+    /// Says some of the rest again, which stays known.
+    pub async fn resend_rest(&self, rest: &[Alert], now: Timestamp) -> Outcome {
+        self.post(&format!("resend-{}", now.0), rest, now).await
     }
 
     fn note(&self, alerts: Vec<Alert>, now: Timestamp) {
-        let mut ended = self.lock();
+        let mut known = self.lock();
         for alert in alerts {
-            if alert.status == "firing" {
-                ended.remove(&alert.fingerprint);
-            } else if ended.len() < KEPT {
-                ended.insert(alert.fingerprint.clone(), (now, alert));
+            if known.len() < KEPT || known.contains_key(&alert.fingerprint) {
+                known.insert(alert.fingerprint.clone(), (now, alert));
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Timestamp, Alert)>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To all members at once. One that took it is enough: the others hear it when it is said again. A 400 says that some
@@ -159,12 +166,12 @@ impl Alertmanager {
     }
 }
 
-/// The best that came of several posts.
+/// The best that came of several posts. While a member may take it yet, what another one says of it is not the last word.
 fn rank(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Delivered { .. } => 0,
-        Outcome::Failed { retry: Retry::Never, .. } => 1,
-        Outcome::Failed { retry: Retry::Later(_), .. } => 2,
+        Outcome::Failed { retry: Retry::Later(_), .. } => 1,
+        Outcome::Failed { retry: Retry::Never, .. } => 2,
     }
 }
 

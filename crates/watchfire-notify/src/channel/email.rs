@@ -16,7 +16,7 @@ use watchfire_model::{Duration, Secret};
 use super::payload::Message;
 use super::smtp::{Kept, Refusal, Relay};
 use super::text::{Text, cut, escape};
-use super::{Delivering, Halfway, Outcome, Renewed, Retry, unreadable};
+use super::{Delivering, Halfway, Outcome, Renewed, Retry, Thread, unreadable};
 use crate::ids;
 
 /// Alerts of one mail, and characters of each.
@@ -247,10 +247,10 @@ impl Email {
         text: &Text,
     ) -> Result<lettre::Message, String> {
         let domain = self.from.email.domain();
-        // The first mail need not be there any more: all of them answer one that never was. What began at another time
+        // The first mail need not be there any more: all of them answer one that never was. What begins once all was over
         // is another thread, of the same group too.
-        let since = message.alerts.iter().map(|alert| alert.starts_at.as_str()).min().unwrap_or_default();
-        let thread = format!("<{}@{domain}>", ids::of([message.group_key.as_str(), since]));
+        let since = thread_of(delivering, message);
+        let thread = format!("<{}@{domain}>", ids::of([message.group_key.as_str(), since.as_str()]));
         let mut mail = lettre::Message::builder()
             .from(self.from.clone())
             .subject(cut(&text.title, SUBJECT))
@@ -264,6 +264,16 @@ impl Email {
         mail.multipart(MultiPart::alternative_plain_html(plain(text), html(text)))
             .map_err(|error| format!("the mail cannot be written: {error}"))
     }
+}
+
+/// Since when the group goes on: kept from its first mail to its last.
+fn thread_of(delivering: &Delivering<'_>, message: &Message) -> String {
+    let first = || message.alerts.iter().map(|alert| alert.starts_at.as_str()).min().unwrap_or_default();
+    let since = delivering.thread.before().map_or_else(|| first().to_string(), String::from);
+    // Digests have no end.
+    let goes_on = message.status == "firing" && message.digest.is_none();
+    delivering.thread.leave(if goes_on { Thread::Keep(since.clone()) } else { Thread::End });
+    since
 }
 
 /// No machine answers it (RFC 3834).

@@ -126,39 +126,49 @@ impl Mqtt {
     pub async fn send(&self, delivering: &Delivering<'_>) -> Outcome {
         let Ok(message) = delivering.message() else { return unreadable() };
         let messages = messages(&self.config, delivering.id, &message);
-        match tokio::time::timeout(self.config.timeout.to_std(), self.publish(messages)).await {
+        // Whoever waits for the connection has not begun.
+        let mut kept = self.connection.lock().await;
+        match tokio::time::timeout(self.config.timeout.to_std(), self.publish(&mut kept, messages)).await {
             Ok(outcome) => outcome,
             Err(_) => failed(Retry::Later(None), "no answer in time".into()),
         }
     }
 
-    async fn publish(&self, messages: Vec<mqtt::Message>) -> Outcome {
-        let mut kept = self.connection.lock().await;
-        // Taken out: an attempt that runs out of its time leaves no connection with messages of its own behind.
-        let mut connection = match kept.take() {
-            // It broke while there was nothing to say: that is no failure yet.
-            Some(connection) if !connection.is_broken() => connection,
-            _ => match self.connect().await {
-                Ok(connection) => connection,
-                Err(fault) => return failed(Retry::Later(None), fault.to_string()),
-            },
-        };
-        let largest = connection.largest;
-        // One that is too large keeps the others from nobody.
-        let (fitting, large): (Vec<_>, Vec<_>) =
-            messages.into_iter().partition(|message| message.size() <= largest);
-        let published = connection.publish(fitting.len(), |place| fitting[place].clone(), |_| ()).await;
-        match published {
-            Ok(()) => *kept = Some(connection),
-            Err(NotTaken { refused, fault }) => {
-                let retry = if refused.is_some() { Retry::Never } else { Retry::Later(None) };
-                return failed(retry, fault.to_string());
+    async fn publish(&self, kept: &mut Option<Connection>, messages: Vec<mqtt::Message>) -> Outcome {
+        let mut refusal = None;
+        let mut rest = messages;
+        while !rest.is_empty() {
+            // Taken out: an attempt that runs out of its time leaves no connection with messages of its own behind.
+            let mut connection = match kept.take() {
+                // It broke while there was nothing to say: that is no failure yet.
+                Some(connection) if !connection.is_broken() => connection,
+                _ => match self.connect().await {
+                    Ok(connection) => connection,
+                    Err(fault) => return failed(Retry::Later(None), fault.to_string()),
+                },
+            };
+            let largest = connection.largest;
+            // One that is too large keeps the others from nobody.
+            let (fitting, large): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|message| message.size() <= largest);
+            if let Some(size) = large.iter().map(mqtt::Message::size).max() {
+                refusal = Some(format!("an alert of {size} bytes; the broker takes {largest}"));
+            }
+            match connection.publish(fitting.len(), |place| fitting[place].clone(), |_| ()).await {
+                Ok(()) => {
+                    *kept = Some(connection);
+                    break;
+                }
+                // Neither does one that the broker refuses; but the connection is gone with it.
+                Err(NotTaken { refused: Some(place), fault }) => {
+                    refusal = Some(fault.to_string());
+                    rest = fitting.into_iter().skip(place + 1).collect();
+                }
+                Err(NotTaken { refused: None, fault }) => return failed(Retry::Later(None), fault.to_string()),
             }
         }
-        match large.iter().map(mqtt::Message::size).max() {
-            Some(size) => {
-                failed(Retry::Never, format!("an alert of {size} bytes; the broker takes {largest}"))
-            }
+        match refusal {
+            Some(error) => failed(Retry::Never, error),
             None => Outcome::Delivered { status: TAKEN },
         }
     }

@@ -161,22 +161,32 @@ pub fn digest(receiver: &str, summary: &Summary, telling: &Telling, public_url: 
     message
 }
 
-/// Messages that were made, as one: what they say of each label set last, in numbers and the first of them.
+/// Messages that were made, as one: what they say of each label set last, in numbers and the first of them; of digests
+/// among them what those say in numbers.
 pub fn together(receiver: &str, messages: &[Message], public_url: Option<&str>) -> Message {
-    let mut last: BTreeMap<&str, &Alert> = BTreeMap::new();
-    for alert in messages.iter().flat_map(|message| &message.alerts) {
-        last.insert(&alert.fingerprint, alert);
+    let (digests, singles): (Vec<&Message>, Vec<&Message>) =
+        messages.iter().partition(|message| message.digest.is_some());
+    let mut all: Vec<&Alert> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for alert in singles.iter().flat_map(|message| &message.alerts) {
+        let place = *places.entry(&alert.fingerprint).or_insert(all.len());
+        match all.get_mut(place) {
+            Some(before) => *before = alert,
+            None => all.push(alert),
+        }
     }
-    let groups: BTreeSet<&str> = messages.iter().map(|message| message.group_key.as_str()).collect();
-    let all: Vec<&Alert> = last.into_values().collect();
+    let groups: BTreeSet<&str> = singles.iter().map(|message| message.group_key.as_str()).collect();
     let said = all.iter().map(|alert| (&alert.labels, alert.status == "firing"));
-    let summary = Summary::of(groups.len() as u64, said);
+    let mut summary = Summary::of(groups.len() as u64, said);
+    digests.iter().filter_map(|message| message.digest.as_ref()).for_each(|digest| summary.add(digest));
+    all.extend(digests.iter().flat_map(|message| &message.alerts));
+    let more: usize = messages.iter().map(|message| message.truncated_alerts).sum();
     let listed: Vec<Alert> = all.iter().take(summary::LISTED).map(|alert| (*alert).clone()).collect();
     let text = summary.text();
     Message {
         version: "4".into(),
         group_key: DIGEST.into(),
-        truncated_alerts: all.len() - listed.len(),
+        truncated_alerts: all.len() - listed.len() + more,
         status: if summary.firing > 0 { "firing" } else { "resolved" }.into(),
         receiver: receiver.into(),
         group_labels: BTreeMap::new(),

@@ -145,15 +145,19 @@ impl Slack {
         text: &Text,
     ) -> Outcome {
         let mut body = body(text);
+        // Digests are of one group, and each tells of something else.
+        let in_place = self.config.changes_in_place() && message.digest.is_none();
         let before = delivering.thread.before().and_then(|kept| serde_json::from_str::<Place>(kept).ok());
-        if let Some(place) = before.filter(|_| self.config.changes_in_place()) {
+        if let Some(place) = before.filter(|_| in_place) {
             (body["channel"], body["ts"]) = (json!(place.channel), json!(place.ts));
             let (outcome, answer) = ask(update, delivering, &body).await;
             match said(outcome, &answer) {
                 Outcome::Delivered { .. } => {
-                    if !text.fires {
-                        delivering.thread.leave(Thread::End);
-                    }
+                    // Written anew each time: what is old is forgotten.
+                    delivering.thread.leave(match delivering.thread.before() {
+                        Some(kept) if text.fires => Thread::Keep(kept.to_string()),
+                        _ => Thread::End,
+                    });
                     return self.reply(post, delivering, message, text, &place).await;
                 }
                 // Somebody deleted it, or it is too old to be changed.
@@ -165,7 +169,7 @@ impl Slack {
         body["channel"] = json!(self.config.channel);
         let (outcome, answer) = ask(post, delivering, &body).await;
         let outcome = said(outcome, &answer);
-        if matches!(outcome, Outcome::Delivered { .. }) && self.config.changes_in_place() {
+        if matches!(outcome, Outcome::Delivered { .. }) && in_place {
             let place = serde_json::from_slice::<Place>(&answer).ok().filter(|_| text.fires);
             let place = place.and_then(|place| serde_json::to_string(&place).ok());
             delivering.thread.leave(place.map_or(Thread::End, Thread::Keep));
@@ -182,8 +186,7 @@ impl Slack {
         text: &Text,
         place: &Place,
     ) -> Outcome {
-        let calls = text.fires && message.alerts.first().is_some_and(|alert| alert.response.is_none());
-        if !calls {
+        if !text.fires || !CALLS.contains(&message.notification_reason.as_str()) {
             return Outcome::Delivered { status: 200 };
         }
         let reply = json!({
@@ -193,6 +196,9 @@ impl Slack {
         said(outcome, &answer)
     }
 }
+
+/// Why a message is made that is to call people.
+const CALLS: [&str; 3] = ["first notification", "new alerts added", "repeat interval elapsed"];
 
 /// What Slack says of a message that cannot be changed any more.
 const GONE: [&str; 4] =

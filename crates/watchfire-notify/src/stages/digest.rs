@@ -175,6 +175,25 @@ impl Summary {
         counts.summary(groups)
     }
 
+    /// What another one says, on top.
+    pub fn add(&mut self, other: &Self) {
+        self.groups += other.groups;
+        self.firing += other.firing;
+        self.resolved += other.resolved;
+        for (all, more) in [(&mut self.by_alert, &other.by_alert), (&mut self.by_site, &other.by_site)] {
+            for count in more {
+                match all.iter_mut().find(|one| one.name == count.name) {
+                    Some(one) => {
+                        one.firing += count.firing;
+                        one.resolved += count.resolved;
+                    }
+                    None => all.push(count.clone()),
+                }
+            }
+            all.sort_by_key(|count| std::cmp::Reverse(count.firing + count.resolved));
+        }
+    }
+
     /// "Digest: 1204 alerts began and 3 ended in 12 groups (silence 1200, threshold 7)".
     pub fn text(&self) -> String {
         let named: Vec<String> = self

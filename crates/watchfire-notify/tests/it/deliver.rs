@@ -426,7 +426,7 @@ async fn who_stands_in_is_told_what_was_refused_for_good_and_its_end_and_that_it
     submit(&store, vec![raise("a", 1)]).await;
     let seen = second.wait_taken(2).await;
     let (own, instead): (Vec<_>, Vec<_>) =
-        seen.iter().partition(|seen| alertname(seen) == "watchfire-undelivered");
+        seen.iter().partition(|seen| alertname(seen) == "watchfire-refused");
     assert_eq!((own.len(), instead.len()), (1, 1));
     let said = own[0].body["commonAnnotations"]["summary"].as_str().unwrap();
     assert!(said.contains("hook will not be told of 1 deliveries") && said.contains("400"), "{said}");
@@ -447,7 +447,7 @@ async fn who_stands_in_is_told_what_was_refused_for_good_and_its_end_and_that_it
     let alert = store.alerts(&Default::default()).await.unwrap().items.pop().unwrap().id;
     let decisions = store.decisions(&alert).await.unwrap();
     let details: Vec<_> = decisions.iter().map(|decision| decision.detail.as_str()).collect();
-    assert_eq!(details, ["hook refused it for good", "the end of what was told instead of hook"]);
+    assert_eq!(details, ["hook refused it for good", "more of what was told instead of hook"]);
     notifier.stop().await;
 }
 

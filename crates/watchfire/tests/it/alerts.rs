@@ -21,7 +21,7 @@ async fn an_alert_is_shelved_confirmed_assigned_and_taken_out_of_service() {
     let again = setup.json(&["alert", "rerun", &alert]);
     assert_eq!((&again["outcome"], &again["again"]), (&json!("confirmed"), &again["verdict"]), "{again}");
     assert!(again["verdict"]["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{again}");
-    assert!(setup.says(&["alert", "rerun", &alert]).starts_with("confirmed: the same came of it"));
+    assert!(setup.says(&["alert", "rerun", &alert]).starts_with("confirmed: the same came of the call"));
     setup.fails(&["alert", "rerun", "none"], 1, "none");
     let until = setup.json(&["alert", "ack", &alert, "--for", "4h"]);
     assert!(until["acknowledged_until"].is_string(), "{until}");
