@@ -289,7 +289,8 @@ impl Sender {
 /// What of a request may be a secret: values of headers, and the parts of the address behind the host.
 fn secrets(url: &Url, headers: &HeaderMap) -> Vec<String> {
     let headers = headers.values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(' '));
-    let address = url.path().split('/').chain(url.query().into_iter().flat_map(|query| query.split(['&', '='])));
+    let address =
+        url.path().split('/').chain(url.query().into_iter().flat_map(|query| query.split(['&', '='])));
     // What is shorter is a word.
     headers.chain(address).filter(|part| part.len() >= 8).map(String::from).collect()
 }

@@ -140,11 +140,8 @@ impl Store {
         let all: Vec<Late> = rows.iter().map(late).collect::<Result<_, sqlx::Error>>().map_err(&failed)?;
         let whole = all.len() < most as usize;
         // What ended while this looked is recorded with a time a little before now.
-        let behind = Looked {
-            waiting: before,
-            given_up: now - Duration::from_secs(60),
-            follows: given.and(last),
-        };
+        let behind =
+            Looked { waiting: before, given_up: now - Duration::from_secs(60), follows: given.and(last) };
         Ok((all, whole.then_some(behind)))
     }
 

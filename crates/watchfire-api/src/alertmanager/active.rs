@@ -228,7 +228,7 @@ mod tests {
         let labels: LabelSet = [
             ("alertname", format!("a{}", id % 3)),
             ("device", format!("press-{id}")),
-            ("site", if id % 2 == 0 { "lyon".into() } else { String::new() }),
+            ("site", if id.is_multiple_of(2) { "lyon".into() } else { String::new() }),
         ]
         .into_iter()
         .filter(|(_, value)| !value.is_empty())

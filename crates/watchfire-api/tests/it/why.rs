@@ -126,7 +126,10 @@ async fn a_verdict_is_made_again_and_compared() {
     assert_eq!((asked.device.id.as_str(), asked.evidence), ("press-1", evidence));
     let milder = Verdict { severity: Severity::Minor, ..verdict.clone() };
     assert_eq!(again(Ok(Some(&milder))).await["outcome"], "different");
-    assert_eq!(again(Ok(None)).await["reason"], "the rule says nothing of the same evidence: it may have looked at other devices");
+    assert_eq!(
+        again(Ok(None)).await["reason"],
+        "the rule says nothing of the same evidence: it may have looked at other devices"
+    );
     let failed = again(Err(CallFailure::new(FailureKind::Load, "there is no such module"))).await;
     assert_eq!(
         (&failed["outcome"], &failed["reason"]),

@@ -164,7 +164,9 @@ impl Mqtt {
                     refusal = Some(fault.to_string());
                     rest = fitting.into_iter().skip(place + 1).collect();
                 }
-                Err(NotTaken { refused: None, fault }) => return failed(Retry::Later(None), fault.to_string()),
+                Err(NotTaken { refused: None, fault }) => {
+                    return failed(Retry::Later(None), fault.to_string());
+                }
             }
         }
         match refusal {

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use watchfire_model::Timestamp;
 use watchfire_notify::channel::payload::{Alert, Message};
 use watchfire_notify::channel::{Channel, Delivering, Kept, Thread};
+use watchfire_notify::stages::digest::Summary;
 use watchfire_notify::{Outcome, ReceiverConfig, Retry};
 
 /// A server that answers requests in order, the last answer from then on, and keeps what it was sent.
@@ -309,19 +310,24 @@ async fn a_bot_changes_its_message_while_the_group_goes_on() {
     assert_eq!(sent[0]["channel"], "#plant");
     // What fires anew changes the message, and calls people in its thread.
     let (kept, sent) = tell(vec![POSTED], Some(place), &firing).await;
-    assert_eq!((kept, sent.len()), (None, 2));
+    assert_eq!((kept, sent.len()), (Some(Thread::Keep(place.into())), 2));
     assert_eq!((&sent[0]["channel"], &sent[0]["ts"]), (&json!("C1"), &json!("17.25")));
     assert_eq!((&sent[1]["thread_ts"], &sent[1]["reply_broadcast"]), (&json!("17.25"), &json!(true)));
     // What somebody did is shown where the message is, and calls nobody.
     let mut known = alert("press-1", true);
     known.response = Some("acknowledged".into());
     known.annotations.insert("response_by".into(), "anna".into());
-    let (_, sent) = tell(vec![POSTED], Some(place), &message(vec![known])).await;
+    let known = Message { notification_reason: "response changed".into(), ..message(vec![known]) };
+    let (_, sent) = tell(vec![POSTED], Some(place), &known).await;
     let said = sent[0]["blocks"][1]["text"]["text"].as_str().unwrap();
     assert!(sent.len() == 1 && said.contains("_acknowledged by anna_"), "{sent:?}");
     // Its end is the end of the message; the next time there is another one.
     let (kept, sent) = tell(vec![POSTED], Some(place), &over).await;
     assert_eq!((kept, sent.len(), &sent[0]["ts"]), (Some(Thread::End), 1, &json!("17.25")));
+    // Each digest tells of something else: none is changed into the next.
+    let digest = Message { digest: Some(Summary::default()), ..firing.clone() };
+    let (kept, sent) = tell(vec![POSTED], Some(place), &digest).await;
+    assert_eq!((kept, &sent[0]["channel"], &sent[0]["ts"]), (None, &json!("#plant"), &Value::Null));
     // Somebody deleted it.
     let (kept, sent) = tell(vec![MISSING, POSTED], Some(place), &firing).await;
     assert_eq!((kept, sent.len()), (Some(Thread::Keep(place.into())), 2));

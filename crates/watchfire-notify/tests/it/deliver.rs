@@ -495,3 +495,58 @@ async fn a_receiver_that_asked_for_rest_has_it_whatever_comes_of_what_was_under_
     receiver.wait_taken(3).await;
     notifier.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_in_follows_the_alert_and_not_what_else_is_in_its_group() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.next([Behave::Answer(400)]);
+    let more = format!("{}\ngroup_by = [\"alertname\"]", with_fallback(&second, ""));
+    let notifier = notify(&store, config(&first.url, &more)).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    second.wait_taken(2).await;
+    // The group goes on with another one; what is new in it is told by whoever it was meant for.
+    for (count, transition) in [(1, raise("b", 2)), (2, resolve("a", 3)), (3, resolve("b", 4))] {
+        submit(&store, vec![transition]).await;
+        first.wait_taken(count).await;
+    }
+    let told = second.wait_taken(3).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    let ours = |seen: &Seen| (alertname(seen) == "hot").then(|| seen.says()[0].clone());
+    let told: Vec<_> = told.iter().filter_map(ours).collect();
+    let expected = [("a", "firing"), ("a", "resolved")].map(|(one, how)| (one.to_string(), how.to_string()));
+    assert_eq!((told, second.count()), (expected.to_vec(), 3));
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_word_to_who_stands_in_is_how_it_ended() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.usual(Behave::Answer(503));
+    let more = with_fallback(&second, "").replace("\"1h\"", "\"1500ms\"");
+    let more = format!("{more}\ngroup_by = [\"alertname\"]");
+    let notifier = notify(&store, config(&first.url, &more)).await;
+    submit(&store, vec![raise("a", 1)]).await;
+    second.wait_taken(1).await;
+    // Each a message of its own, none of which the first one takes; the last comes before the one between is late.
+    for transition in [raise("b", 2), resolve("a", 3), resolve("b", 4)] {
+        let before = store.deliveries(&DeliveryFilter::default()).await.unwrap().items.len();
+        submit(&store, vec![transition]).await;
+        while store.deliveries(&DeliveryFilter::default()).await.unwrap().items.len() == before {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+    second.wait_taken(2).await;
+    tokio::time::sleep(std::time::Duration::from_millis(4000)).await;
+    let mut state: HashMap<String, String> = HashMap::new();
+    for (device, status) in second.taken().iter().flat_map(Seen::says) {
+        let before = state.insert(device.clone(), status.clone());
+        assert!(
+            before.as_deref() != Some("resolved") || status == "resolved",
+            "{device} is over, and fires again"
+        );
+    }
+    assert!(state.values().all(|status| status == "resolved"), "{state:?}");
+    notifier.stop().await;
+}
