@@ -17,8 +17,8 @@ const PART: u32 = 500;
 pub(crate) enum Pass {
     /// What stands, behind this group and fingerprint.
     Standing((i64, String)),
-    /// What is left of the rest.
-    Rest(Vec<Alert>),
+    /// What ended lately, as far as it is left.
+    Ended(Vec<Alert>),
 }
 
 impl Pass {
@@ -34,10 +34,10 @@ impl Lane {
         let Channel::Alertmanager(channel) = &self.channel else { return None };
         match pass {
             Pass::Standing(after) => self.resend_standing(channel, after, now).await,
-            Pass::Rest(mut rest) => {
-                let page: Vec<Alert> = rest.drain(..rest.len().min(PART as usize)).collect();
-                let said = page.is_empty() || self.said(channel.resend_rest(&page, now).await);
-                (said && !rest.is_empty()).then_some(Pass::Rest(rest))
+            Pass::Ended(mut ended) => {
+                let page: Vec<Alert> = ended.drain(..ended.len().min(PART as usize)).collect();
+                let said = page.is_empty() || self.said(channel.resend_ended(&page, now).await);
+                (said && !ended.is_empty()).then_some(Pass::Ended(ended))
             }
         }
     }
@@ -70,7 +70,7 @@ impl Lane {
             Some(last) if page.len() == PART as usize => {
                 Some(Pass::Standing((last.group, last.fingerprint.clone())))
             }
-            _ => Some(Pass::Rest(channel.rest(now))),
+            _ => Some(Pass::Ended(channel.ended(now))),
         }
     }
 

@@ -21,7 +21,9 @@ const PATH: &str = "/api/v2/alerts";
 const INTERVALS: u64 = 4;
 /// What ended is said again for so long: a member of the cluster may have missed it. Prometheus does the same.
 const ENDED: Duration = Duration::from_secs(15 * 60);
-/// Alerts that are known to have been told, at most: beyond it, what a member missed runs out of its time there.
+/// What is not said again ends after so long where its end is never told.
+const OWN: Duration = Duration::from_secs(24 * 3600);
+/// Alerts that ended and are still said, at most: beyond it, what a member missed runs out of its time there.
 const KEPT: usize = 10_000;
 
 /// Where the alerts go.
@@ -79,14 +81,14 @@ pub fn check(config: &AlertmanagerConfig) -> Result<(), String> {
 pub struct Alertmanager {
     senders: Vec<Sender>,
     resend: Duration,
-    /// What was told, by fingerprint, and when: what ended, and what fires until it is found among what stands.
-    told: Arc<Mutex<HashMap<String, (Timestamp, Alert)>>>,
+    /// What ended lately, by fingerprint, and when.
+    ended: Arc<Mutex<HashMap<String, (Timestamp, Alert)>>>,
 }
 
 impl Alertmanager {
     /// Makes the clients of a configuration. Connects to nothing.
     pub fn new(config: &AlertmanagerConfig) -> Result<Self, String> {
-        Ok(Self { senders: config.senders()?, resend: config.resend, told: Arc::default() })
+        Ok(Self { senders: config.senders()?, resend: config.resend, ended: Arc::default() })
     }
 
     /// How often what stands is to be said again.
@@ -107,9 +109,9 @@ impl Alertmanager {
     /// Some of what stands, said again.
     pub async fn resend(&self, standing: &[Alert], now: Timestamp) -> Outcome {
         {
-            let mut known = self.lock();
+            let mut ended = self.lock();
             for alert in standing {
-                known.remove(&alert.fingerprint);
+                ended.remove(&alert.fingerprint);
             }
         }
         match standing {
@@ -118,38 +120,43 @@ impl Alertmanager {
         }
     }
 
-    /// The rest of what is to be said again once all that stands was: what ended lately, and what fires of which there is
-    /// no alert that stands, such as the notice of a storm or what somebody else was to be told. Of the latter nothing is
-    /// known after a restart: it ends there unless it is told again.
-    pub fn rest(&self, now: Timestamp) -> Vec<Alert> {
-        let mut known = self.lock();
-        known.retain(|_, (at, alert)| alert.status == "firing" || *at + ENDED > now);
-        known.values().map(|(_, alert)| alert.clone()).collect()
+    /// What ended lately, to be said again once all that stands was.
+    pub fn ended(&self, now: Timestamp) -> Vec<Alert> {
+        let mut ended = self.lock();
+        ended.retain(|_, (at, _)| *at + ENDED > now);
+        ended.values().map(|(_, alert)| alert.clone()).collect()
     }
 
-    /// Says some of the rest again, which stays known.
-    pub async fn resend_rest(&self, rest: &[Alert], now: Timestamp) -> Outcome {
-        self.post(&format!("resend-{}", now.0), rest, now).await
+    /// Says some of it again.
+    pub async fn resend_ended(&self, ended: &[Alert], now: Timestamp) -> Outcome {
+        self.post(&format!("resend-{}", now.0), ended, now).await
     }
 
     fn note(&self, alerts: Vec<Alert>, now: Timestamp) {
-        let mut known = self.lock();
+        let mut ended = self.lock();
         for alert in alerts {
-            if known.len() < KEPT || known.contains_key(&alert.fingerprint) {
-                known.insert(alert.fingerprint.clone(), (now, alert));
+            if alert.status == "firing" {
+                ended.remove(&alert.fingerprint);
+            } else if ended.len() < KEPT {
+                ended.insert(alert.fingerprint.clone(), (now, alert));
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Timestamp, Alert)>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To all members at once. One that took it is enough: the others hear it when it is said again. A 400 says that some
     /// of the alerts were refused, and that the others are stored: the same request will never fare better.
     async fn post(&self, id: &str, alerts: &[Alert], now: Timestamp) -> Outcome {
         let until = (now + Duration(self.resend.0.saturating_mul(INTERVALS))).to_string();
-        let body: Vec<Value> = alerts.iter().map(|alert| posted(alert, &until)).collect();
+        let day = (now + OWN).to_string();
+        // No alert stands behind the notices of the engine itself and of storms: they are not said again, and their end is
+        // told.
+        let own = |alert: &Alert| alert.labels.get("alertname").is_some_and(|name| name.starts_with("watchfire-"));
+        let body: Vec<Value> =
+            alerts.iter().map(|alert| posted(alert, if own(alert) { &day } else { &until })).collect();
         let body = Value::from(body).to_string();
         let mut posts = JoinSet::new();
         for sender in &self.senders {
