@@ -154,7 +154,8 @@ impl Alertmanager {
         let day = (now + OWN).to_string();
         // No alert stands behind the notices of the engine itself and of storms: they are not said again, and their end is
         // told.
-        let own = |alert: &Alert| alert.labels.get("alertname").is_some_and(|name| name.starts_with("watchfire-"));
+        let own =
+            |alert: &Alert| alert.labels.get("alertname").is_some_and(|name| name.starts_with("watchfire-"));
         let body: Vec<Value> =
             alerts.iter().map(|alert| posted(alert, if own(alert) { &day } else { &until })).collect();
         let body = Value::from(body).to_string();
