@@ -57,9 +57,6 @@ struct Labels {
 impl Hook {
     /// For alerts with numbers below `most`, of which `window` may be on their way.
     pub fn start(most: usize, window: usize) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let told = Arc::new(Told {
             began: Instant::now(),
             sent: (0..most).map(|_| AtomicU64::new(0)).collect(),
@@ -72,15 +69,7 @@ impl Hook {
             .route("/alerts", post(take))
             .layer(DefaultBodyLimit::disable())
             .with_state(told.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // Ends with the process: nothing is lost with it.
-        std::thread::Builder::new().name("webhook".into()).spawn(move || {
-            runtime.block_on(async move {
-                if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-                    let _ = axum::serve(listener, router).await;
-                }
-            })
-        })?;
+        let address = serve(router)?;
         Ok(Self { address, told })
     }
 
@@ -149,4 +138,20 @@ async fn take(State(told): State<Arc<Told>>, body: Bytes) -> StatusCode {
         }
     }
     StatusCode::OK
+}
+
+/// Serves on a thread of its own, at a free port. Ends with the process: nothing is lost with it.
+pub fn serve(router: axum::Router) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("webhook".into()).spawn(move || {
+        runtime.block_on(async move {
+            if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
+                let _ = axum::serve(listener, router).await;
+            }
+        })
+    })?;
+    Ok(address)
 }

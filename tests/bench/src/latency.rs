@@ -25,7 +25,7 @@ use crate::event::{self, DEVICES};
 use crate::figure::Figure;
 use crate::load::{self, Acknowledgements, Connection, Reading, Stamp};
 use crate::server::Server;
-use crate::{Options, disk, mqtt};
+use crate::{Options, disk, hook, mqtt};
 
 /// Readings of a device on their way while the maximum is looked for.
 const WINDOW: usize = 2;
@@ -243,20 +243,9 @@ struct Seen {
 
 impl Receiver {
     fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let router = axum::Router::new().route("/alerts", post(take)).with_state(seen.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // Ends with the process: nothing is lost with it.
-        std::thread::Builder::new().name("webhook".into()).spawn(move || {
-            runtime.block_on(async move {
-                if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-                    let _ = axum::serve(listener, router).await;
-                }
-            })
-        })?;
+        let address = hook::serve(router)?;
         Ok(Self { address, seen })
     }
 

@@ -197,13 +197,7 @@ impl Ears {
 
 impl ClientContext for Ears {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What counts is said by the outcome; this is for who looks closer.
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::warn!(facility, message, "librdkafka");
-            }
-            _ => tracing::debug!(facility, message, "librdkafka"),
-        }
+        watchfire_outbound::kafka::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

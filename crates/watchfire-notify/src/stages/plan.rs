@@ -152,9 +152,7 @@ impl Groups {
         let Some(most) = settings.receivers.get(receiver).and_then(|one| one.max_per_minute) else {
             return Allowed::Each;
         };
-        self.sent
-            .get(receiver)
-            .map_or_else(|| Sent::default().allowed(count, most, now), |sent| sent.allowed(count, most, now))
+        self.sent.get(receiver).unwrap_or(&Sent::default()).allowed(count, most, now)
     }
 
     /// So many of them go out.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 pub use meaning::{Class, class, fault};
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 pub use security::{Secrets, Security, SecurityProtocol};
 
@@ -21,6 +22,16 @@ pub fn is_topic_character(c: char) -> bool {
 /// Whether a topic can have this name.
 pub fn is_topic(name: &str) -> bool {
     (1..=249).contains(&name.len()) && name.chars().all(is_topic_character) && name != "." && name != ".."
+}
+
+/// What a producer says by itself, for who looks closer: what counts is said by whoever writes with it.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::warn!(facility, message, "librdkafka");
+        }
+        _ => tracing::debug!(facility, message, "librdkafka"),
+    }
 }
 
 /// Says which property of a client, such as one of these options, librdkafka does not take. Connects to nothing.
