@@ -517,6 +517,6 @@ fn storm() -> std::sync::Arc<watchfire_notify::stages::storm::Standing> {
         let labels = [("alertname", "silent"), ("device", device), ("type", "press")];
         storms.fires(&labels.map(|(name, value)| (name.to_string(), value.to_string())).into());
     }
-    storms.settle(&Fleet::default(), START, &mut false);
+    storms.settle(&Fleet::default(), START);
     std::sync::Arc::new(storms.standing())
 }

@@ -96,6 +96,7 @@ pub struct Groups {
 #[serde(default)]
 struct Bounds {
     sent: BTreeMap<String, Sent>,
+    #[serde(flatten)]
     storms: storm::Kept,
 }
 
@@ -138,6 +139,7 @@ impl Groups {
             }
             self.index(&id, before);
         }
+        self.storms.set_back(now);
         self.again = self.holding.clone();
         self.edge = None;
     }

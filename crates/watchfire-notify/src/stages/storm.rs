@@ -3,8 +3,9 @@
 //!
 //! A *parent* is a value of a label that devices have in common, such as `gateway` or `site`. It is in a storm while at
 //! least a share of its children alert, and it is down while a device of that name has an alert that says so. Either way
-//! alerts of its children are held from then on; those that were told before stay told. What is still there once the
-//! storm is over is looked at again, and told then if nobody was told before.
+//! alerts of its children are held from then on; those that were told before stay told. It is over once it was calm for
+//! some time, in which most of what was held ends by itself. What is still there then is looked at again, and told if
+//! nobody was told before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub const ALERT: &str = "watchfire-storm";
 const SETTLES: Duration = Duration::from_secs(5);
 /// It is told again once so many times as many devices alert.
 const GREW: u64 = 2;
-/// A storm is over when less than this share of what began it is left: not at the same count, or it would come and go.
+/// It calms down when less than this share of what began it is left: not at the same count, or it would come and go.
 const OVER: f64 = 0.5;
 
 /// Alerts of the devices below one parent are one storm.
@@ -44,6 +45,9 @@ pub struct StormConfig {
     /// Which alerts of the device that has the name of the parent say that it is down. Default: none do.
     #[serde(default)]
     pub down: Vec<String>,
+    /// So long few must alert, and nothing say that the parent is down, until alerts are not held any more. Default 1 min.
+    #[serde(default = "calm")]
+    pub calm: Duration,
     /// Of the notice. Default major.
     #[serde(default = "severity")]
     pub severity: Severity,
@@ -54,6 +58,9 @@ fn share() -> f64 {
 }
 fn least() -> u64 {
     10
+}
+fn calm() -> Duration {
+    Duration::from_secs(60)
 }
 fn severity() -> Severity {
     Severity::Major
@@ -109,9 +116,18 @@ struct Parent {
     names: BTreeMap<String, u64>,
     /// Alerts that say that it is down.
     down: BTreeSet<String>,
-    /// When it was looked at last, something said so.
-    was_down: bool,
+    /// It was down, and is not any more or not for long enough yet.
+    was_down: Option<Down>,
     storm: Option<Storm>,
+}
+
+/// A parent that is down, or was until lately.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Down {
+    /// The fingerprint of an alert that said so.
+    by: String,
+    /// Since when nothing says so any more.
+    up_since: Option<Timestamp>,
 }
 
 /// What is kept of a storm over a restart.
@@ -121,10 +137,18 @@ pub struct Storm {
     pub since: Timestamp,
     /// How many devices alerted when it was told last; 0: not told yet.
     pub told: u64,
+    /// Since when so few alert that it will be over.
+    #[serde(default)]
+    pub calm_since: Option<Timestamp>,
 }
 
-/// What is kept of storms over a restart, by label and value of the parent.
-pub type Kept = Vec<(String, String, Storm)>;
+/// What is kept over a restart, by label and value of the parent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    storms: Vec<(String, String, Storm)>,
+    down: Vec<(String, String, Down)>,
+}
 
 /// All parents of which something is known.
 #[derive(Clone, Debug, Default)]
@@ -144,6 +168,17 @@ pub struct Held {
     pub value: String,
     /// The parent is down; otherwise too many of its children alert.
     pub down: bool,
+}
+
+/// What came of a look at storms.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settled {
+    /// What is to be told of them.
+    pub notices: Vec<Notice>,
+    /// Something that held alerts does not any more.
+    pub released: bool,
+    /// What is kept over a restart is another.
+    pub changed: bool,
 }
 
 /// Parents whose children's alerts are held, each with the fingerprint of the alert that says why.
@@ -234,7 +269,7 @@ impl Storms {
         }
         parents_of(&self.rules, labels).find_map(|(parent, value)| {
             let of = self.parents.get(&(parent.clone(), value.clone()))?;
-            let down = !of.down.is_empty();
+            let down = !of.down.is_empty() || of.was_down.is_some();
             (down || of.storm.is_some()).then_some(Held { parent, value, down })
         })
     }
@@ -247,16 +282,17 @@ impl Storms {
         };
         let says = |(id, parent): (&ParentId, &Parent)| {
             let storm = || fingerprint(&labels_of(id, severity(&id.0)));
-            let by = parent.down.first().cloned().or_else(|| parent.storm.as_ref().map(|_| storm()))?;
+            let was_down = || parent.was_down.as_ref().map(|down| down.by.clone());
+            let by = parent.down.first().cloned().or_else(was_down);
+            let by = by.or_else(|| parent.storm.as_ref().map(|_| storm()))?;
             Some((id.clone(), by))
         };
         Standing { rules: self.rules.clone(), parents: self.parents.iter().filter_map(says).collect() }
     }
 
-    /// Looks at what changed, and at storms that are to be told: gives what is to be told of them. `changed` is set
-    /// where something that held alerts does not any more.
-    pub fn settle(&mut self, fleet: &Fleet, now: Timestamp, changed: &mut bool) -> Vec<Notice> {
-        let mut notices = Vec::new();
+    /// Looks at what changed, and at what time makes of storms.
+    pub fn settle(&mut self, fleet: &Fleet, now: Timestamp) -> Settled {
+        let mut settled = Settled::default();
         let Self { rules, parents, touched } = self;
         let mut ids: Vec<ParentId> = touched.drain().collect();
         // The order of a hash table must not decide the order of messages.
@@ -264,74 +300,150 @@ impl Storms {
         for id in ids {
             let Some(rule) = rules.iter().find(|rule| rule.config.parent == id.0) else { continue };
             let Some(parent) = parents.get_mut(&id) else { continue };
+            let before = (parent.storm.clone(), parent.was_down.clone());
             let alerting = parent.devices.len() as u64;
             let children = fleet.count(&id.0, &id.1);
             let share = (children as f64 * rule.config.share).ceil() as u64;
             let threshold =
                 if parent.down.is_empty() { share.max(rule.config.least) } else { rule.config.least };
+            let few = (alerting as f64) < threshold as f64 * OVER;
             match &mut parent.storm {
                 None if alerting >= threshold => {
-                    parent.storm = Some(Storm { since: now, told: 0 });
+                    parent.storm = Some(Storm { since: now, told: 0, calm_since: None });
                     touched.insert(id.clone());
                 }
                 None => {}
-                Some(storm) if (alerting as f64) < threshold as f64 * OVER => {
-                    let storm = storm.clone();
+                // What nobody was told of held nothing for long: what stands is told now.
+                Some(Storm { told: 0, .. }) if few => {
                     parent.storm = None;
-                    *changed = true;
-                    if storm.told > 0 {
-                        notices.push(notice(&rule.config, &id, &storm, Some(now), parent.text(&id, fleet)));
+                    settled.released = true;
+                }
+                Some(storm) if few => {
+                    let since = *storm.calm_since.get_or_insert(now);
+                    if since + rule.config.calm <= now {
+                        let storm = storm.clone();
+                        parent.storm = None;
+                        settled.released = true;
+                        settled.notices.push(notice(
+                            &rule.config,
+                            &id,
+                            &storm,
+                            Some(now),
+                            parent.text(&id, fleet),
+                        ));
+                    } else {
+                        touched.insert(id.clone());
                     }
                 }
                 Some(storm) => {
+                    storm.calm_since = None;
                     let due = storm.since + SETTLES <= now;
                     if due && (storm.told == 0 || alerting >= storm.told * GREW) {
                         storm.told = alerting;
                         let storm = storm.clone();
-                        notices.push(notice(&rule.config, &id, &storm, None, parent.text(&id, fleet)));
+                        settled.notices.push(notice(
+                            &rule.config,
+                            &id,
+                            &storm,
+                            None,
+                            parent.text(&id, fleet),
+                        ));
                     } else if !due {
                         touched.insert(id.clone());
                     }
                 }
             }
-            let is_down = !parent.down.is_empty();
-            *changed |= parent.was_down && !is_down;
-            parent.was_down = is_down;
-            if parent.devices.is_empty() && parent.down.is_empty() && parent.storm.is_none() {
+            match (parent.down.first(), &mut parent.was_down) {
+                (Some(by), was_down) => *was_down = Some(Down { by: by.clone(), up_since: None }),
+                (None, Some(was_down)) => {
+                    if *was_down.up_since.get_or_insert(now) + rule.config.calm <= now {
+                        parent.was_down = None;
+                        settled.released = true;
+                    } else {
+                        touched.insert(id.clone());
+                    }
+                }
+                (None, None) => {}
+            }
+            settled.changed |= before != (parent.storm.clone(), parent.was_down.clone());
+            if parent.is_quiet() {
                 parents.remove(&id);
             }
         }
-        notices
+        settled
     }
 
     /// When [`Storms::settle`] has something to do even if nothing changes.
     pub fn next(&self) -> Option<Timestamp> {
-        let waiting = self.touched.iter().filter_map(|id| self.parents.get(id)?.storm.as_ref());
-        waiting.filter(|storm| storm.told == 0).map(|storm| storm.since + SETTLES).min()
+        let times = |id: &ParentId| {
+            let parent = self.parents.get(id)?;
+            let calm = self.rules.iter().find(|rule| rule.config.parent == id.0)?.config.calm;
+            let storm = parent.storm.as_ref();
+            let told = storm.filter(|storm| storm.told == 0).map(|storm| storm.since + SETTLES);
+            let calms = storm.and_then(|storm| storm.calm_since);
+            let up = parent.was_down.as_ref().and_then(|down| down.up_since);
+            told.into_iter().chain(calms.into_iter().chain(up).map(|since| since + calm)).min()
+        };
+        self.touched.iter().filter_map(times).min()
+    }
+
+    /// The clock was set back, to `now`: nothing waits for longer than if it began to wait now.
+    pub fn set_back(&mut self, now: Timestamp) {
+        for parent in self.parents.values_mut() {
+            if let Some(storm) = &mut parent.storm {
+                // One that was told is known by when it began.
+                if storm.told == 0 {
+                    storm.since = storm.since.min(now);
+                }
+                storm.calm_since = storm.calm_since.map(|since| since.min(now));
+            }
+            if let Some(down) = &mut parent.was_down {
+                down.up_since = down.up_since.map(|since| since.min(now));
+            }
+        }
     }
 
     /// What must outlive a restart: the counts come from the alerts that fire.
     pub fn kept(&self) -> Kept {
-        let storm =
-            |(id, parent): (&ParentId, &Parent)| Some((id.0.clone(), id.1.clone(), parent.storm.clone()?));
-        let mut kept: Kept = self.parents.iter().filter_map(storm).collect();
-        kept.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+        let mut kept = Kept::default();
+        for ((name, value), parent) in &self.parents {
+            kept.storms.extend(parent.storm.clone().map(|storm| (name.clone(), value.clone(), storm)));
+            kept.down.extend(parent.was_down.clone().map(|down| (name.clone(), value.clone(), down)));
+        }
+        kept.storms.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+        kept.down.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
         kept
     }
 
-    /// After all that fires was counted again: the storms that were known go on.
+    /// After all that fires was counted again: what was known goes on.
     pub fn restore(&mut self, kept: Kept) {
-        for (name, value, storm) in kept {
-            if self.rules.iter().any(|rule| rule.config.parent == name) {
-                let id = (name, value);
-                self.parents.entry(id.clone()).or_default().storm = Some(storm);
-                self.touched.insert(id);
+        for (name, value, storm) in kept.storms {
+            if let Some(parent) = self.known(name, value) {
+                parent.storm = Some(storm);
             }
         }
+        for (name, value, down) in kept.down {
+            if let Some(parent) = self.known(name, value) {
+                parent.was_down = Some(down);
+            }
+        }
+    }
+
+    /// A parent to look at, if the configuration still has such parents.
+    fn known(&mut self, name: String, value: String) -> Option<&mut Parent> {
+        self.rules.iter().find(|rule| rule.config.parent == name)?;
+        let id = (name, value);
+        self.touched.insert(id.clone());
+        Some(self.parents.entry(id).or_default())
     }
 }
 
 impl Parent {
+    /// Nothing is known of it any more.
+    fn is_quiet(&self) -> bool {
+        self.devices.is_empty() && self.down.is_empty() && self.was_down.is_none() && self.storm.is_none()
+    }
+
     fn count(&mut self, device: &str, labels: &LabelSet, fires: bool) {
         let name = labels.get("alertname").cloned().unwrap_or_default();
         let alerts = self.names.entry(name.clone()).or_default();
@@ -471,21 +583,21 @@ mod tests {
 
     #[test]
     fn a_storm_is_told_once_with_the_count_and_the_common_factor() {
-        let (mut storms, fleet, mut changed) = (storms(""), fleet(), false);
+        let (mut storms, fleet) = (storms(""), fleet());
         let device = |i: u32| labels(&format!("p{i}"), &[("firmware", "2.3.1")]);
         for i in 0..9 {
             storms.fires(&device(i));
         }
-        assert_eq!(storms.settle(&fleet, at(0), &mut changed), []);
+        assert_eq!(storms.settle(&fleet, at(0)), Settled::default());
         assert_eq!(storms.holds(&device(50)), None, "nine of a hundred are no storm where ten are");
         storms.fires(&device(9));
-        assert_eq!(storms.settle(&fleet, at(1), &mut changed), []);
+        assert_eq!(storms.settle(&fleet, at(1)).notices, []);
         let held = Held { parent: "site".into(), value: "lyon".into(), down: false };
         assert_eq!(storms.holds(&device(50)), Some(held));
         assert_eq!(storms.holds(&labels("x", &[("site", "oslo")])), None);
         assert_eq!(storms.next(), Some(at(6)));
         storms.fires(&labels("p10", &[("firmware", "2.2.0")]));
-        let told = storms.settle(&fleet, at(6), &mut changed);
+        let told = storms.settle(&fleet, at(6)).notices;
         assert_eq!(told.len(), 1);
         assert_eq!(
             told[0].annotations["summary"],
@@ -493,7 +605,7 @@ mod tests {
         );
         assert!(told[0].fires() && told[0].starts_at == at(1));
         assert_eq!(storms.holds(&told[0].labels), None, "the notice of a storm is not held by it");
-        assert_eq!(storms.settle(&fleet, at(60), &mut changed), [], "once");
+        assert_eq!(storms.settle(&fleet, at(60)), Settled::default(), "once");
 
         // A restart: the counts come from what fires, the storm from what was kept.
         let kept = storms.kept();
@@ -501,55 +613,96 @@ mod tests {
         (0..10).for_each(|i| again.fires(&device(i)));
         again.fires(&labels("p10", &[("firmware", "2.2.0")]));
         again.restore(kept);
-        assert_eq!(again.settle(&fleet, at(70), &mut changed), []);
-        assert!(!changed && again.holds(&device(50)).is_some());
+        assert_eq!(again.settle(&fleet, at(70)), Settled::default());
+        assert!(again.holds(&device(50)).is_some());
 
         // Twice as many: told again. Few are left: over.
         (11..22).for_each(|i| again.fires(&device(i)));
-        let told = again.settle(&fleet, at(80), &mut changed);
+        let told = again.settle(&fleet, at(80)).notices;
         assert!(
             told.len() == 1 && told[0].annotations["summary"].starts_with("Storm: 22 of 100"),
             "{told:?}"
         );
         (0..10).for_each(|i| again.resolved(&device(i)));
         (11..18).for_each(|i| again.resolved(&device(i)));
-        let over = again.settle(&fleet, at(90), &mut changed);
-        assert_eq!(over, [], "five are half of ten: not yet over");
+        assert_eq!(again.settle(&fleet, at(90)), Settled::default(), "five are half of ten: not yet calm");
         again.resolved(&device(18));
-        let over = again.settle(&fleet, at(91), &mut changed);
-        assert!(over.len() == 1 && over[0].ends_at == Some(at(91)) && changed);
-        assert_eq!(over[0].fingerprint, told[0].fingerprint);
-        assert_eq!(again.holds(&device(50)), None);
+        let calm = again.settle(&fleet, at(91));
+        assert!(calm.notices.is_empty() && !calm.released && calm.changed);
+        assert_eq!(again.next(), Some(at(151)));
+
+        // One comes back: it has to be calm for as long again, over another restart.
+        again.fires(&device(18));
+        again.settle(&fleet, at(100));
+        assert_eq!(again.next(), None);
+        again.resolved(&device(18));
+        again.settle(&fleet, at(120));
+        let kept = again.kept();
+        let mut last = self::storms("");
+        (19..22).for_each(|i| last.fires(&device(i)));
+        last.fires(&labels("p10", &[("firmware", "2.2.0")]));
+        last.restore(kept);
+        assert_eq!(last.settle(&fleet, at(179)), Settled::default());
+        assert!(last.holds(&device(50)).is_some());
+        let over = last.settle(&fleet, at(180));
+        assert!(over.notices.len() == 1 && over.notices[0].ends_at == Some(at(180)) && over.released);
+        assert_eq!(over.notices[0].fingerprint, told[0].fingerprint);
+        assert_eq!(last.holds(&device(50)), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_storm_longer() {
+        let (mut storms, fleet) = (storms("calm = \"30s\""), fleet());
+        let all: Vec<LabelSet> = (0..10).map(|i| labels(&format!("p{i}"), &[])).collect();
+        all.iter().for_each(|labels| storms.fires(labels));
+        storms.settle(&fleet, at(3600));
+        storms.set_back(at(0));
+        assert_eq!(storms.next(), Some(at(5)));
+        assert_eq!(storms.settle(&fleet, at(5)).notices.len(), 1);
+        all.iter().for_each(|labels| storms.resolved(labels));
+        storms.settle(&fleet, at(7200));
+        storms.set_back(at(10));
+        assert_eq!(storms.next(), Some(at(40)));
+        let over = storms.settle(&fleet, at(40));
+        assert_eq!(over.notices[0].starts_at, at(0), "as it was told");
     }
 
     #[test]
     fn a_storm_that_is_over_before_it_is_told_is_not_told() {
-        let (mut storms, fleet, mut changed) = (storms(""), fleet(), false);
+        let (mut storms, fleet) = (storms(""), fleet());
         let all: Vec<LabelSet> = (0..10).map(|i| labels(&format!("p{i}"), &[])).collect();
         all.iter().for_each(|labels| storms.fires(labels));
-        storms.settle(&fleet, at(0), &mut changed);
+        storms.settle(&fleet, at(0));
         all.iter().for_each(|labels| storms.resolved(labels));
-        assert_eq!(storms.settle(&fleet, at(4), &mut changed), []);
-        assert!(changed && storms.parents.is_empty() && storms.kept().is_empty() && storms.next().is_none());
+        let settled = storms.settle(&fleet, at(4));
+        assert!(settled.notices.is_empty() && settled.released);
+        assert!(storms.parents.is_empty() && storms.kept() == Kept::default() && storms.next().is_none());
     }
 
     #[test]
     fn what_hangs_on_a_gateway_that_is_down_is_held() {
         let config: StormConfig =
             toml::from_str("parent = \"gateway\"\ndown = ['alertname=\"silence\"']").unwrap();
-        let (mut storms, fleet, mut changed) = (Storms::new(&[config]), Fleet::default(), false);
+        let (mut storms, fleet) = (Storms::new(&[config]), Fleet::default());
         let child = labels("p1", &[("gateway", "g1")]);
         assert_eq!(storms.holds(&child), None);
         // The gateway has a gateway label of its own, as registries have it.
         let gateway = labels("g1", &[("gateway", "g1")]);
         storms.fires(&gateway);
-        storms.settle(&fleet, at(0), &mut changed);
-        assert!(!changed && storms.holds(&child).is_some_and(|held| held.down));
+        assert!(!storms.settle(&fleet, at(0)).released);
+        assert!(storms.holds(&child).is_some_and(|held| held.down));
         assert_eq!(storms.holds(&gateway), None);
         assert_eq!(storms.holds(&labels("p2", &[("gateway", "g2")])), None);
+
+        // It is back: what hangs on it has a minute to be too, over a restart.
         storms.resolved(&gateway);
-        storms.settle(&fleet, at(1), &mut changed);
-        assert!(changed && storms.holds(&child).is_none());
+        assert!(!storms.settle(&fleet, at(10)).released);
+        let mut again = Storms { rules: storms.rules.clone(), ..Storms::default() };
+        again.restore(storms.kept());
+        assert!(!again.settle(&fleet, at(69)).released && again.next() == Some(at(70)));
+        assert!(again.standing().held_by(&child) == Some(fingerprint(&gateway).as_str()));
+        assert!(again.settle(&fleet, at(70)).released && again.holds(&child).is_none());
+        assert!(again.parents.is_empty());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! sequences (`groups.rs`, `holds.rs`); here all stages work together, and in time.
 
 use crate::driver::{
-    Timeline, acknowledge, acknowledge_for, behaves, delete_silence, firing, raise, reload, resolve,
-    resolved, restart, set_clock, silence,
+    Timeline, acknowledge, acknowledge_for, behaves, delete_silence, firing, raise, raise_all, reload,
+    resolve, resolve_all, resolved, restart, set_clock, silence,
 };
 use crate::receiver::Behave;
 
@@ -235,6 +235,32 @@ async fn a_silence_lets_go_at_its_end_within_the_day_of_a_time_interval() {
     line.at("1m", raise("press-1"));
     line.expect("10m".."10m", firing(["press-1"]));
     line.until("20m").run().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_storm_holds_is_told_once_it_was_calm_for_a_while() {
+    let text = format!(
+        "{AT_ONCE}\n[[storm]]\nparent = \"site\"\nleast = 4\ncalm = \"2m\"\nmatchers = ['device=~\"press-.*\"']"
+    );
+    let mut line = Timeline::new(&text, "5s").await;
+    let presses = |numbers: std::ops::RangeInclusive<u32>| numbers.map(|number| format!("press-{number}"));
+    line.at("0s", raise_all(presses(1..=5)));
+    line.at("1m", resolve_all(presses(1..=3)));
+    line.at("1m", resolve("press-5"));
+    // Few, but not for long: it goes on.
+    line.at("2m", raise_all(presses(1..=3)));
+    line.at("5m", resolve_all(presses(1..=3)));
+    // Two are half of what a storm is.
+    line.at("6m", raise("press-6"));
+    line.at("6m30s", resolve("press-6"));
+    line.at("6m40s", restart());
+    line.expect("8m30s".."8m30s", firing(["press-4"]));
+    line.until("10m").run().await;
+    let summaries: Vec<String> = (line.receiver("hook").taken().iter())
+        .filter(|seen| seen.body["commonLabels"]["alertname"] == "watchfire-storm")
+        .map(|seen| seen.body["commonAnnotations"]["summary"].as_str().unwrap_or_default().to_string())
+        .collect();
+    assert_eq!(summaries.len(), 2, "that it began, and that it is over: {summaries:?}");
 }
 
 // ---------------------------------------------------------------- a wall clock that is set

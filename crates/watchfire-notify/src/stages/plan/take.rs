@@ -61,13 +61,12 @@ impl Groups {
                 }
             }
         }
-        let mut changed = false;
-        for notice in self.storms.settle(fleet, now, &mut changed) {
-            self.bounds_changed = true;
+        let settled = self.storms.settle(fleet, now);
+        self.bounds_changed |= settled.changed;
+        for notice in settled.notices {
             self.put(settings, notice, now);
         }
-        if changed {
-            self.bounds_changed = true;
+        if settled.released {
             self.again = self.holding.clone();
         }
         let holds = self.holds(settings);
