@@ -84,6 +84,16 @@ fn response(what: &str) -> &str {
     }
 }
 
+/// Whether a text has this name in it, by itself and not as a part of another: `press-1` is not named by `press-12`.
+fn names(text: &str, name: &str) -> bool {
+    let part_of_name = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    text.match_indices(name).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + name.len()..].chars().next();
+        !before.is_some_and(part_of_name) && !after.is_some_and(part_of_name)
+    })
+}
+
 impl Text {
     /// Of a message; at most so many alerts.
     pub fn of(message: &Message, most: usize) -> Self {
@@ -98,10 +108,12 @@ impl Text {
             (Some(_), _) => message.common_annotations.get("summary").cloned().unwrap_or_default(),
             (None, [one]) if left_out == 0 => {
                 let state = if one.fires { one.severity.to_uppercase() } else { "RESOLVED".into() };
-                match &one.response {
-                    Some(response) => format!("{state}, {response}: {}", one.summary),
-                    None => format!("{state}: {}", one.summary),
-                }
+                let response =
+                    one.response.as_ref().map(|response| format!(", {response}")).unwrap_or_default();
+                // Whoever reads only this line, cut to the width of a telephone, has to know where to go.
+                let known = one.source == one.rule || names(&one.summary, &one.source);
+                let place = if known { String::new() } else { format!(" {}", one.source) };
+                format!("{state}{place}{response}: {}", one.summary)
             }
             _ => {
                 let firing = message.alerts.iter().filter(|alert| alert.status == "firing").count();
@@ -164,6 +176,13 @@ pub fn cut_bytes(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_named_by_its_whole_name() {
+        assert!(names("press-1 is too hot", "press-1") && names("Too hot: press-1.", "press-1"));
+        assert!(!names("press-12 is too hot", "press-1") && !names("my-press-1", "press-1"));
+        assert!(names("press-12, press-1", "press-1"));
+    }
 
     #[test]
     fn what_is_cut_is_cut_between_characters_and_sequences() {

@@ -194,14 +194,14 @@ async fn people_read_what_and_where_and_can_acknowledge() {
     let firing = message(vec![alert("press-1", true)]);
     let over = message(vec![alert("press-1", false)]);
     let slack = bodies(CHANNELS[1], &firing).await.remove(0);
-    assert_eq!(slack["text"], "CRITICAL: Bearing &lt;too&gt; hot &amp; rising");
-    assert_eq!(slack["blocks"][0]["text"]["text"], "CRITICAL: Bearing <too> hot & rising");
+    assert_eq!(slack["text"], "CRITICAL press-1: Bearing &lt;too&gt; hot &amp; rising");
+    assert_eq!(slack["blocks"][0]["text"]["text"], "CRITICAL press-1: Bearing <too> hot & rising");
     let said = slack["blocks"][1]["text"]["text"].as_str().unwrap();
     assert!(
         said.contains("Bearing &lt;too&gt;") && said.ends_with("<https://plant.example/a/token|Acknowledge>")
     );
     let over_there = bodies(CHANNELS[1], &over).await.remove(0);
-    assert_eq!(over_there["text"], "RESOLVED: Bearing &lt;too&gt; hot &amp; rising");
+    assert_eq!(over_there["text"], "RESOLVED press-1: Bearing &lt;too&gt; hot &amp; rising");
     assert!(!over_there.to_string().contains("/a/token"), "there is nothing to acknowledge");
 
     let card = bodies(CHANNELS[2], &firing).await.remove(0)["attachments"][0]["content"].take();
@@ -211,7 +211,7 @@ async fn people_read_what_and_where_and_can_acknowledge() {
     let telegram = bodies(CHANNELS[4], &firing).await.remove(0);
     assert_eq!((&telegram["chat_id"], &telegram["parse_mode"]), (&json!("@plant"), &json!("HTML")));
     let text = telegram["text"].as_str().unwrap();
-    assert!(text.starts_with("<b>CRITICAL: Bearing &lt;too&gt; hot &amp; rising</b>"), "{text}");
+    assert!(text.starts_with("<b>CRITICAL press-1: Bearing &lt;too&gt; hot &amp; rising</b>"), "{text}");
 
     let ntfy = bodies(CHANNELS[5], &firing).await.remove(0);
     assert_eq!((&ntfy["topic"], &ntfy["priority"]), (&json!("plant-7"), &json!(5)));
