@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use watchfire_log::Clock;
 use watchfire_model::Timestamp;
 use watchfire_store::deliveries::{Attempted, DueDelivery};
-use watchfire_store::{DeliveryState, Store};
+use watchfire_store::{DeliveryState, Store, StoreError};
 use watchfire_telemetry::metrics;
 
 use crate::backoff::backoff;
@@ -57,12 +57,20 @@ struct Done {
 
 struct State {
     under_way: JoinSet<Done>,
-    /// Groups of what is under way.
+    /// What came to an end and is not being recorded yet, with its groups.
+    ended: Vec<(String, Attempted)>,
+    /// What is being recorded, one lot at a time; gives its groups.
+    recording: JoinSet<HashSet<String>>,
+    /// Groups of what is under way or not recorded yet.
     busy: HashSet<String>,
     /// What is due, read ahead: the first of each group. Asking the ledger after each end is dear.
     ahead: VecDeque<DueDelivery>,
     /// When that was read. It does not count for long: what waits may be superseded meanwhile.
     read: Instant,
+    /// More may be due than was read.
+    look: bool,
+    /// When the next that is not due yet is, as of what was read.
+    next: Option<Timestamp>,
     /// Failures since the last success.
     failures: u32,
     /// The receiver does not answer: it is tried again then, and not before.
@@ -80,9 +88,13 @@ impl Lane {
         let mut changes = self.store.subscribe_deliveries();
         let mut state = State {
             under_way: JoinSet::new(),
+            ended: Vec::new(),
+            recording: JoinSet::new(),
             busy: HashSet::new(),
             ahead: VecDeque::new(),
             read: Instant::now(),
+            look: true,
+            next: None,
             failures: 0,
             probes_at: None,
             rests_until: None,
@@ -99,7 +111,7 @@ impl Lane {
             changes.borrow_and_update();
             if expired.elapsed() >= SLEEP {
                 expired = Instant::now();
-                self.expire().await;
+                state.look |= self.expire().await;
             }
             if let Some(by) = backwards.look(&*self.clock) {
                 for until in [&mut state.probes_at, &mut state.rests_until, &mut state.resends_at] {
@@ -107,22 +119,32 @@ impl Lane {
                 }
                 self.bring_nearer(self.config.retry_max).await;
             }
+            self.record(&mut state);
             let wait = self.start_due(&mut state).await;
             tokio::select! {
-                Some(done) = state.under_way.join_next(), if !state.under_way.is_empty() => {
-                    self.finish(&mut state, done).await;
+                Some(done) = state.under_way.join_next() => self.finish(&mut state, done),
+                Some(recorded) = state.recording.join_next() => self.free(&mut state, recorded),
+                changed = changes.changed() => {
+                    state.look = true;
+                    if changed.is_err() {
+                        break;
+                    }
                 }
-                changed = changes.changed() => if changed.is_err() { break },
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait) => state.look = true,
                 changed = self.stop.changed() => if changed.is_err() { break },
             }
         }
         let deadline = tokio::time::Instant::now() + DRAIN;
         while let Ok(Some(done)) = tokio::time::timeout_at(deadline, state.under_way.join_next()).await {
-            self.finish(&mut state, done).await;
+            self.finish(&mut state, done);
         }
         // What is left stays pending in the ledger: it is tried again with the same id.
         state.under_way.shutdown().await;
+        self.record(&mut state);
+        while let Some(recorded) = state.recording.join_next().await {
+            self.free(&mut state, recorded);
+            self.record(&mut state);
+        }
     }
 
     /// Starts what is due and has room; gives how long to sleep at most.
@@ -146,26 +168,16 @@ impl Lane {
         }
         let room = if state.failures >= FAILING { 1 } else { self.config.max_in_flight };
         let room = room.saturating_sub(state.under_way.len());
-        if room == 0 {
+        // Whatever was not recorded is sent once more after a crash.
+        if room == 0 || state.busy.len() >= AHEAD.max(2 * self.config.max_in_flight) {
             return SLEEP;
         }
-        if state.ahead.is_empty() || state.read.elapsed() > SLEEP {
+        if (state.look && state.ahead.is_empty()) || state.read.elapsed() > SLEEP {
             // What is under way is due too, as far as the ledger knows.
             let limit = AHEAD.max(room) + state.busy.len();
-            match self.store.due_deliveries(&self.config.name, now, limit as u32).await {
-                Ok(due) => {
-                    // As of now: what is under way may be recorded by the time that these are begun.
-                    let free = due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key));
-                    (state.ahead, state.read) = (free.collect(), Instant::now());
-                }
-                Err(error) => {
-                    tracing::error!(
-                        receiver = self.config.name,
-                        error = error.chain(),
-                        "cannot read deliveries"
-                    );
-                    return SLEEP;
-                }
+            if let Err(error) = self.read_ahead(state, now, limit).await {
+                tracing::error!(receiver = self.config.name, error = error.chain(), "cannot read deliveries");
+                return SLEEP;
             }
         }
         let mut started = 0;
@@ -192,48 +204,77 @@ impl Lane {
         if started == room {
             return SLEEP;
         }
-        match self.store.next_delivery(&self.config.name, now).await {
-            Ok(Some(next)) => next.since(now).to_std().clamp(Duration::from_millis(1), SLEEP),
-            _ => SLEEP,
+        match state.next {
+            Some(next) => next.since(now).to_std().clamp(Duration::from_millis(1), SLEEP),
+            None => SLEEP,
         }
     }
 
-    /// Records what came to an end: this one and whatever else did meanwhile, in one transaction.
-    async fn finish(&self, state: &mut State, first: Result<Done, tokio::task::JoinError>) {
-        let mut ended = vec![first];
-        while let Some(next) = state.under_way.try_join_next() {
-            ended.push(next);
-        }
-        let mut groups = Vec::new();
-        let mut attempts = Vec::new();
-        for done in ended {
+    /// Reads what is due, at most so many.
+    async fn read_ahead(&self, state: &mut State, now: Timestamp, most: usize) -> Result<(), StoreError> {
+        let due = self.store.due_deliveries(&self.config.name, now, most as u32).await?;
+        state.next = self.store.next_delivery(&self.config.name, now).await?;
+        (state.look, state.read) = (due.len() == most, Instant::now());
+        // As of now: what is under way may be recorded by the time that these are begun.
+        let free = due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key));
+        state.ahead = free.collect();
+        Ok(())
+    }
+
+    /// Takes what came to an end: this one and whatever else did meanwhile.
+    fn finish(&self, state: &mut State, first: Result<Done, JoinError>) {
+        let mut next = Some(first);
+        while let Some(done) = next {
             match done {
                 Ok(done) => {
-                    groups.push(done.delivery.group_key.clone());
-                    attempts.push(self.judge(state, done));
+                    let group = done.delivery.group_key.clone();
+                    let attempted = self.judge(state, done);
+                    state.ended.push((group, attempted));
                 }
-                Err(error) => {
-                    // A panic in the client: which delivery it was is not known, so look at all again.
-                    tracing::error!(receiver = self.config.name, %error, "an attempt to deliver failed");
-                    if state.under_way.is_empty() {
-                        state.busy.clear();
-                    }
+                Err(error) => self.panicked(state, &error),
+            }
+            next = state.under_way.try_join_next();
+        }
+    }
+
+    /// A panic in the client: which delivery it was is not known, so all are looked at again.
+    fn panicked(&self, state: &mut State, error: &JoinError) {
+        tracing::error!(receiver = self.config.name, %error, "an attempt to deliver failed");
+        if state.under_way.is_empty() && state.recording.is_empty() && state.ended.is_empty() {
+            state.busy.clear();
+        }
+        state.look = true;
+    }
+
+    /// Begins to record what came to an end, in one transaction, unless the lot before is not recorded yet. Others are
+    /// sent meanwhile, but none of these groups: a crash could repeat this one after the next.
+    fn record(&self, state: &mut State) {
+        if state.ended.is_empty() || !state.recording.is_empty() {
+            return;
+        }
+        let (groups, attempts): (HashSet<String>, Vec<Attempted>) = state.ended.drain(..).unzip();
+        let (store, stop, receiver) = (self.store.clone(), self.stop.clone(), self.config.name.clone());
+        state.recording.spawn(async move {
+            let mut wait = Duration::from_millis(50);
+            while let Err(error) = store.record_attempts(&attempts).await {
+                tracing::error!(receiver, error = error.chain(), "cannot record deliveries");
+                if *stop.borrow() {
+                    break;
                 }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
             }
+            groups
+        });
+    }
+
+    /// The next of these groups may go out.
+    fn free(&self, state: &mut State, recorded: Result<HashSet<String>, JoinError>) {
+        match recorded {
+            Ok(groups) => state.busy.retain(|group| !groups.contains(group)),
+            Err(error) => self.panicked(state, &error),
         }
-        // Until it is recorded, the group waits: otherwise a crash could repeat this one after the next.
-        let mut wait = Duration::from_millis(50);
-        while let Err(error) = self.store.record_attempts(&attempts).await {
-            tracing::error!(receiver = self.config.name, error = error.chain(), "cannot record deliveries");
-            if *self.stop.borrow() {
-                return;
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(5));
-        }
-        for group in groups {
-            state.busy.remove(&group);
-        }
+        state.look = true;
     }
 
     fn judge(&self, state: &mut State, done: Done) -> Attempted {
@@ -330,10 +371,11 @@ impl Lane {
         }
     }
 
-    async fn expire(&self) {
+    /// Gives up what waits for too long; says whether anything was.
+    async fn expire(&self) -> bool {
         let now = self.clock.wall();
         match self.store.expire_deliveries(&self.config.name, now - self.config.expire, now).await {
-            Ok(0) => {}
+            Ok(0) => return false,
             Ok(expired) => {
                 let labels = [("receiver", self.config.name.clone()), ("state", "expired".to_string())];
                 metrics().alerts.deliveries.get_or_create(&labels).inc_by(expired);
@@ -347,5 +389,6 @@ impl Lane {
                 );
             }
         }
+        true
     }
 }

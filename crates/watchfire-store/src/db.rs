@@ -178,10 +178,20 @@ pub(crate) fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".into())
 }
 
-/// How many rows a statement with `columns` parameters for each may take: SQLite allows 32 766
-/// parameters, and past some hundred rows a longer statement is no faster.
-pub(crate) fn chunk(columns: usize) -> usize {
-    (32_000 / columns.max(1)).min(256)
+/// How many rows a statement takes at most: past some hundred a longer one is no faster, and with 127 columns for each
+/// SQLite's bound of 32 766 parameters is kept.
+pub(crate) const PIECE: usize = 256;
+
+/// Rows in pieces of as many as a power of two has, the longest first: so there are few statements that differ, and each
+/// is prepared once and kept.
+pub(crate) fn pieces<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let length = 1 << rest.len().min(PIECE).checked_ilog2()?;
+        let (piece, behind) = rest.split_at(length);
+        rest = behind;
+        Some(piece)
+    })
 }
 
 /// How many rows a page has at most.

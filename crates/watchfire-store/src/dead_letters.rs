@@ -10,7 +10,7 @@ use watchfire_model::Timestamp;
 use watchfire_telemetry::metrics;
 
 use crate::Store;
-use crate::db::{Page, chunk, commit, limit, sequence_cursor, time, time_opt};
+use crate::db::{Page, commit, limit, pieces, sequence_cursor, time, time_opt};
 use crate::error::StoreError;
 
 /// How many dead letters are kept; past a bound the oldest go, and are counted.
@@ -230,7 +230,7 @@ impl Store {
         let bounds = *self.bounds().lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = self.db().write().await?;
         let (mut count, mut bytes, mut dropped) = (0_i64, 0_i64, 0_i64);
-        for part in letters.chunks(chunk(17)) {
+        for part in pieces(letters) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO dead_letters (id, at, kind, source, address, device, sender, code, reason, payload, \
                  rule, rule_version, position, callback, row_count, handles, state_before) ",

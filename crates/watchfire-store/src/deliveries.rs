@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use watchfire_model::{Duration, Timestamp};
 
 use crate::Store;
-use crate::db::{Page, chunk, commit, json, limit, parsed, sequence_cursor, time, time_opt};
+use crate::db::{Page, commit, json, limit, parsed, pieces, sequence_cursor, time, time_opt};
 use crate::error::StoreError;
 
 /// How far a delivery got.
@@ -374,52 +374,13 @@ impl Store {
             return Ok(());
         }
         let mut connection = self.db().write().await?;
+        for part in pieces(attempts) {
+            write_attempts(&mut connection, part).await.map_err(StoreError::sql(ACTION))?;
+        }
         for done in attempts {
-            let finished = (done.state != DeliveryState::Pending).then_some(done.at.0);
-            sqlx::query(
-                // What was superseded or expired while it was under way stays so, unless the receiver took it:
-                // then it was told, whatever was decided meanwhile.
-                "UPDATE deliveries SET state = $1, attempts = $2, next_try = $3, last_status = $4, \
-                 last_error = $5, finished_at = $6 WHERE sequence = $7 AND (state = 'pending' \
-                 OR ($1 = 'delivered' AND state IN ('superseded', 'expired')))",
-            )
-            .bind(done.state.as_str())
-            .bind(i64::from(done.attempt))
-            .bind(done.next_try.0)
-            .bind(done.status.map(i64::from))
-            .bind(done.error.as_deref())
-            .bind(finished)
-            .bind(done.sequence)
-            .execute(&mut *connection)
-            .await
-            .map_err(StoreError::sql(ACTION))?;
             write_thread(&mut connection, done).await.map_err(StoreError::sql(ACTION))?;
         }
-        for part in attempts.chunks(chunk(7)) {
-            let mut query = QueryBuilder::<Sqlite>::new(
-                "INSERT INTO delivery_attempts (delivery, attempt, at, outcome, status, error, took_us) ",
-            );
-            query.push_values(part, |mut tuple, done| {
-                let outcome = match done.state {
-                    DeliveryState::Delivered => "delivered",
-                    DeliveryState::Refused => "never",
-                    _ => "later",
-                };
-                tuple
-                    .push_bind(done.sequence)
-                    .push_bind(i64::from(done.attempt))
-                    .push_bind(done.at.0)
-                    .push_bind(outcome)
-                    .push_bind(done.status.map(i64::from))
-                    .push_bind(done.error.as_deref())
-                    .push_bind(done.took.0 as i64);
-            });
-            query.push(" ON CONFLICT (delivery, attempt) DO NOTHING");
-            query.build().execute(&mut *connection).await.map_err(StoreError::sql(ACTION))?;
-        }
-        commit(connection, ACTION).await?;
-        self.announce_deliveries();
-        Ok(())
+        commit(connection, ACTION).await
     }
 
     /// Gives up the deliveries of a receiver that were made before `before`; says how many.
@@ -454,7 +415,6 @@ impl Store {
         .await
         .map_err(StoreError::sql(ACTION))?;
         commit(connection, ACTION).await?;
-        self.announce_deliveries();
         Ok(done.rows_affected())
     }
 
@@ -479,6 +439,54 @@ impl Store {
             .collect::<Result<_, sqlx::Error>>()
             .map_err(&failed)
     }
+}
+
+async fn write_attempts(
+    connection: &mut SqliteConnection,
+    attempts: &[Attempted],
+) -> Result<(), sqlx::Error> {
+    // What was superseded or expired while it was under way stays so, unless the receiver took it: then it was told,
+    // whatever was decided meanwhile.
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "UPDATE deliveries SET state = u.column2, attempts = u.column3, next_try = u.column4, \
+         last_status = u.column5, last_error = u.column6, finished_at = u.column7 FROM (",
+    );
+    query.push_values(attempts, |mut tuple, done| {
+        let finished = (done.state != DeliveryState::Pending).then_some(done.at.0);
+        tuple
+            .push_bind(done.sequence)
+            .push_bind(done.state.as_str())
+            .push_bind(i64::from(done.attempt))
+            .push_bind(done.next_try.0)
+            .push_bind(done.status.map(i64::from))
+            .push_bind(done.error.as_deref())
+            .push_bind(finished);
+    });
+    query.push(
+        ") AS u WHERE deliveries.sequence = u.column1 AND (deliveries.state = 'pending' \
+         OR (u.column2 = 'delivered' AND deliveries.state IN ('superseded', 'expired')))",
+    );
+    query.build().execute(&mut *connection).await?;
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO delivery_attempts (delivery, attempt, at, outcome, status, error, took_us) ",
+    );
+    query.push_values(attempts, |mut tuple, done| {
+        let outcome = match done.state {
+            DeliveryState::Delivered => "delivered",
+            DeliveryState::Refused => "never",
+            _ => "later",
+        };
+        tuple
+            .push_bind(done.sequence)
+            .push_bind(i64::from(done.attempt))
+            .push_bind(done.at.0)
+            .push_bind(outcome)
+            .push_bind(done.status.map(i64::from))
+            .push_bind(done.error.as_deref())
+            .push_bind(done.took.0 as i64);
+    });
+    query.push(" ON CONFLICT (delivery, attempt) DO NOTHING");
+    query.build().execute(&mut *connection).await.map(drop)
 }
 
 async fn write_thread(connection: &mut SqliteConnection, done: &Attempted) -> Result<(), sqlx::Error> {

@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 use watchfire_model::{DeviceHandle, DeviceSpec, PartitionId, Timestamp};
 
-use crate::db::{Page, chunk, commit, json, limit, time, time_opt, to_json};
+use crate::db::{Page, commit, json, limit, pieces, time, time_opt, to_json};
 use crate::error::StoreError;
 use crate::{Revoked, Store};
 
@@ -69,7 +69,7 @@ impl Store {
             return Ok(());
         }
         let mut connection = self.db().write().await?;
-        for part in devices.chunks(chunk(8)) {
+        for part in pieces(devices) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO devices (id, type, site, spec, partition, handle, created_at, updated_at) ",
             );

@@ -15,7 +15,7 @@ use watchfire_telemetry::metrics;
 
 use crate::alerts::AlertRow;
 use crate::compare;
-use crate::db::{Database, chunk, commit, to_json};
+use crate::db::{Database, PIECE, commit, pieces, to_json};
 use crate::error::StoreError;
 use crate::fold::{Fold, Recorded};
 use crate::responses::write_response;
@@ -302,7 +302,7 @@ async fn known_ids(
     transitions: &[Transition],
 ) -> Result<HashSet<String>, sqlx::Error> {
     let mut known = HashSet::new();
-    for part in transitions.chunks(chunk(1)) {
+    for part in pieces(transitions) {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT id FROM transitions WHERE id IN (");
         let mut list = query.separated(", ");
         for transition in part {
@@ -320,7 +320,7 @@ async fn load(
     transitions: &[&Transition],
 ) -> Result<Vec<AlertRow>, sqlx::Error> {
     let mut rows: HashMap<String, AlertRow> = HashMap::new();
-    for part in transitions.chunks(chunk(4)) {
+    for part in pieces(transitions) {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE id IN (");
         let mut list = query.separated(", ");
         for transition in part {
@@ -361,10 +361,10 @@ async fn insert(connection: &mut SqliteConnection, fold: &Fold) -> Result<(), sq
     // Resolved ones first: the unique index looks at each row as it is written, and an identity may have
     // been resolved and raised again within the batch.
     rows.sort_by_key(|row| row.state == crate::alerts::AlertState::Active);
-    for part in rows.chunks(chunk(25)) {
+    for part in pieces(&rows) {
         upsert_alerts(connection, part).await?;
     }
-    for part in fold.evidence.chunks(chunk(2)) {
+    for part in pieces(&fold.evidence) {
         let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO alert_evidence (alert, evidence) ");
         query.push_values(part, |mut tuple, (alert, evidence)| {
             tuple.push_bind(alert.as_str()).push_bind(evidence.as_str());
@@ -375,7 +375,7 @@ async fn insert(connection: &mut SqliteConnection, fold: &Fold) -> Result<(), sq
         write_response(connection, row).await?;
     }
     let outbox = told_in_order(&fold.recorded);
-    for part in outbox.chunks(chunk(1)) {
+    for part in pieces(&outbox) {
         let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO outbox (transition) ");
         query.push_values(part, |mut tuple, sequence| {
             tuple.push_bind(*sequence);
@@ -409,7 +409,7 @@ async fn insert_transitions(
     connection: &mut SqliteConnection,
     recorded: &[Recorded],
 ) -> Result<(), sqlx::Error> {
-    for part in recorded.chunks(chunk(16)) {
+    for part in pieces(recorded) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO transitions (sequence, id, alert, kind, severity, from_severity, from_since, reason, \
              summary, details, at, recorded_at, position, rule_version, actor, comment) ",
@@ -488,23 +488,32 @@ async fn flush(database: &Database, updates: &HashMap<String, AlertUpdate>) -> R
     const ACTION: &str = "write repeated triggers";
     let updates: Vec<&AlertUpdate> = updates.values().collect();
     // Several short transactions: transitions must not wait long behind them.
-    for part in updates.chunks(chunk(5)) {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "UPDATE alerts SET last_seen = u.column2, count = u.column3, summary = u.column4, \
-             details = u.column5 FROM (",
-        );
-        query.push_values(part, |mut tuple, update| {
-            tuple
-                .push_bind(update.alert.0.as_str())
-                .push_bind(update.last_seen.0)
-                .push_bind(update.count as i64)
-                .push_bind(update.summary.as_str())
-                .push_bind(to_json(&update.details));
-        });
-        query.push(") AS u WHERE alerts.id = u.column1 AND alerts.state = 'active'");
+    for part in updates.chunks(PIECE) {
         let mut connection = database.write().await?;
-        query.build().execute(&mut *connection).await.map_err(StoreError::sql(ACTION))?;
+        for piece in pieces(part) {
+            write_updates(&mut connection, piece).await.map_err(StoreError::sql(ACTION))?;
+        }
         commit(connection, ACTION).await?;
     }
     Ok(())
+}
+
+async fn write_updates(
+    connection: &mut SqliteConnection,
+    updates: &[&AlertUpdate],
+) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "UPDATE alerts SET last_seen = u.column2, count = u.column3, summary = u.column4, \
+         details = u.column5 FROM (",
+    );
+    query.push_values(updates, |mut tuple, update| {
+        tuple
+            .push_bind(update.alert.0.as_str())
+            .push_bind(update.last_seen.0)
+            .push_bind(update.count as i64)
+            .push_bind(update.summary.as_str())
+            .push_bind(to_json(&update.details));
+    });
+    query.push(") AS u WHERE alerts.id = u.column1 AND alerts.state = 'active'");
+    query.build().execute(connection).await.map(drop)
 }

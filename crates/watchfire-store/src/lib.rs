@@ -159,7 +159,8 @@ impl Store {
         self.inner.transitions.subscribe()
     }
 
-    /// Changes whenever deliveries were made or changed their state.
+    /// Changes whenever deliveries were made, superseded or brought nearer; what comes of attempts is known to whoever
+    /// made them.
     pub fn subscribe_deliveries(&self) -> watch::Receiver<u64> {
         self.inner.deliveries.subscribe()
     }

@@ -7,7 +7,7 @@ use watchfire_model::alert::Detail;
 use watchfire_model::{Severity, Timestamp};
 
 use crate::alerts::AlertSource;
-use crate::db::{chunk, commit, json, parsed, parsed_opt, time, time_opt};
+use crate::db::{commit, json, parsed, parsed_opt, pieces, time, time_opt};
 use crate::error::StoreError;
 use crate::labels::LabelSet;
 use crate::{AlertRow, Store, stand_ins};
@@ -259,7 +259,7 @@ impl Store {
     pub async fn transitions_at(&self, places: &[i64]) -> Result<Vec<Outbox>, StoreError> {
         let failed = StoreError::sql("read transitions");
         let mut found = Vec::with_capacity(places.len());
-        for part in places.chunks(chunk(1)) {
+        for part in pieces(places) {
             let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
             query
                 .push(TRANSITION)
@@ -281,7 +281,7 @@ impl Store {
     pub async fn alerts_by_id(&self, ids: &[&str]) -> Result<Vec<AlertRow>, StoreError> {
         let failed = StoreError::sql("read alerts");
         let mut found = Vec::with_capacity(ids.len());
-        for part in ids.chunks(chunk(1)) {
+        for part in pieces(ids) {
             let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alerts WHERE id IN (");
             let mut list = query.separated(", ");
             for id in part {
@@ -450,7 +450,7 @@ impl Store {
 }
 
 async fn write(connection: &mut SqliteConnection, flush: &Flush, now: Timestamp) -> Result<(), sqlx::Error> {
-    for part in flush.routed.chunks(chunk(1)) {
+    for part in pieces(&flush.routed) {
         let mut query = QueryBuilder::<Sqlite>::new("UPDATE outbox SET routed_at = ");
         query.push_bind(now.0).push(" WHERE sequence IN (");
         in_list(query, part, &mut *connection).await?;
@@ -468,7 +468,7 @@ async fn write(connection: &mut SqliteConnection, flush: &Flush, now: Timestamp)
     stand_ins::write(connection, &flush.stand_ins).await?;
     write_groups(connection, flush).await?;
     write_members(connection, flush).await?;
-    for part in flush.decisions.chunks(chunk(7)) {
+    for part in pieces(&flush.decisions) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO decisions (at, alert, receiver, group_key, stage, outcome, detail) ",
         );
@@ -522,7 +522,7 @@ async fn write_deliveries(
         .fetch_one(&mut *connection)
         .await?;
     let mut alerts: Vec<(&str, i64)> = Vec::new();
-    for part in deliveries.chunks(chunk(10)) {
+    for part in pieces(deliveries) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO deliveries (sequence, id, receiver, group_key, status, reason, payload, state, \
              next_try, created_at, caused_at) ",
@@ -545,7 +545,7 @@ async fn write_deliveries(
         });
         query.build().execute(&mut *connection).await?;
     }
-    for part in alerts.chunks(chunk(2)) {
+    for part in pieces(&alerts) {
         let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO delivery_alerts (alert, delivery) ");
         query.push_values(part, |mut tuple, (alert, delivery)| {
             tuple.push_bind(*alert).push_bind(*delivery);
@@ -557,7 +557,7 @@ async fn write_deliveries(
 }
 
 async fn write_groups(connection: &mut SqliteConnection, flush: &Flush) -> Result<(), sqlx::Error> {
-    for part in flush.groups.chunks(chunk(4)) {
+    for part in pieces(&flush.groups) {
         let mut query =
             QueryBuilder::<Sqlite>::new("INSERT INTO notification_groups (id, receiver, group_key, body) ");
         query.push_values(part, |mut tuple, group| {
@@ -570,7 +570,7 @@ async fn write_groups(connection: &mut SqliteConnection, flush: &Flush) -> Resul
         query.push(" ON CONFLICT (id) DO UPDATE SET body = excluded.body");
         query.build().execute(&mut *connection).await?;
     }
-    for part in flush.ended.chunks(chunk(1)) {
+    for part in pieces(&flush.ended) {
         for statement in [
             "DELETE FROM notification_groups WHERE id IN (",
             "DELETE FROM notification_members WHERE group_id IN (",
@@ -583,7 +583,7 @@ async fn write_groups(connection: &mut SqliteConnection, flush: &Flush) -> Resul
 }
 
 async fn write_members(connection: &mut SqliteConnection, flush: &Flush) -> Result<(), sqlx::Error> {
-    for part in flush.left.chunks(chunk(2)) {
+    for part in pieces(&flush.left) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "DELETE FROM notification_members WHERE (group_id, fingerprint) IN (",
         );
@@ -593,7 +593,7 @@ async fn write_members(connection: &mut SqliteConnection, flush: &Flush) -> Resu
         query.push(")");
         query.build().execute(&mut *connection).await?;
     }
-    for part in flush.members.chunks(chunk(6)) {
+    for part in pieces(&flush.members) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO notification_members (group_id, fingerprint, alert, since, told, held_by) ",
         );
@@ -612,11 +612,11 @@ async fn write_members(connection: &mut SqliteConnection, flush: &Flush) -> Resu
         );
         query.build().execute(&mut *connection).await?;
     }
-    for part in flush.emptied.chunks(chunk(1)) {
+    for part in pieces(&flush.emptied) {
         let query = QueryBuilder::new("DELETE FROM notification_pending WHERE group_id IN (");
         in_list(query, part, &mut *connection).await?;
     }
-    for part in flush.pending.chunks(chunk(4)) {
+    for part in pieces(&flush.pending) {
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO notification_pending (group_id, position, transition, part) ",
         );

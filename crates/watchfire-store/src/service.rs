@@ -15,7 +15,7 @@ use watchfire_model::Timestamp;
 
 use crate::Store;
 use crate::alerts::AlertRow;
-use crate::db::{Page, chunk, commit, limit, parsed, time, time_opt, to_json};
+use crate::db::{Page, commit, limit, parsed, pieces, time, time_opt, to_json};
 use crate::error::StoreError;
 use crate::fold::Identity;
 use crate::response::{ShelfRow, SuppressedAs, suppress, unsuppress};
@@ -314,7 +314,7 @@ impl Standing {
         .fetch_one(&mut *connection)
         .await?;
         if row.try_get::<bool, _>("services")? {
-            for part in identities.chunks(chunk(2)) {
+            for part in pieces(identities) {
                 let mut query = QueryBuilder::<Sqlite>::new("SELECT DISTINCT o.* FROM (");
                 query.push_values(part, |mut tuple, (rule, device, _)| {
                     tuple.push_bind(*rule).push_bind(*device);
@@ -330,7 +330,7 @@ impl Standing {
             }
         }
         if row.try_get::<bool, _>("shelves")? {
-            for part in identities.chunks(chunk(3)) {
+            for part in pieces(identities) {
                 let mut query = QueryBuilder::<Sqlite>::new("SELECT DISTINCT s.* FROM (");
                 query.push_values(part, |mut tuple, (rule, device, key)| {
                     tuple.push_bind(*rule).push_bind(*device).push_bind(*key);

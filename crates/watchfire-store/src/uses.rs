@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx::{QueryBuilder, Sqlite};
 use watchfire_model::Timestamp;
 
-use crate::db::{Database, chunk, commit};
+use crate::db::{Database, commit, pieces};
 use crate::error::StoreError;
 
 /// How often what was noted is written: the table shows the time to the minute.
@@ -88,7 +88,7 @@ impl Uses {
     /// the table: nothing depends on it.
     pub(crate) async fn write(&self, database: &Database, pause: Duration) {
         for kind in [Kind::Token, Kind::Credential] {
-            for part in self.take(kind).chunks(chunk(2)) {
+            for part in pieces(&self.take(kind)) {
                 if let Err(error) = write(database, kind, part).await {
                     tracing::debug!(error = error.chain(), "the use of secrets could not be noted");
                 }
