@@ -28,6 +28,7 @@
 
 mod alertmanager;
 mod kafka;
+mod karma;
 mod mosquitto;
 mod postgres;
 mod process;
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 pub use alertmanager::{Alertmanager, alertmanager_schema, amtool};
 pub use kafka::{Kafka, Secured};
+pub use karma::Karma;
 pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
 pub use prometheus::Prometheus;

@@ -17,15 +17,15 @@ use crate::receiver::Receiver;
 use crate::{call, wait_for};
 
 /// A server with a receiver, and amtool against it.
-struct Place {
-    server: Server,
+pub struct Place {
+    pub server: Server,
     config: Config,
-    receiver: Receiver,
+    pub receiver: Receiver,
     _folder: tempfile::TempDir,
 }
 
 impl Place {
-    async fn start(more: &str) -> Self {
+    pub async fn start(more: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let (receiver, hook) = Receiver::start().await;
@@ -47,8 +47,14 @@ impl Place {
         Self { server, ..self }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}/alertmanager", self.server.addresses.http)
+    }
+
+    /// A token of this role. From the first one on nobody is let in without.
+    pub async fn token(&self, role: Role) -> String {
+        let new = NewToken { name: "client".into(), role, by: "test".into(), expires_at: None };
+        self.server.store().create_token(&new).await.unwrap().1.expose().to_string()
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -60,9 +66,9 @@ impl Place {
 }
 
 /// The real amtool against an address.
-struct Amtool {
-    program: PathBuf,
-    url: String,
+pub struct Amtool {
+    pub program: PathBuf,
+    pub url: String,
 }
 
 impl Amtool {
@@ -84,7 +90,7 @@ impl Amtool {
         said
     }
 
-    async fn json(&self, arguments: &[&str]) -> Value {
+    pub async fn json(&self, arguments: &[&str]) -> Value {
         let said = self.says(&[arguments, &["--output=json"]].concat()).await;
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
     }
@@ -175,11 +181,7 @@ async fn amtool_works_as_always() {
 async fn amtool_shows_its_token_as_bearer_or_as_a_password() {
     let Some(program) = or_skip("amtool", amtool()) else { return };
     let place = Place::start("").await;
-    let token = async |role| {
-        let new = NewToken { name: "amtool".into(), role, by: "test".into(), expires_at: None };
-        place.server.store().create_token(&new).await.unwrap().1.expose().to_string()
-    };
-    let (viewer, operator) = (token(Role::Viewer).await, token(Role::Operator).await);
+    let (viewer, operator) = (place.token(Role::Viewer).await, place.token(Role::Operator).await);
     let amtool = Amtool { program: program.clone(), url: place.url() };
     assert!(!amtool.run(&["alert", "query"]).await.status.success(), "nobody is let in any more");
     let folder = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ mod breaker;
 mod certificates;
 mod command_line;
 mod commands;
+mod dashboards;
 mod gateways;
 mod heartbeat;
 #[cfg(feature = "kafka")]

@@ -1,0 +1,334 @@
+//! Programs with pages that speak to an Alertmanager: karma, where the machine has it, and its requests, made as its source
+//! makes them, with the members of the answers that it cannot do without.
+
+use std::collections::BTreeMap;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use watchfire_model::Timestamp;
+use watchfire_services::{Karma, amtool, or_skip};
+use watchfire_store::Role;
+
+use crate::alertmanager::{Amtool, Place};
+use crate::wait_for;
+
+/// What a client shows to be let in.
+#[derive(Clone)]
+enum Shown {
+    Bearer(String),
+    Password(String),
+}
+
+/// Who asks as one of these programs does.
+struct Asking {
+    client: reqwest::Client,
+    base: String,
+    shown: Shown,
+}
+
+impl Asking {
+    fn new(base: String, shown: Shown) -> Self {
+        Self { client: reqwest::Client::new(), base, shown }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.shown {
+            Shown::Bearer(token) => request.bearer_auth(token),
+            Shown::Password(token) => request.basic_auth("karma", Some(token)),
+        }
+    }
+
+    async fn status(&self, method: Method, path: &str) -> StatusCode {
+        self.request(method, path).send().await.unwrap().status()
+    }
+
+    /// What is there; 200 and JSON are not enough for clients that say which type they were told.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        read(self.request(Method::GET, path), path).await
+    }
+}
+
+async fn read<T: DeserializeOwned>(request: RequestBuilder, what: &str) -> T {
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_string());
+    let text = answer.text().await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{what}: {text}");
+    assert_eq!(kind.as_deref(), Some("application/json"), "{what}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{what}: {error}: {text}"))
+}
+
+/// An alert, told by somebody else with the operator's token.
+async fn say(place: &Place, token: &str, labels: Value) {
+    let alerts = json!([{"labels": labels, "annotations": {"summary": "it is down"}}]);
+    let asking = Asking::new(place.url(), Shown::Bearer(token.into()));
+    let answer = asking.request(Method::POST, "/api/v2/alerts").json(&alerts).send().await.unwrap();
+    assert!(answer.status().is_success());
+}
+
+/// Our own API, with a token.
+async fn ours(place: &Place, token: &str, method: Method, path: &str, body: Value) -> Value {
+    let url = format!("http://{}/api/v1{path}", place.server.addresses.http);
+    let request = reqwest::Client::new().request(method, url).bearer_auth(token).json(&body);
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    assert!(status.is_success(), "{path}: {status}: {text}");
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// A silence as pages send it: times of JavaScript, and every member of a matcher.
+fn silence(name: &str, value: &str, comment: &str) -> Value {
+    let now = jiff::Timestamp::now();
+    let time = |span| format!("{:.3}", now + jiff::SignedDuration::from_mins(span));
+    json!({
+        "matchers": [{"name": name, "value": value, "isRegex": false, "isEqual": true}],
+        "startsAt": time(0), "endsAt": time(60), "createdBy": "anna", "comment": comment,
+    })
+}
+
+/// What karma needs of a group (its `internal/mapper/v017/api.go`): every member of the type that is said here.
+#[derive(Deserialize)]
+struct Group {
+    labels: BTreeMap<String, String>,
+    receiver: Name,
+    alerts: Vec<Alert>,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+/// And of an alert.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Alert {
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    starts_at: Timestamp,
+    fingerprint: String,
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    state: String,
+    silenced_by: Vec<String>,
+    inhibited_by: Vec<String>,
+}
+
+/// And of a silence.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Silence {
+    status: State,
+    created_by: String,
+    comment: String,
+}
+
+#[derive(Deserialize)]
+struct State {
+    state: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Made {
+    #[serde(rename = "silenceID")]
+    silence_id: String,
+}
+
+/// A karma in front of ours.
+struct Dashboard {
+    karma: Karma,
+    client: reqwest::Client,
+}
+
+impl Dashboard {
+    /// `server`: the members of the one server that are not the same always.
+    fn start(server: &str) -> Result<Self, watchfire_services::Failure> {
+        let configuration = format!(
+            "alertmanager:\n  interval: 1s\n  servers:\n  - name: watchfire\n    proxy: true\n    {server}\n"
+        );
+        Ok(Self { karma: Karma::start(&configuration)?, client: reqwest::Client::new() })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.karma.address())
+    }
+
+    /// What its page asks for.
+    async fn shown(&self) -> Value {
+        let asked = json!({"filters": [], "gridLabel": "", "gridLimits": {}, "gridSortReverse": false,
+            "sortOrder": "", "sortLabel": "", "sortReverse": false, "defaultGroupLimit": 10, "groupLimits": {}});
+        let answer = self.client.post(self.url("/alerts.json")).json(&asked).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", self.karma.said());
+        answer.json().await.unwrap()
+    }
+
+    /// The group with an alert of this name, once something holds of it.
+    async fn group(&self, alertname: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let label = json!({"name": "alertname", "value": alertname});
+        wait_for(what, async || {
+            let shown = self.shown().await;
+            let groups = shown["grids"][0]["alertGroups"].as_array()?;
+            let of = |group: &&Value| group["labels"].as_array().is_some_and(|all| all.contains(&label));
+            groups.iter().find(of).filter(|group| holds(group)).cloned()
+        })
+        .await
+    }
+
+    /// What its page sends through it.
+    fn proxied(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(&format!("/proxy/alertmanager/watchfire/api/v2{path}")))
+    }
+
+    /// It has no error, and never had one.
+    async fn is_content(&self) {
+        let upstream = &self.shown().await["upstreams"];
+        assert_eq!(upstream["counters"], json!({"total": 1, "healthy": 1, "failed": 0}), "{upstream}");
+        let instance = &upstream["instances"][0];
+        // Only a version that it finds is not taken for the newest that it knows of.
+        assert_eq!((&instance["error"], &instance["version"]), (&json!(""), &json!("0.34.0")));
+        let metrics = self.client.get(self.url("/metrics")).send().await.unwrap().text().await.unwrap();
+        for line in [
+            "karma_alertmanager_up{alertmanager=\"watchfire\"} 1",
+            "karma_alertmanager_errors_total{alertmanager=\"watchfire\",endpoint=\"alerts\"} 0",
+            "karma_alertmanager_errors_total{alertmanager=\"watchfire\",endpoint=\"silences\"} 0",
+        ] {
+            assert!(metrics.lines().any(|other| other == line), "no {line} in\n{metrics}");
+        }
+        assert!(!self.karma.said().contains("level=ERROR"), "{}", self.karma.said());
+    }
+}
+
+fn suppressed(group: &Value) -> bool {
+    group["stateCount"]["suppressed"] == 1
+}
+
+fn active(group: &Value) -> bool {
+    group["stateCount"]["active"] == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn karma_shows_what_stands_and_silences_it() {
+    let place = Place::start("").await;
+    let operator = place.token(Role::Operator).await;
+    say(&place, &operator, json!({"alertname": "Down", "device": "press-1", "severity": "critical"})).await;
+    let server = format!("uri: {}\n    headers:\n      Authorization: Bearer {operator}", place.url());
+    let Some(karma) = or_skip("karma", Dashboard::start(&server)) else { return };
+
+    let group = karma.group("Down", "the alert", active).await;
+    assert_eq!((&group["receiver"], &group["totalAlerts"]), (&json!("hook"), &json!(1)));
+    let by = json!([{"name": "alertname", "value": "Down"}, {"name": "device", "value": "press-1"}]);
+    assert_eq!(group["labels"], by);
+    let alert = &group["alerts"][0]["alertmanager"][0];
+    assert_eq!((&alert["state"], &alert["silencedBy"]), (&json!("active"), &json!([])));
+    let known = ours(&place, &operator, Method::GET, "/alerts?state=active", Value::Null).await;
+    let id = known["items"][0]["id"].as_str().unwrap().to_string();
+
+    // A silence from its page: made, changed, ended.
+    let mut wanted = silence("device", "press-1", "works");
+    let made: Made = read(karma.proxied(Method::POST, "/silences").json(&wanted), "a silence").await;
+    let asking = Asking::new(place.url(), Shown::Bearer(operator.clone()));
+    let path = format!("/api/v2/silence/{}", made.silence_id);
+    let kept: Silence = asking.get(&path).await;
+    assert_eq!((kept.created_by.as_str(), kept.comment.as_str()), ("anna", "works"));
+    karma.group("Down", "it is silenced", suppressed).await;
+    wanted["id"] = made.silence_id.clone().into();
+    wanted["comment"] = "more works".into();
+    let again: Made = read(karma.proxied(Method::POST, "/silences").json(&wanted), "a change").await;
+    assert_eq!(again.silence_id, made.silence_id, "only the comment is another one");
+    wait_for("what it shows of the silence", async || {
+        let shown = karma.shown().await;
+        (shown["silences"]["watchfire"][&made.silence_id]["comment"] == "more works").then_some(())
+    })
+    .await;
+    let ended = karma.proxied(Method::DELETE, &format!("/silence/{}", made.silence_id)).send().await;
+    assert_eq!(ended.unwrap().status(), StatusCode::OK);
+    karma.group("Down", "the silence is over", active).await;
+    assert_eq!(asking.get::<Silence>(&path).await.status.state, "expired");
+    // A refusal reaches whoever fills in the form.
+    let refused = karma.proxied(Method::POST, "/silences").json(&silence("device", "", "all")).send().await;
+    let refused = refused.unwrap();
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert!(refused.text().await.unwrap().contains("must not match the empty string"));
+
+    // What people do here is seen there: as amtool sees it, where that is there too.
+    let acknowledge = format!("/alerts/{id}/acknowledge");
+    ours(&place, &operator, Method::POST, &acknowledge, json!({"comment": "on my way"})).await;
+    let told = |group: &Value| group.to_string().contains("on my way") && active(group);
+    karma.group("Down", "the acknowledgement", told).await;
+    let shelve = format!("/alerts/{id}/shelve");
+    ours(&place, &operator, Method::POST, &shelve, json!({"for": "1h", "reason": "works"})).await;
+    let group = karma.group("Down", "it is shelved", suppressed).await;
+    let by = json!([format!("shelved:{id}")]);
+    assert_eq!(group["alerts"][0]["alertmanager"][0]["silencedBy"], by);
+    if let Some(program) = or_skip("amtool", amtool()) {
+        let url = place.url().replace("http://", &format!("http://any:{operator}@"));
+        let silenced = Amtool { program, url }.json(&["alert", "query", "--silenced"]).await;
+        assert_eq!(silenced[0]["status"]["silencedBy"], by);
+    }
+    karma.is_content().await;
+
+    // With a token that only reads, as the password in the address.
+    let viewer = place.token(Role::Viewer).await;
+    let uri = place.url().replace("http://", &format!("http://any:{viewer}@"));
+    let looking = or_skip("karma", Dashboard::start(&format!("uri: {uri}"))).unwrap();
+    looking.group("Down", "it is seen", suppressed).await;
+    let refused = looking.proxied(Method::POST, "/silences").json(&silence("a", "b", "c")).send().await;
+    assert_eq!(refused.unwrap().status(), StatusCode::FORBIDDEN);
+    looking.is_content().await;
+    place.server.stop().await.unwrap();
+}
+
+/// What a karma asks for each time, for machines that have none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_karma_asks_for_is_answered_as_it_needs_it() {
+    let place = Place::start("").await;
+    let operator = place.token(Role::Operator).await;
+    say(&place, &operator, json!({"alertname": "Down", "device": "press-1"})).await;
+    for shown in [Shown::Bearer(operator.clone()), Shown::Password(operator.clone())] {
+        let asking = Asking::new(place.url(), shown);
+        // Its parser of metrics wants each family once, and finds the version there.
+        let metrics = asking.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("version=\"0.34.0\""), "{metrics}");
+        let mut families: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let all = families.len();
+        families.sort_unstable();
+        families.dedup();
+        assert_eq!(families.len(), all, "{metrics}");
+
+        let groups = wait_for("the group", async || {
+            let groups: Vec<Group> = asking.get("/api/v2/alerts/groups").await;
+            (!groups.is_empty()).then_some(groups)
+        })
+        .await;
+        let [group] = &groups[..] else { panic!("{} groups", groups.len()) };
+        assert_eq!((group.receiver.name.as_str(), group.labels["device"].as_str()), ("hook", "press-1"));
+        let alert = &group.alerts[0];
+        assert_eq!((alert.status.state.as_str(), alert.fingerprint.len()), ("active", 16));
+        assert_eq!((alert.status.silenced_by.len(), alert.status.inhibited_by.len()), (0, 0));
+        assert_eq!((&*alert.labels["alertname"], &*alert.annotations["summary"]), ("Down", "it is down"));
+        assert!(alert.starts_at > Timestamp(0));
+        let silences: Vec<Silence> = asking.get("/api/v2/silences").await;
+        assert!(silences.iter().all(|silence| silence.status.state == "expired"));
+
+        // The page through its proxy; the address is what the browser asked for.
+        let wanted = silence("device", "press-1", "works");
+        let origin = format!("http://{}", place.server.addresses.http);
+        let post = asking.request(Method::POST, "/api/v2/silences").header("origin", &origin);
+        let made: Made = read(post.header("x-forwarded-for", "192.0.2.7").json(&wanted), "a silence").await;
+        let groups: Vec<Group> = asking.get("/api/v2/alerts/groups").await;
+        assert_eq!(groups[0].alerts[0].status.state, "suppressed");
+        assert_eq!(groups[0].alerts[0].status.silenced_by, [made.silence_id.as_str()]);
+        let path = format!("/api/v2/silence/{}", made.silence_id);
+        assert_eq!(asking.status(Method::DELETE, &path).await, StatusCode::OK);
+    }
+    place.server.stop().await.unwrap();
+}
