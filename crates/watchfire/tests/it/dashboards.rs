@@ -1,5 +1,5 @@
-//! Programs with pages that speak to an Alertmanager: karma, where the machine has it, and its requests, made as its source
-//! makes them, with the members of the answers that it cannot do without.
+//! Programs with pages that speak to an Alertmanager: karma, where the machine has it, and the requests of karma and of
+//! Grafana, made as their sources make them, with the members of the answers that they cannot do without.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +34,18 @@ impl Asking {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.client.request(method, format!("{}{path}", self.base));
+        self.asked(method, path, &[])
+    }
+
+    fn asked(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
+        let mut url: reqwest::Url = format!("{}{path}", self.base).parse().unwrap();
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = self.client.request(method, url);
         match &self.shown {
             Shown::Bearer(token) => request.bearer_auth(token),
-            Shown::Password(token) => request.basic_auth("karma", Some(token)),
+            Shown::Password(token) => request.basic_auth("any", Some(token)),
         }
     }
 
@@ -103,14 +111,17 @@ struct Name {
     name: String,
 }
 
-/// And of an alert.
+/// What karma and Grafana need of an alert.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Alert {
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     starts_at: Timestamp,
+    ends_at: Timestamp,
+    updated_at: Timestamp,
     fingerprint: String,
+    receivers: Vec<Name>,
     status: Status,
 }
 
@@ -122,18 +133,32 @@ struct Status {
     inhibited_by: Vec<String>,
 }
 
-/// And of a silence.
+/// What karma and Grafana need of a silence.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Silence {
+    id: String,
     status: State,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    updated_at: Timestamp,
     created_by: String,
     comment: String,
+    matchers: Vec<Matcher>,
 }
 
 #[derive(Deserialize)]
 struct State {
     state: String,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Matcher {
+    name: String,
+    value: String,
+    is_regex: bool,
+    is_equal: bool,
 }
 
 #[derive(Deserialize)]
@@ -330,5 +355,147 @@ async fn what_karma_asks_for_is_answered_as_it_needs_it() {
         let path = format!("/api/v2/silence/{}", made.silence_id);
         assert_eq!(asking.status(Method::DELETE, &path).await, StatusCode::OK);
     }
+    place.server.stop().await.unwrap();
+}
+
+/// What Grafana needs of a status; the routes of a data source of the implementation "Prometheus" come from its text.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AlertmanagerStatus {
+    cluster: Cluster,
+    config: Original,
+    uptime: Timestamp,
+    version_info: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Cluster {
+    status: String,
+    peers: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Original {
+    original: String,
+}
+
+/// The requests of a data source of the kind Alertmanager: of its page when it is saved
+/// (`public/app/plugins/datasource/alertmanager/DataSource.ts`), of its pages of alerting
+/// (`public/app/features/alerting/unified/api`), as its server passes them on (`pkg/services/ngalert/api/lotex_am.go`),
+/// and of what sends its own alerts there (`pkg/services/ngalert/sender`).
+#[tokio::test(flavor = "multi_thread")]
+async fn what_grafana_asks_for_is_answered_as_it_needs_it() {
+    let place = Place::start("[[route.routes]]\nmatchers = ['severity=\"critical\"']\n").await;
+    let (viewer, operator) = (place.token(Role::Viewer).await, place.token(Role::Operator).await);
+    say(&place, &operator, json!({"alertname": "Down", "device": "press-1", "severity": "critical"})).await;
+    say(&place, &operator, json!({"alertname": "Slow", "my label": "a\"b", "device": "press-2"})).await;
+    // A user and a password, or a header of its own.
+    for shown in [Shown::Password(operator.clone()), Shown::Bearer(operator.clone())] {
+        let asking = Asking::new(place.url(), shown.clone());
+        // Its check: what would be there with the other implementation must not be, nor what Mimir says of itself.
+        for (path, there) in [
+            ("/api/v1/status/buildinfo", false),
+            ("/alertmanager/api/v2/status", false),
+            ("/api/v2/status", true),
+        ] {
+            assert_eq!(asking.status(Method::GET, path).await == StatusCode::OK, there, "{path}");
+        }
+        // Where nobody chose it is "Mimir", whose address is one step further up.
+        let up = Asking::new(place.url().replace("/alertmanager", ""), shown.clone());
+        assert_ne!(up.status(Method::GET, "/api/v2/status").await, StatusCode::OK);
+        assert_eq!(up.status(Method::GET, "/alertmanager/api/v2/status").await, StatusCode::OK);
+
+        let status: AlertmanagerStatus = asking.get("/api/v2/status").await;
+        assert_eq!((status.cluster.status.as_str(), status.cluster.peers.len()), ("disabled", 0));
+        assert!(status.uptime > Timestamp(0));
+        for member in ["branch", "buildDate", "buildUser", "goVersion", "revision", "version"] {
+            assert!(status.version_info.contains_key(member), "{member}");
+        }
+        let routes: Value = serde_saphyr::from_str(&status.config.original).unwrap();
+        assert_eq!(routes["route"]["receiver"], "hook");
+        assert_eq!(routes["route"]["routes"][0]["matchers"], json!(["severity=\"critical\""]));
+        assert_eq!(routes["receivers"][0]["name"], "hook");
+
+        let named = |alerts: &[Alert]| {
+            let names = alerts.iter().map(|alert| alert.labels["alertname"].clone());
+            names.collect::<Vec<_>>()
+        };
+        let alerts = wait_for("both alerts", async || {
+            let alerts: Vec<Alert> = asking.get("/api/v2/alerts").await;
+            (alerts.len() == 2).then_some(alerts)
+        })
+        .await;
+        for alert in &alerts {
+            assert!(alert.starts_at <= alert.updated_at && alert.updated_at < alert.ends_at);
+            assert_eq!(alert.receivers[0].name, "hook");
+        }
+        // Matchers as it writes them: values have quotes always, names where they need them.
+        let query = async |query: &[(&str, &str)]| {
+            let request = asking.asked(Method::GET, "/api/v2/alerts", query);
+            named(&read::<Vec<Alert>>(request, &format!("{query:?}")).await)
+        };
+        let all = [("silenced", "true"), ("active", "true"), ("inhibited", "true"), ("unprocessed", "true")];
+        assert_eq!(query(&all).await.len(), 2);
+        assert_eq!(query(&[("filter", "alertname=\"Down\""), ("silenced", "false")]).await, ["Down"]);
+        assert_eq!(query(&[("filter", "\"my label\"=\"a\\\"b\"")]).await, ["Slow"]);
+        assert_eq!(
+            query(&[("filter", "alertname=~\"D.*|S.*\""), ("filter", "severity!=\"critical\"")]).await,
+            ["Slow"]
+        );
+        let asked = [("receiver", "hook"), ("active", "true"), ("silenced", "false"), ("inhibited", "false")];
+        let request = asking.asked(Method::GET, "/api/v2/alerts/groups", &asked);
+        let groups: Vec<Group> = read(request, "groups").await;
+        assert_eq!(groups.len(), 2);
+
+        // Its server writes the body anew, and passes on what its page asks of its own Alertmanager.
+        let post =
+            asking.request(Method::POST, "/api/v2/silences").json(&silence("device", "press-1", "works"));
+        let made: Made = read(post, "a silence").await;
+        let asked = "?ruleMetadata=true&accesscontrol=true";
+        let silences: Vec<Silence> = asking.get(&format!("/api/v2/silences{asked}")).await;
+        let path = format!("/api/v2/silence/{}", made.silence_id);
+        let one: Silence = asking.get(&format!("{path}{asked}")).await;
+        assert!(silences.iter().any(|silence| silence.id == one.id && silence.status.state == "active"));
+        assert!(one.starts_at < one.ends_at && one.updated_at >= one.starts_at);
+        assert_eq!((one.created_by.as_str(), one.comment.as_str()), ("anna", "works"));
+        let matcher =
+            Matcher { name: "device".into(), value: "press-1".into(), is_regex: false, is_equal: true };
+        assert_eq!(one.matchers, [matcher]);
+        assert_eq!(query(&[("silenced", "false")]).await, ["Slow"]);
+        assert_eq!(query(&[("active", "false")]).await, ["Down"]);
+        assert_eq!(asking.status(Method::DELETE, &path).await, StatusCode::OK);
+        assert_eq!(asking.get::<Silence>(&path).await.status.state, "expired");
+        let unknown = "/api/v2/silence/01234567-89ab-4cde-8f01-23456789abcd";
+        assert_eq!(asking.status(Method::GET, unknown).await, StatusCode::NOT_FOUND);
+    }
+    let looking = Asking::new(place.url(), Shown::Password(viewer));
+    assert_eq!(looking.get::<Vec<Alert>>("/api/v2/alerts").await.len(), 2);
+    let post = looking.request(Method::POST, "/api/v2/silences").json(&silence("a", "b", "c"));
+    assert_eq!(post.send().await.unwrap().status(), StatusCode::FORBIDDEN);
+
+    // Its own alerts, for which it has labels and annotations that are not for people, and how they end.
+    let asking = Asking::new(place.url(), Shown::Password(operator));
+    let labels = json!({"alertname": "Full", "__alert_rule_uid__": "u1", "grafana_folder": "plant"});
+    let say = async |ends: i64| {
+        let now = jiff::Timestamp::now();
+        let alerts = json!([{
+            "labels": labels, "annotations": {"__orgId__": "1", "__value_string__": "[ var='A' ]", "summary": "s"},
+            "startsAt": now - jiff::SignedDuration::from_mins(1),
+            "endsAt": now + jiff::SignedDuration::from_secs(ends),
+            "generatorURL": "http://grafana:3000/alerting/grafana/u1/view?orgId=1",
+        }]);
+        let post = asking.request(Method::POST, "/api/v2/alerts").json(&alerts);
+        assert_eq!(post.send().await.unwrap().status(), StatusCode::OK);
+    };
+    let full = async || {
+        let request = asking.asked(Method::GET, "/api/v2/alerts", &[("filter", "alertname=\"Full\"")]);
+        read::<Vec<Alert>>(request, "its own").await
+    };
+    say(240).await;
+    let alert = wait_for("its own alert", async || full().await.pop()).await;
+    assert_eq!(json!(alert.labels), labels);
+    assert_eq!(alert.annotations["__orgId__"], "1");
+    say(-1).await;
+    wait_for("its end", async || full().await.is_empty().then_some(())).await;
     place.server.stop().await.unwrap();
 }
