@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, CertificateStore, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -82,9 +82,14 @@ impl EmailConfig {
         let mut parameters = TlsParameters::builder(self.host.clone());
         if let Some(path) = &self.ca {
             let pem = std::fs::read(path).map_err(|error| format!("ca: {}: {error}", path.display()))?;
+            if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+                return Err(format!("ca: {} holds no certificate", path.display()));
+            }
             let certificate =
                 Certificate::from_pem(&pem).map_err(|error| format!("ca: {}: {error}", path.display()))?;
-            parameters = parameters.add_root_certificate(certificate);
+            // Not beside those that the system trusts: each of them could sign for the relay too.
+            parameters =
+                parameters.certificate_store(CertificateStore::None).add_root_certificate(certificate);
         }
         parameters.build_rustls().map_err(|error| format!("tls: {error}"))
     }

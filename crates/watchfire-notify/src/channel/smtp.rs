@@ -51,12 +51,14 @@ impl Refusal {
     fn of(error: &Error) -> Self {
         let status = error.status().map(u16::from);
         let said = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        // What the client does not find at the relay it takes for a fault of its own.
+        let what = if error.is_client() { said.clone() } else { error.to_string() };
         let login = matches!(status, Some(530 | 534 | 535 | 538));
         let forever = error.is_permanent() && !login && !said.starts_with("5.7.");
         let said = cut(said.replace(['\r', '\n'], " ").trim(), SAID);
         let error = match status {
             Some(status) => format!("answered {status} {said}").trim_end().to_string(),
-            None => format!("the relay cannot be used: {}", cut(&error.to_string(), SAID)),
+            None => format!("the relay cannot be used: {}", cut(&what, SAID)),
         };
         Self { forever, status, error }
     }

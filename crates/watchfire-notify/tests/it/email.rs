@@ -90,7 +90,7 @@ fn email(port: u16, more: &str) -> Channel {
     Channel::new(&config).unwrap()
 }
 
-async fn send(channel: &Channel, id: &str, status: &str) -> Outcome {
+pub async fn send(channel: &Channel, id: &str, status: &str) -> Outcome {
     let payload = serde_json::json!({
         "version": "4", "groupKey": "{}:{device=\"press-1\"}", "truncatedAlerts": 0, "status": status,
         "receiver": "x", "groupLabels": {}, "commonLabels": {}, "commonAnnotations": {},
@@ -170,7 +170,7 @@ async fn what_a_relay_says_decides_whether_it_is_tried_again() {
 
 const PLAIN: &str = ", tls = \"none\"";
 
-fn failed(outcome: Outcome) -> (Retry, String) {
+pub fn failed(outcome: Outcome) -> (Retry, String) {
     match outcome {
         Outcome::Failed { retry, error, .. } => (retry, error),
         other => panic!("{other:?}"),

@@ -3,10 +3,12 @@
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
 
+mod authority;
 mod channels;
 mod deliver;
 mod driver;
 mod email;
+mod email_secured;
 mod forward;
 mod groups;
 mod holds;
