@@ -12,6 +12,7 @@ mod email_secured;
 mod forward;
 mod groups;
 mod holds;
+mod kafka_secured;
 mod outage;
 mod outlets;
 mod receiver;

@@ -27,13 +27,13 @@ use crate::receiver::START;
 /// Where the alert of these tests goes by default.
 const TOPIC: &str = "watchfire/notices/press-1/hot/_";
 
-fn channel(text: &str) -> Channel {
+pub fn channel(text: &str) -> Channel {
     let config: ReceiverConfig = toml::from_str(&format!("name = 'program'\n{text}")).unwrap();
     Channel::check(&config).unwrap();
     Channel::new(&config).unwrap()
 }
 
-fn alert(device: &str, fires: bool) -> Alert {
+pub fn alert(device: &str, fires: bool) -> Alert {
     let labels =
         [("alertname", "hot"), ("rule", "hot"), ("device", device), ("site", "lyon"), ("severity", "major")];
     let own = |pairs: &[(&str, &str)]| {
@@ -70,7 +70,7 @@ fn message(alerts: Vec<Alert>) -> Message {
     }
 }
 
-async fn send(channel: &Channel, id: &str, alerts: Vec<Alert>) -> Outcome {
+pub async fn send(channel: &Channel, id: &str, alerts: Vec<Alert>) -> Outcome {
     let payload = serde_json::to_string(&message(alerts)).unwrap();
     channel.send(&Delivering { id, payload: &payload, now: START, thread: &Kept::default() }).await
 }
@@ -81,7 +81,7 @@ async fn taken(channel: &Channel, id: &str, alerts: Vec<Alert>) {
 }
 
 /// What was said, where it comes again.
-async fn later(channel: &Channel, alerts: Vec<Alert>) -> String {
+pub async fn later(channel: &Channel, alerts: Vec<Alert>) -> String {
     match send(channel, "d-later", alerts).await {
         Outcome::Failed { retry: Retry::Later(None), error, .. } => error,
         other => panic!("{other:?}"),
@@ -313,7 +313,7 @@ fn shared(test: &str) -> Option<&'static Kafka> {
     or_skip(test, SHARED.get_or_init(Kafka::start).as_ref().map_err(Clone::clone))
 }
 
-async fn make(brokers: &str, name: &str, settings: &[(&str, &str)]) {
+pub async fn make(brokers: &str, name: &str, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
     let mut topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
@@ -325,14 +325,14 @@ async fn make(brokers: &str, name: &str, settings: &[(&str, &str)]) {
 
 /// A record as a consumer sees it.
 #[derive(Clone, Debug)]
-struct Got {
-    key: String,
-    value: Json,
-    headers: BTreeMap<String, String>,
+pub struct Got {
+    pub key: String,
+    pub value: Json,
+    pub headers: BTreeMap<String, String>,
 }
 
 /// All of a topic with one partition.
-async fn read(brokers: &str, topic: &str) -> Vec<Got> {
+pub async fn read(brokers: &str, topic: &str) -> Vec<Got> {
     let (brokers, topic) = (brokers.to_string(), topic.to_string());
     tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = ClientConfig::new()
