@@ -4,7 +4,7 @@
 //! order: the next one only after the one before came to its end and that is durable. A crash between the
 //! answer and the record repeats the attempt with the same id.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ use crate::turning::Turning;
 const DRAIN: Duration = Duration::from_secs(5);
 /// The longest sleep: clocks that run faster than time are looked at again.
 const SLEEP: Duration = Duration::from_secs(1);
+/// What comes to an end within so long is recorded in one transaction.
+const LINGER: Duration = Duration::from_millis(10);
 /// Deliveries that are read at once.
 const AHEAD: usize = 128;
 /// The longest rest that a receiver is given where it asks for one.
@@ -59,10 +61,12 @@ struct State {
     under_way: JoinSet<Done>,
     /// What came to an end and is not being recorded yet, with its groups.
     ended: Vec<(String, Attempted)>,
-    /// What is being recorded, one lot at a time; gives its groups.
-    recording: JoinSet<HashSet<String>>,
-    /// Groups of what is under way or not recorded yet.
-    busy: HashSet<String>,
+    /// When the first of that did.
+    ended_at: Instant,
+    /// What is being recorded, one lot at a time; gives its groups, and whether any of it is to be tried again.
+    recording: JoinSet<(Vec<String>, bool)>,
+    /// Groups of what is under way or not recorded yet, and whether more of them waits.
+    busy: HashMap<String, bool>,
     /// What is due, read ahead: the first of each group. Asking the ledger after each end is dear.
     ahead: VecDeque<DueDelivery>,
     /// When that was read. It does not count for long: what waits may be superseded meanwhile.
@@ -89,8 +93,9 @@ impl Lane {
         let mut state = State {
             under_way: JoinSet::new(),
             ended: Vec::new(),
+            ended_at: Instant::now(),
             recording: JoinSet::new(),
-            busy: HashSet::new(),
+            busy: HashMap::new(),
             ahead: VecDeque::new(),
             read: Instant::now(),
             look: true,
@@ -108,6 +113,7 @@ impl Lane {
         while !*self.stop.borrow() {
             self.turning.turned();
             // Seen before looking: a change while we look wakes us again.
+            state.look |= changes.has_changed().unwrap_or(false);
             changes.borrow_and_update();
             if expired.elapsed() >= SLEEP {
                 expired = Instant::now();
@@ -119,18 +125,19 @@ impl Lane {
                 }
                 self.bring_nearer(self.config.retry_max).await;
             }
-            self.record(&mut state);
-            let wait = self.start_due(&mut state).await;
+            if self.lingers(&state).is_some_and(|left| left.is_zero() || state.under_way.is_empty()) {
+                self.record(&mut state);
+            }
+            let mut wait = self.start_due(&mut state).await;
+            wait = self.lingers(&state).map_or(wait, |left| left.min(wait));
             tokio::select! {
                 Some(done) = state.under_way.join_next() => self.finish(&mut state, done),
                 Some(recorded) = state.recording.join_next() => self.free(&mut state, recorded),
-                changed = changes.changed() => {
-                    state.look = true;
-                    if changed.is_err() {
-                        break;
-                    }
-                }
-                () = tokio::time::sleep(wait) => state.look = true,
+                changed = changes.changed() => match changed {
+                    Ok(()) => state.look = true,
+                    Err(_) => break,
+                },
+                () = tokio::time::sleep(wait) => {}
                 changed = self.stop.changed() => if changed.is_err() { break },
             }
         }
@@ -172,7 +179,8 @@ impl Lane {
         if room == 0 || state.busy.len() >= AHEAD.max(2 * self.config.max_in_flight) {
             return SLEEP;
         }
-        if (state.look && state.ahead.is_empty()) || state.read.elapsed() > SLEEP {
+        let look = state.look || state.next.is_some_and(|next| next <= now);
+        if (look && state.ahead.is_empty()) || state.read.elapsed() > SLEEP {
             // What is under way is due too, as far as the ledger knows.
             let limit = AHEAD.max(room) + state.busy.len();
             if let Err(error) = self.read_ahead(state, now, limit).await {
@@ -185,7 +193,7 @@ impl Lane {
             && let Some(delivery) = state.ahead.pop_front()
         {
             started += 1;
-            state.busy.insert(delivery.group_key.clone());
+            state.busy.insert(delivery.group_key.clone(), delivery.followed);
             let channel = self.channel.clone();
             state.under_way.spawn(async move {
                 let started = Instant::now();
@@ -215,9 +223,14 @@ impl Lane {
         let due = self.store.due_deliveries(&self.config.name, now, most as u32).await?;
         state.next = self.store.next_delivery(&self.config.name, now).await?;
         (state.look, state.read) = (due.len() == most, Instant::now());
-        // As of now: what is under way may be recorded by the time that these are begun.
-        let free = due.into_iter().filter(|delivery| !state.busy.contains(&delivery.group_key));
-        state.ahead = free.collect();
+        state.ahead.clear();
+        for delivery in due {
+            // As of now: what is under way may be recorded by the time that these are begun.
+            match state.busy.get_mut(&delivery.group_key) {
+                Some(followed) => *followed = delivery.followed,
+                None => state.ahead.push_back(delivery),
+            }
+        }
         Ok(())
     }
 
@@ -229,12 +242,21 @@ impl Lane {
                 Ok(done) => {
                     let group = done.delivery.group_key.clone();
                     let attempted = self.judge(state, done);
+                    if state.ended.is_empty() {
+                        state.ended_at = Instant::now();
+                    }
                     state.ended.push((group, attempted));
                 }
                 Err(error) => self.panicked(state, &error),
             }
             next = state.under_way.try_join_next();
         }
+    }
+
+    /// How long what came to an end may wait for others to be recorded with it.
+    fn lingers(&self, state: &State) -> Option<Duration> {
+        let waits = !state.ended.is_empty() && state.recording.is_empty();
+        waits.then(|| LINGER.saturating_sub(state.ended_at.elapsed()))
     }
 
     /// A panic in the client: which delivery it was is not known, so all are looked at again.
@@ -252,7 +274,8 @@ impl Lane {
         if state.ended.is_empty() || !state.recording.is_empty() {
             return;
         }
-        let (groups, attempts): (HashSet<String>, Vec<Attempted>) = state.ended.drain(..).unzip();
+        let (groups, attempts): (Vec<String>, Vec<Attempted>) = state.ended.drain(..).unzip();
+        let again = attempts.iter().any(|attempted| attempted.state == DeliveryState::Pending);
         let (store, stop, receiver) = (self.store.clone(), self.stop.clone(), self.config.name.clone());
         state.recording.spawn(async move {
             let mut wait = Duration::from_millis(50);
@@ -264,17 +287,20 @@ impl Lane {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
-            groups
+            (groups, again)
         });
     }
 
     /// The next of these groups may go out.
-    fn free(&self, state: &mut State, recorded: Result<HashSet<String>, JoinError>) {
+    fn free(&self, state: &mut State, recorded: Result<(Vec<String>, bool), JoinError>) {
         match recorded {
-            Ok(groups) => state.busy.retain(|group| !groups.contains(group)),
+            Ok((groups, again)) => {
+                // What was made since it was read how many follow has woken us, and is read anew.
+                let followed = groups.iter().filter_map(|group| state.busy.remove(group));
+                state.look |= followed.fold(again, |any, followed| any | followed);
+            }
             Err(error) => self.panicked(state, &error),
         }
-        state.look = true;
     }
 
     fn judge(&self, state: &mut State, done: Done) -> Attempted {

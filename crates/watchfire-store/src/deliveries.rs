@@ -178,6 +178,8 @@ pub struct DueDelivery {
     pub caused_at: Option<Timestamp>,
     /// What the channel kept of the group.
     pub thread: Option<String>,
+    /// More of its group waits behind it.
+    pub followed: bool,
 }
 
 /// What a channel keeps of a group from a message on.
@@ -301,7 +303,9 @@ impl Store {
         let rows = sqlx::query(
             "SELECT sequence, id, group_key, payload, attempts, created_at, caused_at, \
              (SELECT kept FROM delivery_threads AS t WHERE t.receiver = d.receiver \
-             AND t.group_key = d.group_key) AS thread FROM deliveries AS d \
+             AND t.group_key = d.group_key) AS thread, EXISTS (SELECT 1 FROM deliveries AS n \
+             WHERE n.state = 'pending' AND n.receiver = d.receiver AND n.group_key = d.group_key \
+             AND n.sequence > d.sequence) AS followed FROM deliveries AS d \
              WHERE state = 'pending' AND receiver = $1 AND +next_try <= $2 AND NOT EXISTS ( \
                SELECT 1 FROM deliveries AS e WHERE e.state = 'pending' AND e.receiver = d.receiver \
                AND e.group_key = d.group_key AND e.sequence < d.sequence) \
@@ -324,6 +328,7 @@ impl Store {
                     created_at: time(row, "created_at")?,
                     caused_at: time_opt(row, "caused_at")?,
                     thread: row.try_get("thread")?,
+                    followed: row.try_get("followed")?,
                 })
             })
             .collect::<Result<_, sqlx::Error>>()
