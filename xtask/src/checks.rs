@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::licences;
 use crate::run::{Workspace, output, run};
 use crate::setup::WASM;
+use crate::{bindings, licences};
 
 /// Formats every workspace, or checks that it is.
 pub fn format(workspace: &Workspace, check: bool) -> Result<()> {
@@ -39,7 +39,7 @@ pub fn lint(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Copies `wit/` to where SDKs carry it, or checks that the copies are the same.
+/// Copies `wit/` to where SDKs carry it, or checks that the copies are the same; and that bindings are not older.
 pub fn wit_sync(workspace: &Workspace, check: bool) -> Result<String> {
     let source = workspace.root.join("wit");
     let mut copied = 0;
@@ -71,6 +71,7 @@ pub fn wit_sync(workspace: &Workspace, check: bool) -> Result<String> {
             copied += 1;
         }
     }
+    bindings::check(workspace)?;
     Ok(format!("the contract is the same everywhere ({copied} files copied)"))
 }
 

@@ -1,6 +1,7 @@
 //! The project's automation. It does all set-up by itself on a machine with git, a C compiler, make and cargo,
 //! and continuous integration runs the same commands as a laptop.
 
+mod bindings;
 mod build;
 mod checks;
 mod contract;
@@ -40,7 +41,7 @@ cargo xtask COMMAND
   fuzz [TARGET] [--seconds S]
                  bytes guided by coverage against one decoder; without a target, says which there are
   wit-sync [--check]
-                 copies the contract from wit/ to where SDKs carry it
+                 copies the contract from wit/ to where SDKs carry it, and says which bindings are older
   contract-docs [--check]
                  writes docs/contract.md from the comments of wit/
   tutorials [LANGUAGE...]

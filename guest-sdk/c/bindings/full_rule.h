@@ -24,6 +24,7 @@ typedef int64_t watchfire_rule_types_timestamp_t;
 // Microseconds.
 typedef uint64_t watchfire_rule_types_duration_t;
 
+// What a metric, a detail, a label or a parameter holds.
 typedef struct watchfire_rule_types_value_t {
   uint8_t tag;
   union {
@@ -53,8 +54,8 @@ typedef struct {
   size_t len;
 } full_rule_list_u8_t;
 
-// Many byte strings in two flat lists: entry i is the next lengths[i] bytes of `data`.
-// The Component Model copies flat lists in one go; a list<list<u8>> costs one allocation
+// Many byte strings in two flat lists: entry i is the next `lengths[i]` bytes of `data`.
+// The Component Model copies flat lists in one go; a `list<list<u8>>` costs one allocation
 // in the receiver for each entry.
 typedef struct watchfire_rule_types_blobs_t {
   full_rule_list_u32_t   lengths;
@@ -65,12 +66,14 @@ typedef watchfire_rule_types_device_t watchfire_rule_readings_device_t;
 
 typedef watchfire_rule_types_timestamp_t watchfire_rule_readings_timestamp_t;
 
+// What a column holds.
 typedef uint8_t watchfire_rule_readings_kind_t;
 
 #define WATCHFIRE_RULE_READINGS_KIND_NUMBER 0
 #define WATCHFIRE_RULE_READINGS_KIND_TEXT 1
 #define WATCHFIRE_RULE_READINGS_KIND_BOOLEAN 2
 
+// A column that the batch has. A metric that comes as numbers and as texts has two.
 typedef struct watchfire_rule_readings_column_t {
   full_rule_string_t   metric;
   watchfire_rule_readings_kind_t   kind;
@@ -81,7 +84,7 @@ typedef struct {
   size_t len;
 } full_rule_list_string_t;
 
-// A text column, dictionary-encoded. codes[row] indexes `dictionary`; 0xffffffff: no value.
+// A text column, dictionary-encoded. `codes[row]` indexes `dictionary`; 0xffffffff: no value.
 typedef struct watchfire_rule_readings_text_column_t {
   full_rule_list_string_t   dictionary;
   full_rule_list_u32_t   codes;
@@ -137,6 +140,7 @@ typedef watchfire_rule_types_device_t watchfire_rule_alerts_device_t;
 
 typedef watchfire_rule_types_detail_t watchfire_rule_alerts_detail_t;
 
+// From the least to the most severe.
 typedef uint8_t watchfire_rule_alerts_severity_t;
 
 #define WATCHFIRE_RULE_ALERTS_SEVERITY_INFO 0
@@ -160,12 +164,15 @@ typedef struct {
   watchfire_rule_alerts_list_detail_t val;
 } watchfire_rule_alerts_option_list_detail_t;
 
+// What stands, and of which device.
 typedef struct watchfire_rule_alerts_alert_t {
   watchfire_rule_alerts_device_t   device;
+  // Which condition of the device: with the rule and the device it is the identity of the alert.
   full_rule_string_t   key;
   watchfire_rule_alerts_severity_t   severity;
   // For people. Put numbers into `details` (each language prints floats in its own way).
   full_rule_string_t   summary;
+  // Values at this moment, by name.
   watchfire_rule_alerts_list_detail_t   details;
   // The row of the current batch that caused it: gives the alert its time and its reading.
   // none, and always outside on-batch: the time of the callback.
@@ -178,6 +185,7 @@ typedef watchfire_rule_types_timestamp_t watchfire_rule_output_timestamp_t;
 
 typedef watchfire_rule_types_value_t watchfire_rule_output_value_t;
 
+// One value of one metric.
 typedef struct watchfire_rule_output_reading_t {
   full_rule_string_t   device;
   watchfire_rule_output_timestamp_t   time;
@@ -203,6 +211,7 @@ typedef watchfire_rule_types_device_t watchfire_rule_timers_device_t;
 
 typedef watchfire_rule_types_timestamp_t watchfire_rule_timers_timestamp_t;
 
+// A timer; the tag is the rule's own.
 typedef struct watchfire_rule_timers_timer_t {
   watchfire_rule_timers_device_t   device;
   uint32_t   tag;
@@ -221,6 +230,7 @@ typedef struct {
   watchfire_rule_config_value_t val;
 } watchfire_rule_config_option_value_t;
 
+// How much it matters.
 typedef uint8_t watchfire_rule_log_level_t;
 
 #define WATCHFIRE_RULE_LOG_LEVEL_DEBUG 0
@@ -251,6 +261,7 @@ typedef struct {
   exports_watchfire_rule_silence_handler_timestamp_t val;
 } exports_watchfire_rule_silence_handler_option_timestamp_t;
 
+// A device that fell silent.
 typedef struct exports_watchfire_rule_silence_handler_silent_device_t {
   exports_watchfire_rule_silence_handler_device_t   device;
   // Event time of its last reading; none: never any.
@@ -288,9 +299,13 @@ typedef struct {
   exports_watchfire_rule_handler_list_detail_t val;
 } exports_watchfire_rule_handler_option_list_detail_t;
 
+// What a module says of itself.
 typedef struct exports_watchfire_rule_handler_manifest_t {
+  // Rules name the module by it.
   full_rule_string_t   name;
+  // Of the module, for people.
   full_rule_string_t   version;
+  // One sentence.
   full_rule_string_t   description;
   // JSON Schema of the parameters, with units and defaults; empty: none.
   full_rule_string_t   parameters;
@@ -305,7 +320,9 @@ typedef struct {
   full_rule_string_t val;
 } full_rule_option_string_t;
 
+// Times at which the rule is called, whatever comes.
 typedef struct exports_watchfire_rule_handler_schedule_t {
+  // Handed to on-schedule.
   full_rule_string_t   name;
   // Five-field cron, in its Unix meaning (0 and 7 are Sunday; day of month OR day of week).
   full_rule_string_t   cron;
@@ -313,6 +330,7 @@ typedef struct exports_watchfire_rule_handler_schedule_t {
   full_rule_option_string_t   zone;
 } exports_watchfire_rule_handler_schedule_t;
 
+// When a device counts as silent.
 typedef struct exports_watchfire_rule_handler_silence_t {
   uint8_t tag;
   union {
@@ -320,9 +338,11 @@ typedef struct exports_watchfire_rule_handler_silence_t {
   } val;
 } exports_watchfire_rule_handler_silence_t;
 
+// Never.
 #define EXPORTS_WATCHFIRE_RULE_HANDLER_SILENCE_OFF 0
 // After twice the interval that the registry expects of the device; never where it expects none.
 #define EXPORTS_WATCHFIRE_RULE_HANDLER_SILENCE_REGISTRY 1
+// After so long.
 #define EXPORTS_WATCHFIRE_RULE_HANDLER_SILENCE_AFTER 2
 
 typedef struct {
@@ -353,24 +373,29 @@ typedef struct {
 // Imported Functions from `watchfire:rule/readings@0.1.0`
 // The stream that the batch is of.
 extern void watchfire_rule_readings_stream_name(full_rule_string_t *ret);
+// How many readings the batch has.
 extern uint32_t watchfire_rule_readings_rows(void);
 // The columns with at least one value in this batch.
 extern void watchfire_rule_readings_columns(watchfire_rule_readings_list_column_t *ret);
+// The device of each row.
 extern void watchfire_rule_readings_devices(watchfire_rule_readings_list_device_t *ret);
 // When the device says it measured (event time).
 extern void watchfire_rule_readings_times(watchfire_rule_readings_list_timestamp_t *ret);
-// NaN: no value. A metric that the batch lacks is a column of no values.
+// The numbers of a metric. NaN: no value. A metric that the batch lacks is a column of no values.
 extern void watchfire_rule_readings_numbers(full_rule_string_t *metric, full_rule_list_f64_t *ret);
+// The texts of a metric.
 extern void watchfire_rule_readings_texts(full_rule_string_t *metric, watchfire_rule_readings_text_column_t *ret);
-// 0 false, 1 true, 255 no value.
+// The flags of a metric: 0 false, 1 true, 255 no value.
 extern void watchfire_rule_readings_booleans(full_rule_string_t *metric, full_rule_list_u8_t *ret);
 
 // Imported Functions from `watchfire:rule/clock@0.1.0`
+// The time of this callback.
 extern watchfire_rule_clock_timestamp_t watchfire_rule_clock_now(void);
 
 // Imported Functions from `watchfire:rule/devices@0.1.0`
+// The id that it is registered under.
 extern void watchfire_rule_devices_name(watchfire_rule_devices_device_t device, full_rule_string_t *ret);
-// One entry for each device asked: "type", "site", or a label. For many at once.
+// "type", "site" or a label of many devices at once: one entry for each device asked, in that order.
 extern void watchfire_rule_devices_attribute(full_rule_string_t *name, watchfire_rule_devices_list_device_t *devices, watchfire_rule_devices_list_option_value_t *ret);
 // The handle of a registered device of this partition.
 extern bool watchfire_rule_devices_find(full_rule_string_t *name, watchfire_rule_devices_device_t *ret);
@@ -380,11 +405,14 @@ extern void watchfire_rule_devices_selected(watchfire_rule_devices_device_t *may
 extern uint64_t watchfire_rule_devices_version(void);
 
 // Imported Functions from `watchfire:rule/alerts@0.1.0`
+// Says that the condition stands. With every reading that shows it: that keeps its severity and
+// its values current.
 extern void watchfire_rule_alerts_trigger(watchfire_rule_alerts_alert_t *alert);
+// Says that it does not stand. `row`: the row that shows it.
 extern void watchfire_rule_alerts_clear(watchfire_rule_alerts_device_t device, full_rule_string_t *key, uint32_t *maybe_row);
 
 // Imported Functions from `watchfire:rule/output@0.1.0`
-// mask[row] = 0 leaves the row out of the output stream. In on-batch, at most once; one entry for
+// `mask[row]` = 0 leaves the row out of the output stream. In on-batch, at most once; one entry for
 // each row, else it traps.
 extern void watchfire_rule_output_keep(full_rule_list_u8_t *mask);
 // Adds or replaces a numeric column of the batch. NaN: no value. In on-batch; one entry for
@@ -400,8 +428,9 @@ extern void watchfire_rule_state_load(uint32_t slot, watchfire_rule_state_list_d
 extern void watchfire_rule_state_store(uint32_t slot, watchfire_rule_state_list_device_t *devices, watchfire_rule_state_blobs_t *states);
 
 // Imported Functions from `watchfire:rule/timers@0.1.0`
+// Sets or moves them.
 extern void watchfire_rule_timers_set(watchfire_rule_timers_list_timer_t *timers);
-// `at` is ignored.
+// Cancels them; one that is not set is no error. `at` is ignored.
 extern void watchfire_rule_timers_cancel(watchfire_rule_timers_list_timer_t *timers);
 
 // Imported Functions from `watchfire:rule/config@0.1.0`
@@ -411,6 +440,7 @@ extern bool watchfire_rule_config_get(full_rule_string_t *name, watchfire_rule_c
 extern void watchfire_rule_config_json(full_rule_string_t *ret);
 
 // Imported Functions from `watchfire:rule/log@0.1.0`
+// Writes a line.
 extern void watchfire_rule_log_write(watchfire_rule_log_level_t level, full_rule_string_t *message);
 
 // Exported Functions from `watchfire:rule/timer-handler@0.1.0`

@@ -24,14 +24,18 @@ const (
 	Severity_Critical uint8 = 4
 )
 
+// From the least to the most severe.
 type Severity = uint8
 
+// What stands, and of which device.
 type Alert struct {
-	Device   uint32
+	Device uint32
+	// Which condition of the device: with the rule and the device it is the identity of the alert.
 	Key      string
 	Severity Severity
 	// For people. Put numbers into `details` (each language prints floats in its own way).
 	Summary string
+	// Values at this moment, by name.
 	Details []watchfire_rule_types.Detail
 	// The row of the current batch that caused it: gives the alert its time and its reading.
 	// none, and always outside on-batch: the time of the callback.

@@ -13,9 +13,13 @@ import (
 type Detail = watchfire_rule_types.Detail
 type Duration = uint64
 
+// What a module says of itself.
 type Manifest struct {
-	Name        string
-	Version     string
+	// Rules name the module by it.
+	Name string
+	// Of the module, for people.
+	Version string
+	// One sentence.
 	Description string
 	// JSON Schema of the parameters, with units and defaults; empty: none.
 	Parameters string
@@ -25,7 +29,9 @@ type Manifest struct {
 	Extra witTypes.Option[[]watchfire_rule_types.Detail]
 }
 
+// Times at which the rule is called, whatever comes.
 type Schedule struct {
+	// Handed to on-schedule.
 	Name string
 	// Five-field cron, in its Unix meaning (0 and 7 are Sunday; day of month OR day of week).
 	Cron string
@@ -34,12 +40,15 @@ type Schedule struct {
 }
 
 const (
+	// Never.
 	Silence_Off uint8 = 0
 	// After twice the interval that the registry expects of the device; never where it expects none.
 	Silence_Registry uint8 = 1
-	Silence_After    uint8 = 2
+	// After so long.
+	Silence_After uint8 = 2
 )
 
+// When a device counts as silent.
 type Silence struct {
 	tag   uint8
 	value any

@@ -17,6 +17,7 @@ const (
 	Level_Error uint8 = 3
 )
 
+// How much it matters.
 type Level = uint8
 
 //go:wasmimport watchfire:rule/log@0.1.0 write

@@ -15,6 +15,7 @@ import (
 type Timestamp = int64
 type Value = watchfire_rule_types.Value
 
+// One value of one metric.
 type Reading struct {
 	Device string
 	Time   int64

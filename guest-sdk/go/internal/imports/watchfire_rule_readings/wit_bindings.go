@@ -20,14 +20,16 @@ const (
 	Kind_Boolean uint8 = 2
 )
 
+// What a column holds.
 type Kind = uint8
 
+// A column that the batch has. A metric that comes as numbers and as texts has two.
 type Column struct {
 	Metric string
 	Kind   Kind
 }
 
-// A text column, dictionary-encoded. codes[row] indexes `dictionary`; 0xffffffff: no value.
+// A text column, dictionary-encoded. `codes[row]` indexes `dictionary`; 0xffffffff: no value.
 type TextColumn struct {
 	Dictionary []string
 	Codes      []uint32

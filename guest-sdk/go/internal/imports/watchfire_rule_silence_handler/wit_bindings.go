@@ -12,6 +12,7 @@ import (
 type Device = uint32
 type Timestamp = int64
 
+// A device that fell silent.
 type SilentDevice struct {
 	Device uint32
 	// Event time of its last reading; none: never any.

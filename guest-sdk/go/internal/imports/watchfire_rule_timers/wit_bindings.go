@@ -14,6 +14,7 @@ import (
 type Device = uint32
 type Timestamp = int64
 
+// A timer; the tag is the rule's own.
 type Timer struct {
 	Device uint32
 	Tag    uint32

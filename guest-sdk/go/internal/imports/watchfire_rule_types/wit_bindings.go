@@ -23,6 +23,7 @@ const (
 	Value_Boolean uint8 = 2
 )
 
+// What a metric, a detail, a label or a parameter holds.
 type Value struct {
 	tag   uint8
 	value any
@@ -69,8 +70,8 @@ type Detail struct {
 	Value Value
 }
 
-// Many byte strings in two flat lists: entry i is the next lengths[i] bytes of `data`.
-// The Component Model copies flat lists in one go; a list<list<u8>> costs one allocation
+// Many byte strings in two flat lists: entry i is the next `lengths[i]` bytes of `data`.
+// The Component Model copies flat lists in one go; a `list<list<u8>>` costs one allocation
 // in the receiver for each entry.
 type Blobs struct {
 	Lengths []uint32
