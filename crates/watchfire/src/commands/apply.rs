@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::client::{Client, ClientError, read_file, segment};
 use super::plan::{print_plan, refusal};
-use super::rule::{Found, find, plan, works};
+use super::rule::{Found, find, plan};
 use super::table::Output;
 
 /// How to apply a folder.
@@ -42,17 +42,17 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
         .map(String::from)
         .collect();
     // Everything is checked before anything is changed: a broken file leaves the server as it is.
-    let works = works()?;
     let (mut changes, mut uploads, mut plans) = (Vec::new(), Vec::new(), Vec::new());
     let mut refused = Ok(());
     for (name, body) in &mut rules {
         let reference = body["module"].as_str().unwrap_or_default().to_string();
-        let module = find(&reference, client, output, &works).await?;
+        let module = find(&reference, client, output).await?;
+        module.show(client, output).await?;
         body["module"] = module.digest();
         if let Some(reason) = &command.reason {
             body["reason"] = reason.as_str().into();
         }
-        let answer = plan(name, body, &module, client, output).await?;
+        let answer = plan(name, body, &module, client).await?;
         if !output.is_json() {
             print_plan(name, &answer, output);
         }
@@ -61,7 +61,7 @@ pub(super) async fn run(command: Apply, client: &Client, output: Output) -> Resu
         if answer["change"] != "none" {
             changes.push(name.clone());
         }
-        if matches!(module, Found::Here(..)) {
+        if matches!(module, Found::Here { .. }) {
             uploads.push(module);
         }
         plans.push(serde_json::json!({"rule": name, "plan": answer}));

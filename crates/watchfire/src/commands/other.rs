@@ -38,7 +38,7 @@ pub(super) async fn module(
 ) -> Result<(), ClientError> {
     match command {
         ModuleCommand::Add { what } => {
-            let found = super::rule::find(&what, client, output, &super::rule::works()?).await?;
+            let found = super::rule::find(&what, client, output).await?;
             let answer = found.upload(client, output).await?;
             output.done(
                 &format!(

@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
-use watchfire_api::contract::{ModuleInfo, ModuleWorks as _};
-use watchfire_host::{Host, HostOptions};
 use watchfire_model::Digest;
 
-use super::client::{Client, ClientError, explain, read_file, segment};
+use super::client::{Client, ClientError, read_file, segment};
 use super::plan::{show_difference, show_plan};
 use super::table::Output;
-use crate::adapters::HostAdapter;
 
 /// Commands about rules on a server.
 #[derive(Subcommand, Debug)]
@@ -263,8 +260,15 @@ fn done(name: &str, answer: &Value) -> String {
 pub(super) enum Found {
     /// The server has it.
     Known(Value),
-    /// It is only here: what it is, and its bytes.
-    Here(Box<ModuleInfo>, Vec<u8>),
+    /// It is only here.
+    Here {
+        /// What the user calls it.
+        what: String,
+        /// What it will be known by.
+        digest: Digest,
+        /// The component.
+        bytes: Vec<u8>,
+    },
 }
 
 impl Found {
@@ -272,37 +276,54 @@ impl Found {
     pub(super) fn digest(&self) -> Value {
         match self {
             Self::Known(module) => module["digest"].clone(),
-            Self::Here(info, _) => json!(info.digest),
+            Self::Here { digest, .. } => json!(digest),
         }
     }
 
-    fn name(&self) -> String {
-        match self {
-            Self::Known(module) => module["name"].as_str().unwrap_or_default().into(),
-            Self::Here(info, _) => info.name.clone(),
-        }
-    }
-
-    /// Uploads it where the server does not have it.
+    /// Uploads it where the server does not have it; gives what it is.
     pub(super) async fn upload(&self, client: &Client, output: Output) -> Result<Value, ClientError> {
-        match self {
-            Self::Known(module) => Ok(module.clone()),
-            Self::Here(_, bytes) => {
-                output.progress(&format!("uploading {} bytes", bytes.len()));
-                client.upload("/modules", "application/wasm", bytes.clone()).await
+        self.send("/modules", "uploading", client, output).await
+    }
+
+    /// Has the server look at it where it does not have it, so that a dry run may name it; gives what it is.
+    pub(super) async fn show(&self, client: &Client, output: Output) -> Result<Value, ClientError> {
+        self.send("/modules?dry_run=true", "sending, to be looked at,", client, output).await
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        doing: &str,
+        client: &Client,
+        output: Output,
+    ) -> Result<Value, ClientError> {
+        let (what, bytes) = match self {
+            Self::Known(module) => return Ok(module.clone()),
+            Self::Here { what, bytes, .. } => (what, bytes),
+        };
+        output.progress(&format!("{doing} {} bytes", bytes.len()));
+        let answer = client.upload(path, "application/wasm", bytes.clone()).await;
+        answer.map_err(|error| match error {
+            // The server knows it by its digest alone.
+            ClientError::Refused(mut document) if document["type"] == "urn:watchfire:problem:module" => {
+                let reason = document["detail"].as_str().unwrap_or_default();
+                document["detail"] = json!(no_rule(what, reason));
+                ClientError::Refused(document)
             }
-        }
+            error => error,
+        })
     }
 }
 
-/// A folder is built, a file is read; anything else is a module that the server knows. Changes nothing there. `works`
-/// looks at what the server does not have.
-pub(super) async fn find(
-    what: &str,
-    client: &Client,
-    output: Output,
-    works: &HostAdapter,
-) -> Result<Found, ClientError> {
+fn no_rule(what: &str, reason: impl std::fmt::Display) -> String {
+    format!("{what} is no rule: {reason}")
+}
+
+/// A folder is built, a file is read; anything else is a module that the server knows. Changes nothing there.
+///
+/// What can be seen without compiling is refused here, before it is sent. Everything else the server says, which has
+/// to compile it: tens of seconds for one from an interpreted language, so nobody does that here as well.
+pub(super) async fn find(what: &str, client: &Client, output: Output) -> Result<Found, ClientError> {
     let path = Path::new(what);
     if !path.exists() {
         return Ok(Found::Known(client.get(&format!("/modules/{}", segment(what)), &[]).await?));
@@ -320,58 +341,51 @@ pub(super) async fn find(
         }
         false => read_file(path)?,
     };
-    let digest = Digest::of(&bytes).to_string();
-    if let Some(known) = client.find(&format!("/modules/{}", segment(&digest))).await? {
+    let digest = Digest::of(&bytes);
+    if let Some(known) = client.find(&format!("/modules/{}", segment(&digest.to_string()))).await? {
         return Ok(Found::Known(known));
     }
-    let info = works.add(bytes.clone().into()).await;
-    let info = info.map_err(|refusal| ClientError::Failed(format!("{what} is no rule: {refusal}")))?;
-    Ok(Found::Here(Box::new(info), bytes))
+    watchfire_host::inspect(&bytes).map_err(|refusal| ClientError::Failed(no_rule(what, refusal)))?;
+    Ok(Found::Here { what: what.into(), digest, bytes })
 }
 
-/// What looks at components here.
-pub(super) fn works() -> Result<HostAdapter, ClientError> {
-    let host = Host::new(HostOptions::default()).map_err(|error| ClientError::Failed(explain(&error)))?;
-    Ok(HostAdapter(host))
-}
-
-/// What a deployment would change; changes nothing. A module that the server does not have it only looks at.
+/// What a deployment would change; changes nothing. The server has the module, or was shown it.
 pub(super) async fn plan(
     name: &str,
     body: &Value,
     module: &Found,
     client: &Client,
-    output: Output,
 ) -> Result<Value, ClientError> {
     let path = format!("/rules/{}?dry_run=true", segment(name));
-    let Found::Here(info, bytes) = module else {
-        return client.call(Method::PUT, &path, Some(body)).await;
-    };
-    output.progress(&format!("sending {} bytes, to be looked at", bytes.len()));
-    client.upload("/modules?dry_run=true", "application/wasm", bytes.clone()).await?;
     let mut answer = client.call(Method::PUT, &path, Some(body)).await?;
-    answer["upload"] = json!(info.digest);
+    if let Found::Here { digest, .. } = module {
+        answer["upload"] = json!(digest);
+    }
     Ok(answer)
 }
 
 async fn deploy(command: Deploy, client: &Client, output: Output) -> Result<(), ClientError> {
-    let works = works()?;
-    let module = find(&command.what, client, output, &works).await?;
-    let name = command.name.clone().unwrap_or_else(|| module.name());
+    let module = find(&command.what, client, output).await?;
+    // What is used wrongly is said before anything is sent.
+    request(&command, &module, Value::Null)?;
+    let info = match command.dry_run {
+        true => module.show(client, output).await?,
+        false => module.upload(client, output).await?,
+    };
+    let name = command.name.as_deref().or(info["name"].as_str()).unwrap_or_default();
     let running = match command.reset {
         true => None,
-        false => client.find(&format!("/rules/{}", segment(&name))).await?,
+        false => client.find(&format!("/rules/{}", segment(name))).await?,
     };
     let spec = running.map(|mut rule| rule["spec"].take()).unwrap_or_default();
     let body = request(&command, &module, spec)?;
     if command.dry_run {
-        let answer = plan(&name, &body, &module, client, output).await?;
-        return show_plan(&name, &answer, output);
+        let answer = plan(name, &body, &module, client).await?;
+        return show_plan(name, &answer, output);
     }
-    module.upload(client, output).await?;
-    let path = format!("/rules/{}?wait={}", segment(&name), command.wait);
+    let path = format!("/rules/{}?wait={}", segment(name), command.wait);
     let answer = client.call(Method::PUT, &path, Some(&body)).await?;
-    output.done(&done(&name, &answer), &answer);
+    output.done(&done(name, &answer), &answer);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use watchfire_log::SystemClock;
 use crate::binary::watchfire;
 use crate::mqtt::Client;
 use crate::receiver::Receiver;
+use crate::versions::guest;
 use crate::{PATIENCE, call, hot, rules, wait_for};
 
 /// A server in this process, and the commands against it.
@@ -168,6 +169,31 @@ async fn a_rule_is_deployed_changed_and_taken_back() {
     setup.fails(&["rule", "new", "Not A Name"], 2, "is no name");
     setup.fails(&["rule", "build", text(setup.folder.path())], 2, "no rule project");
     setup.fails(&["simulate", "--rate", "0"], 2, "--rate");
+    setup.server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_rule_is_refused_by_name_and_compiled_by_the_server_alone() {
+    let setup = Setup::start().await;
+    let wasm = setup.folder.path().join("nosy.wasm");
+    std::fs::copy(guest("nosy"), &wasm).unwrap();
+    let wasm = text(&wasm);
+    // It has to be compiled before it says what it is: only the answer of a server has the id of a request.
+    let commands: [&[&str]; 3] = [&["module", "add"], &["rule", "deploy"], &["rule", "deploy", "--dry-run"]];
+    for command in commands {
+        let output = setup.output(&[command, &[wasm]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        let reason = format!("{wasm} is no rule: the module does not say what it is: ");
+        assert!(said.contains(&reason) && said.contains("must not be called in describe"), "{said}");
+        assert!(said.contains("[request ") && output.status.code() == Some(1), "{said}");
+    }
+    // What is seen without that is not even sent.
+    let list = setup.folder.path().join("list.csv");
+    std::fs::write(&list, "id,type\n").unwrap();
+    let output = setup.output(&["rule", "deploy", text(&list)]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.ends_with("list.csv is no rule: this is not WebAssembly\n"), "{said}");
+    assert_eq!((setup.json(&["module", "ls"]), setup.json(&["rule", "ls"])), (json!([]), json!([])));
     setup.server.stop().await.unwrap();
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::commands::{Setup, text};
 use crate::{call, wait_for};
 
-fn guest(name: &str) -> PathBuf {
+pub fn guest(name: &str) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests");
     watchfire_host::build::component_of(&workspace, name).unwrap()
 }
