@@ -95,6 +95,9 @@ pub(crate) struct Outage {
     /// before is not what it missed.
     #[serde(default)]
     pub as_of: Offset,
+    /// The breaker never opened: the rule missed this while another version ran, which was taken back.
+    #[serde(default)]
+    pub taken_back: bool,
     /// What an operator wants to become of that, whatever the deployment says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<OnRecovery>,

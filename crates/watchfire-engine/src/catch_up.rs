@@ -91,7 +91,7 @@ fn append(log: &dyn Log, partition: PartitionId, behind: &Behind) -> Result<(), 
         rule: behind.rule.to_string(),
         stream: behind.stream.clone(),
         failed: Position { epoch: log.epoch(), partition, offset: behind.from },
-        missed: Some(Slice { from: behind.from, next, as_of: behind.upto }),
+        missed: Some(Slice { from: behind.from, next, as_of: behind.upto, taken_back: behind.taken_back }),
         upto: None,
         by: Actor { name: "engine".into(), ..Actor::default() },
         batch: Arc::new(rows.finish()),
@@ -127,7 +127,8 @@ fn pass_over(
     }
     let rule = &behind.rule;
     tracing::error!(%rule, %partition, from = behind.from, next, "lost to the rule: {error}");
-    note_lost(log, partition, rule, behind.version, MissedRange { from: behind.from, next });
+    let range = MissedRange { from: behind.from, next, taken_back: behind.taken_back };
+    note_lost(log, partition, rule, behind.version, range);
     Ok(())
 }
 
@@ -168,7 +169,7 @@ impl Keeping {
     /// Everything that a partition needs for its rules by now.
     pub fn set(&self, partition: PartitionId, kept: &[Kept]) {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        for Kept { rule, from } in kept {
+        for Kept { rule, from, .. } in kept {
             let offsets = rules.entry(rule.clone()).or_default();
             if offsets.insert(partition, *from) == Some(*from) {
                 continue;
@@ -240,7 +241,7 @@ impl Outages {
         let first = log.range(partition.id()).0;
         let kept = partition.needed();
         self.lost.retain(|rule, _| kept.iter().any(|kept| kept.rule == *rule));
-        for Kept { rule, from } in kept.into_iter().filter(|kept| kept.from < first) {
+        for Kept { rule, from, taken_back } in kept.into_iter().filter(|kept| kept.from < first) {
             let noted = self.lost.get(&rule);
             if noted.is_some_and(|(next, at)| *next == first && at.elapsed() < AGAIN) {
                 continue;
@@ -251,7 +252,8 @@ impl Outages {
             );
             let version = partition.version_of(&rule).unwrap_or_default();
             // What is not taken now is noted the next time.
-            if note_lost(log, partition.id(), &rule, version, MissedRange { from, next: first }) {
+            let range = MissedRange { from, next: first, taken_back };
+            if note_lost(log, partition.id(), &rule, version, range) {
                 self.lost.insert(rule, (first, Instant::now()));
             }
         }

@@ -192,6 +192,9 @@ pub struct Slice {
     pub next: Offset,
     /// The rows are those for the rule as it was before this record.
     pub as_of: Offset,
+    /// The rule was not out: a version that was taken back ran meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken_back: bool,
 }
 
 /// A stretch of the log that a rule did not get to see.
@@ -201,6 +204,9 @@ pub struct MissedRange {
     pub from: Offset,
     /// ... and up to before this one.
     pub next: Offset,
+    /// As of a [`Slice`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken_back: bool,
 }
 
 /// Something that happened to the breaker of a rule in one partition.

@@ -25,13 +25,17 @@ pub(super) async fn project(store: &Store, entry: &Entry) -> Result<(), StoreErr
                 }
                 BreakerChange::StaysOpen { reason, .. } => OutageChange::Tried { reason: reason.clone() },
                 BreakerChange::Closed => OutageChange::Closed { by: "tried" },
+                // No row is of a time that the rule was not out.
+                BreakerChange::Lost { range } if range.taken_back => return Ok(()),
                 BreakerChange::Lost { range } => OutageChange::Lost { from: range.from, to: range.next },
             };
             (&breaker.rule, change)
         }
         Record::Redo(redo) => match redo.missed {
-            Some(range) => (&redo.rule, OutageChange::CaughtUp { from: range.from, to: range.next }),
-            None => return Ok(()),
+            Some(range) if !range.taken_back => {
+                (&redo.rule, OutageChange::CaughtUp { from: range.from, to: range.next })
+            }
+            _ => return Ok(()),
         },
         Record::Activated { rule, .. } => (rule, OutageChange::Closed { by: "deployed" }),
         Record::Control(control) => match &**control {

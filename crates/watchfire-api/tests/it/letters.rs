@@ -1,11 +1,15 @@
 //! Dead letters: what is replayed, by whom, and what a replay leaves behind.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use watchfire_log::record::Skipped;
-use watchfire_log::{Breaker, BreakerChange, Log, MissedRange, Record, Reject};
+use watchfire_log::{Breaker, BreakerChange, Log, MissedRange, Record, Redo, Reject, Slice};
 use watchfire_model::call::FailureKind;
 use watchfire_model::value::Kind;
-use watchfire_model::{BatchBuilder, DeviceHandle, Offset, PartitionId, Timestamp, Values};
+use watchfire_model::{
+    Actor, BatchBuilder, DeviceHandle, Epoch, Offset, PartitionId, Position, Timestamp, Values,
+};
 
 use crate::calls::{ok, problem, upload};
 use crate::server::Server;
@@ -332,21 +336,22 @@ async fn that_a_rule_was_out_is_kept_with_what_came_of_it() {
         wait,
     };
     let stays = BreakerChange::StaysOpen { kind, reason: "still".into(), wait };
-    let lost = BreakerChange::Lost { range: MissedRange { from: 4, next: 9 } };
-    let all = [opened, stays, lost, BreakerChange::Closed];
+    let lost = |from, next, taken_back| BreakerChange::Lost { range: MissedRange { from, next, taken_back } };
+    let all = [opened, stays, lost(4, 9, false), BreakerChange::Closed];
     server.append(all.map(|change| (1, breaker(change))).into()).await;
-    let rows = async || {
-        ok(&server.call("GET", "/api/v1/rules/hot/outages", Value::Null).await, 200)["items"].clone()
-    };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    let rows = loop {
-        let rows = rows().await;
-        if rows[0]["closed_by"].is_string() {
-            break rows;
+    let rows_with = async |member: &str| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let answer = server.call("GET", "/api/v1/rules/hot/outages", Value::Null).await;
+            let rows = ok(&answer, 200)["items"].clone();
+            if !rows[0][member].is_null() {
+                return rows;
+            }
+            assert!(std::time::Instant::now() < deadline, "{rows}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        assert!(std::time::Instant::now() < deadline, "{rows}");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     };
+    let rows = rows_with("closed_by").await;
     let row = &rows[0];
     assert_eq!(rows.as_array().unwrap().len(), 1);
     assert_eq!(
@@ -356,6 +361,25 @@ async fn that_a_rule_was_out_is_kept_with_what_came_of_it() {
     assert_eq!(
         (&row["closed_by"], &row["lost_from"], &row["lost_to"]),
         (&json!("tried"), &json!(4), &json!(9))
+    );
+    // What it missed later, because a version was taken back that ran meanwhile, is no part of that.
+    let slice = |from, next, taken_back| {
+        Record::Redo(Box::new(Redo {
+            rule: "hot".into(),
+            stream: "readings".into(),
+            failed: Position { epoch: Epoch(1), partition: PartitionId(1), offset: from },
+            missed: Some(Slice { from, next, as_of: next, taken_back }),
+            upto: None,
+            by: Actor::default(),
+            batch: Arc::new(BatchBuilder::new().finish()),
+        }))
+    };
+    let later = [breaker(lost(70, 80, true)), slice(80, 90, true), slice(9, 20, false)];
+    server.append(later.map(|record| (1, record)).into()).await;
+    let rows = rows_with("caught_up_to").await;
+    assert_eq!(
+        (&rows[0]["missed_from"], &rows[0]["caught_up_to"], &rows[0]["lost_to"]),
+        (&json!(9), &json!(20), &json!(9))
     );
     // The loop says that it is not out now: there is nothing to choose.
     for what in ["catch-up", "skip-missed"] {

@@ -39,6 +39,17 @@ pub(crate) struct Behind {
     pub selected: Arc<DeviceSet>,
     /// Patterns; empty: all.
     pub metrics: Arc<[String]>,
+    /// It was not out, but another version ran that was taken back.
+    pub taken_back: bool,
+}
+
+/// Where a version was left.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    /// The record at which it was.
+    pub offset: Offset,
+    /// Where what it missed then begins, if it was out or caught up.
+    pub missed: Option<Offset>,
 }
 
 /// What the log has to keep for a rule: everything from here on.
@@ -46,6 +57,8 @@ pub(crate) struct Behind {
 pub(crate) struct Kept {
     pub rule: Arc<str>,
     pub from: Offset,
+    /// As of [`Behind`].
+    pub taken_back: bool,
 }
 
 impl Partition {
@@ -64,6 +77,7 @@ impl Partition {
             tries: before.as_ref().map_or(0, |before| before.tries),
             missed: before.as_ref().map_or_else(Missed::default, |before| before.missed),
             as_of: before.as_ref().map_or(0, |before| before.as_of),
+            taken_back: false,
             choice: before.and_then(|before| before.choice),
         };
         rule.outage = Some(Box::new(outage));
@@ -179,8 +193,13 @@ impl Partition {
         }
     }
 
-    /// A version that is taken back has missed what came since it was left: it catches up with that.
-    pub(super) fn fall_behind(&mut self, here: Here, rule: &mut Rule, from: Offset, withdrawn: RuleVersion) {
+    /// A version that comes back because the one behind it was taken back has missed what came since it was left, and
+    /// before that what it missed while it was out: it catches up with all of it.
+    pub(super) fn fall_behind(&mut self, here: Here, rule: &mut Rule, left: Left, withdrawn: RuleVersion) {
+        let (from, was_out) = match left.missed {
+            Some(from) => (from, true),
+            None => (left.offset + 1, false),
+        };
         if from >= here.position.offset {
             return;
         }
@@ -196,6 +215,7 @@ impl Partition {
             tries: 0,
             missed: Missed { from: Some(from), ..Missed::default() },
             as_of: here.position.offset + 1,
+            taken_back: !was_out,
             choice: Some(OnRecovery::CatchUp),
         }));
         rule.tail.begin(here.position.offset + 1);
@@ -365,6 +385,7 @@ impl Partition {
                 as_of: outage.as_of,
                 selected: stream.selections.devices(rule.group),
                 metrics: rule.subscription.metrics.as_slice().into(),
+                taken_back: outage.taken_back,
             })
         };
         self.rules.iter().flatten().filter_map(|rule| of(rule)).collect()
@@ -372,8 +393,10 @@ impl Partition {
 
     /// What the log has to keep for rules that are out or catch up.
     pub(crate) fn needed(&self) -> Vec<Kept> {
-        let of =
-            |rule: &Rule| Some(Kept { rule: rule.name.clone(), from: rule.outage.as_ref()?.missed.from? });
+        let of = |rule: &Rule| {
+            let outage = rule.outage.as_ref()?;
+            Some(Kept { rule: rule.name.clone(), from: outage.missed.from?, taken_back: outage.taken_back })
+        };
         self.rules.iter().flatten().filter_map(|rule| of(rule)).collect()
     }
 

@@ -8,6 +8,7 @@ use watchfire_model::call::{CallFailure, DeviceSet, FailureKind, Module};
 use watchfire_model::state::{Blobs, Piece};
 use watchfire_model::{DeviceHandle, KeyedState, Limits, RollbackState, RuleSpec, RuleVersion, Timestamp};
 
+use super::breaker::Left;
 use super::call::load_failure;
 use super::{Here, Output, Partition};
 use crate::rule::{Conditions, Rule, RuleId, Timers};
@@ -220,12 +221,12 @@ impl Partition {
         });
         // The newest is kept in any case: without it the version was never left here.
         let Some(left) = left.flatten() else { return };
-        let missed = left.missed.unwrap_or(left.offset + 1);
+        let place = Left { offset: left.offset, missed: left.missed };
         let prepared = Self::prepare_again(&left);
         let Snapshot { timers, silent, conditions, .. } = left;
         let restored = Restored { timers, silent, conditions };
         self.activate(here, Arc::new(spec.clone()), to, prepared, Some(restored), false, out);
-        self.with_rule(id, |partition, rule| partition.fall_behind(here, rule, missed, from));
+        self.with_rule(id, |partition, rule| partition.fall_behind(here, rule, place, from));
     }
 
     /// Timers, silence and conditions as they were, as far as their devices are selected by the version that comes back.

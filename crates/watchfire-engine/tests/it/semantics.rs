@@ -738,6 +738,12 @@ fn a_version_that_was_refused_elsewhere_goes_back_under_its_old_number() {
         world.run();
     }
     assert!(count_of(&world, &[2]), "in one call");
+    // It was not out: no outage is to take that for its own.
+    let slices = world.log.records().into_iter().filter_map(|entry| match &entry.record {
+        Record::Redo(redo) => redo.missed,
+        _ => None,
+    });
+    assert!({ slices }.all(|slice| slice.taken_back));
     world.readings(&[(0, 0, 20.0)]);
     assert!(count_of(&world, &[3]));
     let told = world.keeper.transitions();

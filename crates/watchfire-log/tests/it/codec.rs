@@ -70,7 +70,7 @@ fn record() -> impl Strategy<Value = Record> {
         let Record::Readings { stream, batch, .. } = readings else { unreachable!() };
         let failed = Position { epoch: Epoch(2), partition: PartitionId(2), offset };
         let by = Actor { name: rule.clone(), reason, request: None };
-        let slice = Slice { from: offset, next: !offset, as_of: offset / 3 };
+        let slice = Slice { from: offset, next: !offset, as_of: offset / 3, taken_back: offset % 4 == 0 };
         let (missed, upto) = match offset % 2 {
             0 => (Some(slice), None),
             _ => (None, Some(rule.clone())),
@@ -85,7 +85,9 @@ fn record() -> impl Strategy<Value = Record> {
             0 => BreakerChange::Opened { offset, callback: 3, why: "half".into(), kind, reason, wait },
             1 => BreakerChange::StaysOpen { kind, reason, wait },
             2 => BreakerChange::Closed,
-            _ => BreakerChange::Lost { range: MissedRange { from: offset, next: !offset } },
+            _ => BreakerChange::Lost {
+                range: MissedRange { from: offset, next: !offset, taken_back: offset % 3 == 0 },
+            },
         };
         Record::Breaker(Box::new(Breaker { rule, version: 2, change }))
     });
