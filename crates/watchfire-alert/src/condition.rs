@@ -34,7 +34,7 @@ pub enum Phase {
     /// It does not stand and nothing is raised.
     #[default]
     Inactive,
-    /// It stands, not yet for the on-delay.
+    /// It stands, not yet for the on-delay or not yet said often enough.
     Pending {
         /// Since when.
         since: Moment,
@@ -48,7 +48,7 @@ pub enum Phase {
     },
     /// It is raised, cleared, and waits for an operator's reset.
     Latched {
-        /// It stands again since then, not yet for the on-delay.
+        /// It stands again since then, not yet for the on-delay or not yet said often enough.
         again: Option<Moment>,
     },
 }
@@ -109,6 +109,13 @@ pub struct Condition {
     evidence: Option<Box<Evidence>>,
     /// Triggers since it was raised or began to be pending, the first included.
     count: u64,
+    /// Triggers since it began to stand, of an alert that is latched since it began to stand again: what
+    /// `minimum_repeat` is compared with.
+    #[serde(default)]
+    said: u64,
+    /// The clock at the latest of them.
+    #[serde(default = "never", with = "micros")]
+    heard: Timestamp,
     /// The time told last; what is told of one alert does not go back.
     #[serde(with = "micros")]
     told: Timestamp,
@@ -134,9 +141,11 @@ impl Default for Condition {
             alert: None,
             evidence: None,
             count: 0,
-            told: Timestamp(i64::MIN),
-            last_seen: Timestamp(i64::MIN),
-            announced: Timestamp(i64::MIN),
+            said: 0,
+            heard: never(),
+            told: never(),
+            last_seen: never(),
+            announced: never(),
             raises: Vec::new(),
         }
     }
@@ -209,36 +218,35 @@ impl Condition {
         self.severity = trigger.severity;
         (self.summary, self.details) = (trigger.summary, trigger.details);
         self.count += 1;
+        self.said += 1;
+        self.heard = now.clock;
         self.last_seen = self.last_seen.max(now.at);
-        match self.phase {
+        let since = match self.phase {
             Phase::Inactive => {
-                (self.count, self.last_seen) = (1, now.at);
+                (self.count, self.said, self.last_seen) = (1, 1, now.at);
                 self.told_severity = None;
-                if options.on_delay > Duration::ZERO || options.minimum_repeat > 1 {
-                    self.phase = Phase::Pending { since: now };
-                    return None;
-                }
-                Some(self.raise(options, now))
+                now
             }
-            // It stood for long enough already, and now often enough.
-            Phase::Pending { since }
-                if self.count == u64::from(options.minimum_repeat.max(1))
-                    && since.clock + options.on_delay <= now.clock =>
-            {
-                Some(self.raise(options, now))
-            }
-            Phase::Pending { .. } => None,
             Phase::Latched { again: None } => {
-                if options.on_delay > Duration::ZERO {
-                    self.phase = Phase::Latched { again: Some(now) };
-                    return None;
-                }
-                Some(self.stand_again(now))
+                self.said = 1;
+                now
             }
-            Phase::Latched { again: Some(_) } => None,
+            Phase::Pending { since } | Phase::Latched { again: Some(since) } => since,
             Phase::Active | Phase::Clearing { .. } => {
                 self.phase = Phase::Active;
-                self.change_severity(now)
+                return self.change_severity(now);
+            }
+        };
+        match (self.is_raised(), self.was_said(options) && since.clock + options.on_delay <= now.clock) {
+            (false, true) => Some(self.raise(options, now)),
+            (true, true) => Some(self.stand_again(now)),
+            (false, false) => {
+                self.phase = Phase::Pending { since };
+                None
+            }
+            (true, false) => {
+                self.phase = Phase::Latched { again: Some(since) };
+                None
             }
         }
     }
@@ -247,13 +255,8 @@ impl Condition {
     pub fn clear(&mut self, options: &ConditionOptions, now: Moment) -> Option<Step> {
         match self.phase {
             Phase::Inactive | Phase::Clearing { .. } => None,
-            Phase::Pending { .. } => {
-                self.phase = Phase::Inactive;
-                self.evidence = None;
-                None
-            }
-            Phase::Latched { .. } => {
-                self.phase = Phase::Latched { again: None };
+            Phase::Pending { .. } | Phase::Latched { .. } => {
+                self.give_up();
                 None
             }
             Phase::Active if self.off_delay(options) > Duration::ZERO => {
@@ -265,11 +268,16 @@ impl Condition {
     }
 
     /// The clock of the device stands at `clock`: takes the first delay that is due by then. Called until
-    /// it gives none; `now.at` of a step is its own due time, told as the device tells time.
+    /// it gives none; `now.at` of a step is its own due time, told as the device tells time. What was not said
+    /// again in time is given up without a step.
     pub fn advance(&mut self, options: &ConditionOptions, clock: Timestamp) -> Option<Step> {
         let due = self.due(options).filter(|due| *due <= clock)?;
         let when = |since: Moment, delay: Duration| Moment { clock: due, at: since.at + delay };
         match self.phase {
+            Phase::Pending { .. } | Phase::Latched { again: Some(_) } if !self.was_said(options) => {
+                self.give_up();
+                return None;
+            }
             Phase::Pending { since } => return Some(self.raise(options, when(since, options.on_delay))),
             Phase::Latched { again: Some(since) } => {
                 return Some(self.stand_again(when(since, options.on_delay)));
@@ -292,12 +300,8 @@ impl Condition {
     }
 
     /// Nobody looked for a while, until `clock`: a delay that was under way begins again, and so does the count.
-    pub fn begin_delay_anew(&mut self, options: &ConditionOptions, clock: Timestamp) {
-        if options.minimum_repeat > 1
-            && let Phase::Pending { .. } = self.phase
-        {
-            self.count = self.count.min(1);
-        }
+    pub fn begin_delay_anew(&mut self, clock: Timestamp) {
+        self.said = self.said.min(1);
         if let Phase::Pending { since } | Phase::Clearing { since } | Phase::Latched { again: Some(since) } =
             &mut self.phase
         {
@@ -312,9 +316,12 @@ impl Condition {
         let realarm = realarm.map(|span| self.announced + span);
         match self.phase {
             Phase::Inactive | Phase::Latched { again: None } => None,
-            Phase::Pending { .. } if self.count < u64::from(options.minimum_repeat) => None,
-            Phase::Pending { since } | Phase::Latched { again: Some(since) } => {
+            Phase::Pending { since } | Phase::Latched { again: Some(since) } if self.was_said(options) => {
                 Some(since.clock + options.on_delay)
+            }
+            // A trigger exactly at the end of the pause still counts.
+            Phase::Pending { since } | Phase::Latched { again: Some(since) } => {
+                Some(self.heard.max(since.clock) + options.longest_pause() + Duration(1))
             }
             Phase::Active => realarm,
             Phase::Clearing { since } => {
@@ -346,6 +353,20 @@ impl Condition {
     pub fn is_over(&self, options: &ConditionOptions, clock: Timestamp) -> bool {
         let window = options.chatter.as_ref().map_or(Duration::ZERO, |chatter| chatter.window);
         self.phase == Phase::Inactive && self.raises.last().is_none_or(|raise| *raise + window < clock)
+    }
+
+    /// Whether it was said often enough to be raised, or told again.
+    fn was_said(&self, options: &ConditionOptions) -> bool {
+        self.said >= u64::from(options.minimum_repeat)
+    }
+
+    /// It does not stand any more, and nobody was told that it did.
+    fn give_up(&mut self) {
+        self.phase = match self.phase {
+            Phase::Latched { .. } => Phase::Latched { again: None },
+            _ => Phase::Inactive,
+        };
+        self.evidence = None;
     }
 
     fn raise(&mut self, options: &ConditionOptions, now: Moment) -> Step {
@@ -416,6 +437,10 @@ impl Condition {
             _ => false,
         }
     }
+}
+
+fn never() -> Timestamp {
+    Timestamp(i64::MIN)
 }
 
 /// Times as integer microseconds: exact over the whole range, unlike RFC 3339.

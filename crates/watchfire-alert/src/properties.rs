@@ -40,12 +40,15 @@ fn options() -> impl Strategy<Value = ConditionOptions> {
     let span = || prop_oneof![Just(0_u64), 1..40_u64];
     let chatter = proptest::option::of((1..4_u32, 1..60_u64));
     let realarm = proptest::option::of(1..50_u64);
-    let repeat = prop_oneof![3 => Just(0_u32), 1 => 1..5_u32];
-    let delays = (span(), span(), repeat);
-    (delays, any::<bool>(), chatter, realarm).prop_map(|((on, off, repeat), latched, chatter, realarm)| {
+    let repeat = prop_oneof![2 => Just(0_u32), 1 => 1..5_u32];
+    let pause = proptest::option::of(0..60_u64);
+    let begin = (span(), repeat, pause);
+    (begin, span(), any::<bool>(), chatter, realarm).prop_map(|(begin, off, latched, chatter, realarm)| {
+        let (on, repeat, pause) = begin;
         ConditionOptions {
             on_delay: Duration(on),
             minimum_repeat: repeat,
+            repeat_within: pause.map(Duration),
             off_delay: Duration(off),
             latched,
             chatter: chatter.map(|(count, window)| Chatter { count, window: Duration(window) }),
@@ -164,14 +167,53 @@ proptest! {
     }
 
     #[test]
+    fn what_is_latched_is_told_again_as_what_is_new_is_raised(options in options(), story in story()) {
+        // Once it is clear: a condition that is latched and one that is not hear the same from then on.
+        let options = ConditionOptions { latched: true, chatter: None, realarm: None, off_delay: Duration(0), ..options };
+        let (mut latched, mut fresh) = (Condition::default(), Condition::default());
+        let mut steps = Vec::new();
+        for _ in 0..options.minimum_repeat.max(1) {
+            apply(&mut latched, &options, 0, Event::Trigger(0), &mut steps);
+        }
+        let begin = options.on_delay.0 as i64;
+        apply(&mut latched, &options, begin, Event::Clear, &mut steps);
+        prop_assert_eq!(latched.phase(), Phase::Latched { again: None });
+        for (now, event) in story {
+            let event = if let Event::Trigger(severity) = event { Event::Trigger(severity) } else { Event::Nothing };
+            let (mut again, mut raised) = (Vec::new(), Vec::new());
+            apply(&mut latched, &options, begin + now, event, &mut again);
+            apply(&mut fresh, &options, begin + now, event, &mut raised);
+            let stood = |steps: &[Step]| steps.first().map(Step::at);
+            prop_assert_eq!(stood(&again), stood(&raised));
+            if fresh.is_raised() {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_said_and_not_said_again_is_forgotten(options in options(), story in story()) {
+        let (mut condition, _) = run(&options, &story);
+        let last = story.last().map_or(0, |(now, _)| *now);
+        let over = last + options.longest_pause().0.max(options.on_delay.0) as i64 + 1;
+        apply(&mut condition, &options, over, Event::Nothing, &mut Vec::new());
+        let waits = matches!(condition.phase(), Phase::Pending { .. } | Phase::Latched { again: Some(_) });
+        prop_assert!(!waits, "{:?}", condition.phase());
+    }
+
+    #[test]
     fn delays_are_exact(mut options in options(), story in story()) {
         // Against a second telling of the same: how long did the trigger stand when it was raised?
         (options.latched, options.chatter) = (false, None);
         let (mut condition, mut standing, mut cleared) = (Condition::default(), None, None);
-        // When it was said often enough, counted apart.
+        // When it was said often enough, counted apart, and when it was said last.
         let (mut said, mut often): (u32, Option<i64>) = (0, None);
+        let mut heard: i64 = 0;
         for &(now, event) in &story {
             let before = condition.phase();
+            if said > 0 && often.is_none() && now - heard > options.longest_pause().0 as i64 {
+                (standing, said) = (None, 0);
+            }
             let mut steps = Vec::new();
             apply(&mut condition, &options, now, Event::Nothing, &mut steps);
             for step in &steps {
@@ -196,6 +238,7 @@ proptest! {
                 Event::Trigger(_) => {
                     standing = standing.or(Some(now));
                     cleared = None;
+                    heard = now;
                     said += 1;
                     if said >= options.minimum_repeat {
                         often = often.or(Some(now));
@@ -266,6 +309,11 @@ fn stories() {
     check(on(), "1 t0, 30 c", "11 raised, 30 resolved");
     let often = || ConditionOptions { minimum_repeat: 3, ..plain() };
     check(often(), "1 t0, 2 t0, 3 c, 4 t0, 5 t0, 90 -, 91 t1, 92 c", "91 raised, 92 resolved");
+    // A pause that is too long: the count begins anew.
+    let soon = || ConditionOptions { repeat_within: Some(Duration(5)), ..often() };
+    check(soon(), "1 t0, 6 t0, 11 t0", "11 raised");
+    check(soon(), "1 t0, 6 t0, 12 t0, 13 t0, 14 t0", "14 raised");
+    check(soon(), "1 t0, 6 t0, 12 -, 13 t0, 14 t0, 15 t0", "15 raised");
     // Both: whichever comes later.
     let long = || ConditionOptions { on_delay: Duration(10), ..often() };
     check(long(), "1 t0, 2 t0, 3 t0, 30 -", "11 raised");
@@ -276,6 +324,12 @@ fn stories() {
     let latched = || ConditionOptions { latched: true, ..plain() };
     check(latched(), "1 t0, 2 r, 3 c, 4 t0, 5 c, 6 r", "1 raised, 3 cleared, 4 again, 5 cleared, 6 resolved");
     check(latched(), "1 t1, 2 c, 3 t2, 4 t2, 5 t1", "1 raised, 2 cleared, 3 severity, 5 severity");
+    let thrice = || ConditionOptions { minimum_repeat: 3, repeat_within: Some(Duration(5)), ..latched() };
+    check(
+        thrice(),
+        "1 t0, 2 t0, 3 t0, 4 c, 5 t0, 6 t0, 7 c, 8 t0, 9 t0, 10 t1, 11 c, 12 t0, 20 r",
+        "3 raised, 4 cleared, 10 severity, 11 cleared, 20 resolved",
+    );
     let both = || ConditionOptions { on_delay: Duration(10), ..latched() };
     check(
         both(),

@@ -69,6 +69,10 @@ pub struct ConditionOptions {
     /// the first is enough.
     #[serde(skip_serializing_if = "is_zero_times")]
     pub minimum_repeat: u32,
+    /// The longest pause between two of them; after a longer one the count begins anew. `None`:
+    /// [`ConditionOptions::LONGEST_PAUSE`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat_within: Option<Duration>,
     /// The clear must stand this long before the alert is resolved.
     pub off_delay: Duration,
     /// A cleared alert stays active until an operator resets it.
@@ -79,6 +83,17 @@ pub struct ConditionOptions {
     /// An alert that stands this long is announced again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realarm: Option<Duration>,
+}
+
+impl ConditionOptions {
+    /// The pause after which nobody would call a trigger the next one in a row. Long enough for a device that reports
+    /// once a day and missed a day; without an end a condition that was said once would be kept for ever.
+    pub const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+
+    /// The longest pause between triggers that `minimum_repeat` counts.
+    pub fn longest_pause(&self) -> Duration {
+        self.repeat_within.unwrap_or(Self::LONGEST_PAUSE)
+    }
 }
 
 /// When a condition chatters: `count` raises within `window`. While it does, the alert stays active; it

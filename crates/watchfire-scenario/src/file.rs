@@ -104,6 +104,7 @@ pub(crate) struct CaseFile {
 pub(crate) struct ConditionFile {
     on_delay: Duration,
     minimum_repeat: u32,
+    repeat_within: Option<Duration>,
     off_delay: Duration,
     latched: bool,
     chatter: Option<Chatter>,
@@ -116,6 +117,7 @@ pub(crate) struct ConditionFile {
 struct OptionsFile {
     on_delay: Duration,
     minimum_repeat: u32,
+    repeat_within: Option<Duration>,
     off_delay: Duration,
     latched: bool,
     chatter: Option<Chatter>,
@@ -124,18 +126,27 @@ struct OptionsFile {
 
 impl From<OptionsFile> for ConditionOptions {
     fn from(file: OptionsFile) -> Self {
-        let OptionsFile { on_delay, minimum_repeat, off_delay, latched, chatter, realarm } = file;
-        Self { on_delay, minimum_repeat, off_delay, latched, chatter, realarm }
+        let OptionsFile { on_delay, minimum_repeat, repeat_within, off_delay, latched, chatter, realarm } =
+            file;
+        Self { on_delay, minimum_repeat, repeat_within, off_delay, latched, chatter, realarm }
     }
 }
 
 impl From<ConditionFile> for ConditionSet {
     fn from(file: ConditionFile) -> Self {
-        let ConditionFile { on_delay, minimum_repeat, off_delay, latched, chatter, realarm, keys } = file;
-        Self {
-            all: ConditionOptions { on_delay, minimum_repeat, off_delay, latched, chatter, realarm },
-            keys: keys.into_iter().map(|(key, options)| (key, options.into())).collect(),
-        }
+        let ConditionFile {
+            on_delay,
+            minimum_repeat,
+            repeat_within,
+            off_delay,
+            latched,
+            chatter,
+            realarm,
+            keys,
+        } = file;
+        let all =
+            OptionsFile { on_delay, minimum_repeat, repeat_within, off_delay, latched, chatter, realarm };
+        Self { all: all.into(), keys: keys.into_iter().map(|(key, options)| (key, options.into())).collect() }
     }
 }
 

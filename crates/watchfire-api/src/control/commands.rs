@@ -37,7 +37,8 @@ pub struct RuleRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object)]
     pub parameters: Option<serde_json::Value>,
-    /// `{on_delay,minimum_repeat,off_delay,latched,chatter,realarm}`, and the same under `keys` for single keys.
+    /// `{on_delay,minimum_repeat,repeat_within,off_delay,latched,chatter,realarm}`, and the same under `keys` for single
+    /// keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object)]
     pub condition: Option<serde_json::Value>,

@@ -6,7 +6,8 @@ use watchfire_model::{BreakerOptions, Limits};
 
 use super::ControlError;
 
-const OPTIONS: [&str; 6] = ["on_delay", "minimum_repeat", "off_delay", "latched", "chatter", "realarm"];
+const OPTIONS: [&str; 7] =
+    ["on_delay", "minimum_repeat", "repeat_within", "off_delay", "latched", "chatter", "realarm"];
 
 /// Reads condition options. A misspelt one is refused here, since an option that is silently ignored is an
 /// alert too many or too few.

@@ -187,7 +187,7 @@ impl Partition {
     }
 
     /// Takes the delays of one condition up to what the clock of its device says. Re-alarm depends on where
-    /// it is looked at, so it is looked at row by row, whatever rows a record holds.
+    /// it is looked at, so it is looked at row by row, whatever rows a record holds. Gives whether there was one.
     #[allow(clippy::too_many_arguments)]
     fn take_delays(
         &mut self,
@@ -199,13 +199,14 @@ impl Partition {
         upto: usize,
         clock: Timestamp,
         out: &mut Vec<Output>,
-    ) {
+    ) -> bool {
         let spec = rule.spec.clone();
         let options = spec.condition.of(key);
-        let Some(condition) = rule.condition(device, key) else { return };
+        let Some(condition) = rule.condition(device, key) else { return false };
         if condition.due(options).is_none_or(|due| due > clock) {
-            return;
+            return false;
         }
+        rule.dirty.conditions = true;
         let mut clocks = Vec::new();
         if let (Some(batch), true) = (batch, options.realarm.is_some()) {
             let rows = batch.devices.iter().enumerate().take(upto.saturating_add(1));
@@ -216,13 +217,13 @@ impl Partition {
             while let Some(step) =
                 rule.condition(device, key).and_then(|condition| condition.advance(options, clock))
             {
-                rule.dirty.conditions = true;
                 let number = self.steps.entry((rule.id, device, key.into())).or_insert(0);
                 let cause = Cause::Delay { device, key, step: *number };
                 *number += 1;
                 self.make(here, rule, device, key, step, &cause, out);
             }
         }
+        true
     }
 
     /// The clock of a device has moved, or conditions of it have changed: takes the delays that are over by
@@ -240,13 +241,13 @@ impl Partition {
         let clock = track.clock_at(now);
         let keys: Vec<Box<str>> =
             rule.conditions.get(&device).into_iter().flatten().map(|(key, _)| key.clone()).collect();
-        let before = out.len();
+        let mut happened = false;
         for key in &keys {
-            self.take_delays(here, rule, device, key, batch, usize::MAX, clock, out);
+            happened |= self.take_delays(here, rule, device, key, batch, usize::MAX, clock, out);
         }
         // Only where something happened: a look that was too early must leave no trace, for a replay from
         // a checkpoint does not look there.
-        if out.len() > before {
+        if happened {
             rule.tidy(device, clock);
         }
         self.date(rule, device);

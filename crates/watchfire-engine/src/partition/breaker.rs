@@ -361,11 +361,10 @@ impl Partition {
     /// Nobody looked until now: what is pending begins again. Clocks of devices went on meanwhile, so a delay would be
     /// over by the first look without anybody having seen the condition stand for so long.
     pub(super) fn begin_delays_anew(&self, here: Here, rule: &mut Rule) {
-        let spec = rule.spec.clone();
         for (device, conditions) in &mut rule.conditions {
             let Some(track) = self.streams[rule.stream].tracks.get(device.0 as usize) else { continue };
-            for (key, condition) in conditions {
-                condition.begin_delay_anew(spec.condition.of(key), track.clock_at(here.time));
+            for (_, condition) in conditions {
+                condition.begin_delay_anew(track.clock_at(here.time));
             }
         }
         rule.dirty.conditions = true;

@@ -485,6 +485,25 @@ fn evidence_holds_what_the_verdict_rests_on() {
     assert_eq!(evidence.rows[1].metrics["x"], Value::Number(30.0));
 }
 
+#[test]
+fn what_is_not_said_again_is_given_up_with_its_evidence() {
+    let mut world = World::new(1);
+    world.devices(&["a"]);
+    let module = world.modules.add(NativeModule::new("t", Subscription::default(), threshold));
+    world.deploy(rule("r", module, json!({"condition": {"minimum_repeat": 3, "repeat_within": "60s"}})), 1);
+    world.tick(100);
+    let size = |world: &World| world.dumps()[0].values().map(Vec::len).sum::<usize>();
+    world.readings(&[(0, 100, 20.0)]);
+    let pending = size(&world);
+    world.tick(170);
+    assert!(size(&world) + 400 < pending, "of {pending} bytes {} are left", size(&world));
+    world.log.set_now(at(180));
+    world.readings(&[(0, 170, 20.0), (0, 171, 20.0)]);
+    assert_eq!(world.told(), Vec::<String>::new());
+    world.readings(&[(0, 172, 20.0)]);
+    assert_eq!(world.told(), ["172 a/hot raised"]);
+}
+
 // ---------------------------------------------------------------- 9, 10: devices and rules come and go
 
 #[test]

@@ -107,8 +107,8 @@ pub struct Deploy {
     /// A parameter: a number, true, false, JSON, or text; `a.b=1` sets a member of a member
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
-    /// What lies between trigger and alert: on_delay=30s, minimum_repeat=3, off_delay=1m, latched=true,
-    /// chatter.count=3, realarm=1h; keys.KEY.on_delay=30s for one key
+    /// What lies between trigger and alert: on_delay=30s, minimum_repeat=3, repeat_within=10m, off_delay=1m,
+    /// latched=true, chatter.count=3, realarm=1h; keys.KEY.on_delay=30s for one key
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     condition: Vec<(String, String)>,
     /// What a call may cost: time=200ms, memory=33554432, fuel=1000000, effects=1000
