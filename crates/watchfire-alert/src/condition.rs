@@ -104,7 +104,7 @@ pub struct Condition {
     /// The alert that is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     alert: Option<AlertId>,
-    /// What the trigger rests on that began it, until it is raised.
+    /// What the latest trigger rests on, until it is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evidence: Option<Box<Evidence>>,
     /// Triggers since it was raised or began to be pending, the first included.
@@ -162,9 +162,9 @@ impl Condition {
         matches!(self.phase, Phase::Active | Phase::Clearing { .. } | Phase::Latched { .. })
     }
 
-    /// Whether a trigger now would begin something: the driver then collects evidence beforehand.
-    pub fn wants_evidence(&self) -> bool {
-        self.phase == Phase::Inactive
+    /// Whether time alone may raise it: the driver then keeps what the latest trigger rests on.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.phase, Phase::Pending { .. })
     }
 
     /// The alert that is raised, or was last.
@@ -177,7 +177,7 @@ impl Condition {
         self.alert = Some(alert);
     }
 
-    /// Keeps what the trigger rests on that began it.
+    /// Keeps what the latest trigger rests on.
     pub fn set_evidence(&mut self, evidence: Box<Evidence>) {
         self.evidence = Some(evidence);
     }

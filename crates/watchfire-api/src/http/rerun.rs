@@ -90,7 +90,7 @@ pub(crate) async fn rerun_alert(
     };
     let (outcome, reason) = match &made.verdict {
         Some(again) if same(again, &verdict) => {
-            (RerunOutcome::Confirmed, "the same came of the call that the condition began with".to_string())
+            (RerunOutcome::Confirmed, "the same came of the call that the alert rests on".to_string())
         }
         other => {
             let what = if other.is_some() { "the rule says something else" } else { "the rule says nothing" };

@@ -3,22 +3,16 @@
 use std::collections::BTreeMap;
 
 use watchfire_alert::{Condition, Moment, Phase, Step, Trigger};
-use watchfire_model::alert::{
-    AlertId, Cause, Detail, EffectId, Evidence, EvidenceRow, EvidenceTimer, Recovered, ResolveReason,
-    TransitionKind, Verdict,
-};
-use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
-use watchfire_model::call::{AlertEffect, Rows};
-use watchfire_model::{Batch, DeviceHandle, DeviceSpec, Position, Timestamp, Transition, Value, Values};
+use watchfire_model::alert::{AlertId, Cause, EffectId, Recovered, ResolveReason, TransitionKind};
+use watchfire_model::call::AlertEffect;
+use watchfire_model::{Batch, DeviceHandle, DeviceSpec, Position, Timestamp, Transition};
 
 use super::call::{Call, Of};
+use super::evidence::{Pending, finite, keep_evidence};
 use super::{Here, Output, Partition};
 use crate::due::{Due, Kind};
 use crate::rule::{Conditions, Rule};
 use crate::status::RuleEventKind;
-
-/// Rows of a device that evidence holds: enough to see what led to it, little enough to keep with each alert.
-const EVIDENCE_ROWS: usize = 32;
 
 impl Partition {
     pub(super) fn alert_effects(
@@ -30,6 +24,7 @@ impl Partition {
         out: &mut Vec<Output>,
     ) {
         let mut touched = Vec::with_capacity(alerts.len());
+        let mut pending = Pending::new();
         for (ordinal, effect) in alerts.into_iter().enumerate() {
             let cause = Cause::Callback { callback: call.number, ordinal: ordinal as u32 };
             let (AlertEffect::Trigger { device, row, .. } | AlertEffect::Clear { device, row, .. }) = effect;
@@ -48,7 +43,19 @@ impl Partition {
                         summary: summary.clone(),
                     });
                     let trigger = Trigger { severity, summary, details: finite(details) };
-                    self.trigger(here, rule, call, device, &key, moment, row, trigger, cause, out);
+                    self.trigger(
+                        here,
+                        rule,
+                        call,
+                        device,
+                        &key,
+                        moment,
+                        row,
+                        trigger,
+                        cause,
+                        &mut pending,
+                        out,
+                    );
                 }
                 AlertEffect::Clear { key, .. } => {
                     rule.stats.clears += 1;
@@ -56,11 +63,13 @@ impl Partition {
                         device: self.device_id(device),
                         key: key.clone(),
                     });
-                    self.clear(here, rule, call, device, &key, moment, row, cause, out);
+                    self.clear(here, rule, call, device, &key, moment, row, cause, &mut pending, out);
                 }
             }
         }
         rule.dirty.conditions = true;
+        pending.retain(|(device, key), _| rule.condition(*device, key).is_some_and(|it| it.is_pending()));
+        keep_evidence(here, rule, call, pending);
         touched.sort_unstable();
         touched.dedup();
         let batch = call.rows.as_ref().filter(|_| call.of == Of::Here).map(|rows| rows.batch().clone());
@@ -115,23 +124,24 @@ impl Partition {
         row: Option<u32>,
         trigger: Trigger,
         cause: Cause<'_>,
+        pending: &mut Pending,
         out: &mut Vec<Output>,
     ) {
-        self.catch_up(here, rule, call, device, key, moment, row, out);
+        self.catch_up(here, rule, call, device, key, moment, row, pending, out);
         let spec = rule.spec.clone();
         let options = spec.condition.of(key);
-        if rule.condition_or_new(device, key).wants_evidence() {
-            let verdict = Verdict {
-                severity: trigger.severity,
-                summary: trigger.summary.clone(),
-                details: trigger.details.clone(),
-            };
-            let evidence = self.evidence(here, rule, call, device, row, verdict);
-            rule.condition_or_new(device, key).set_evidence(Box::new(evidence));
-        }
         let condition = rule.condition_or_new(device, key);
         match condition.trigger(options, moment, trigger) {
-            Some(step) => self.make(here, rule, device, key, step, &cause, out),
+            Some(step) => {
+                if let Step::Raised(_) = step {
+                    pending.remove(&(device, Box::from(key)));
+                    keep_evidence(here, rule, call, Pending::from([((device, key.into()), row)]));
+                }
+                self.make(here, rule, device, key, step, &cause, out);
+            }
+            None if condition.is_pending() => {
+                pending.insert((device, key.into()), row);
+            }
             None if condition.is_raised() => {
                 let update = (rule.id, device, Box::from(key));
                 // Repeats of one condition tend to come one behind the other.
@@ -154,12 +164,13 @@ impl Partition {
         moment: Moment,
         row: Option<u32>,
         cause: Cause<'_>,
+        pending: &mut Pending,
         out: &mut Vec<Output>,
     ) {
         if rule.condition(device, key).is_none() {
             return;
         }
-        self.catch_up(here, rule, call, device, key, moment, row, out);
+        self.catch_up(here, rule, call, device, key, moment, row, pending, out);
         let spec = rule.spec.clone();
         let step = rule.condition_or_new(device, key).clear(spec.condition.of(key), moment);
         if let Some(step) = step {
@@ -178,8 +189,17 @@ impl Partition {
         key: &str,
         moment: Moment,
         row: Option<u32>,
+        pending: &mut Pending,
         out: &mut Vec<Output>,
     ) {
+        let spec = rule.spec.clone();
+        let due = rule.condition(device, key).and_then(|condition| condition.due(spec.condition.of(key)));
+        if due.is_none_or(|due| due > moment.clock) {
+            return;
+        }
+        if let Some(said) = pending.remove_entry(&(device, Box::from(key))) {
+            keep_evidence(here, rule, call, Pending::from([said]));
+        }
         let rows = call.rows.as_ref().filter(|_| call.of == Of::Here);
         let upto = row.map_or(usize::MAX, |row| row as usize);
         let batch = rows.map(|rows| rows.batch().clone());
@@ -438,42 +458,6 @@ impl Partition {
         }
         rule.dirty.conditions = true;
     }
-
-    fn evidence(
-        &self,
-        here: Here,
-        rule: &Rule,
-        call: &Call,
-        device: DeviceHandle,
-        row: Option<u32>,
-        verdict: Verdict,
-    ) -> Evidence {
-        let Told { rows, left_out, row } = match &call.rows {
-            Some(rows) => evidence_rows(rows, device, row),
-            None => Told::default(),
-        };
-        let timers = call.timers.iter().filter(|timer| timer.device == device);
-        let silent = call.silent.iter().find(|silent| silent.device == device);
-        Evidence {
-            module: rule.spec.module,
-            parameters: rule.spec.parameters.clone(),
-            position: here.position,
-            callback: match &call.schedule {
-                Some(name) => format!("schedule {name}"),
-                None => call.name.into(),
-            },
-            now: call.now,
-            state_before: rule.state_of(device),
-            state_left_out: Vec::new(),
-            stream: rule.spec.input.clone(),
-            rows,
-            rows_left_out: left_out,
-            row,
-            timers: timers.map(|timer| EvidenceTimer { tag: timer.tag, at: timer.at }).collect(),
-            last_reading: silent.and_then(|silent| silent.last),
-            verdict: Some(verdict),
-        }
-    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -522,70 +506,4 @@ fn transition(
 
 fn position_of(here: Here) -> Position {
     here.position
-}
-
-/// JSON has no infinities: they are told as texts.
-fn number(x: f64) -> Value {
-    if x.is_finite() { Value::Number(x) } else { Value::Text(x.to_string()) }
-}
-
-pub(crate) fn finite(details: Vec<Detail>) -> Vec<Detail> {
-    let value = |value| match value {
-        Value::Number(x) => number(x),
-        other => other,
-    };
-    details.into_iter().map(|detail| Detail { value: value(detail.value), ..detail }).collect()
-}
-
-/// Rows as evidence holds them.
-#[derive(Default)]
-struct Told {
-    rows: Vec<EvidenceRow>,
-    /// As many others are not in it.
-    left_out: u64,
-    /// The one that is named.
-    row: Option<usize>,
-}
-
-fn evidence_rows(rows: &Rows, device: DeviceHandle, named: Option<u32>) -> Told {
-    let batch = rows.batch();
-    let mut mine: Vec<u32> = (0..rows.len())
-        .filter(|row| rows.devices()[*row] == device)
-        .filter_map(|row| rows.row_of_batch(row as u32))
-        .collect();
-    let all = mine.len();
-    // Up to the row that is named, where one is: what comes behind it seldom led to it.
-    if let Some(named) = named {
-        mine.retain(|row| *row <= named || batch.devices[named as usize] != device);
-    }
-    mine.drain(..mine.len().saturating_sub(EVIDENCE_ROWS));
-    let left_out = all - mine.len();
-    let mut told: Vec<EvidenceRow> = mine
-        .iter()
-        .map(|row| EvidenceRow { time: batch.times[*row as usize], metrics: BTreeMap::new() })
-        .collect();
-    for column in batch.columns.iter().filter(|column| rows.sees(&column.metric)) {
-        for (told, &row) in told.iter_mut().zip(&mine) {
-            let place = match &column.rows {
-                None => row as usize,
-                Some(some) => match some.binary_search(&row) {
-                    Ok(place) => place,
-                    Err(_) => continue,
-                },
-            };
-            let value = match &column.values {
-                Values::Numbers(numbers) if numbers[place].is_nan() => continue,
-                Values::Numbers(numbers) => number(numbers[place]),
-                Values::Texts(texts) if texts.codes[place] == NO_TEXT => continue,
-                Values::Texts(texts) => {
-                    Value::Text(texts.dictionary[texts.codes[place] as usize].to_string())
-                }
-                Values::Booleans(flags) if flags[place] == NO_BOOLEAN => continue,
-                Values::Booleans(flags) => Value::Boolean(flags[place] != 0),
-            };
-            told.metrics.insert(column.metric.to_string(), value);
-        }
-    }
-    let row = named.and_then(|named| mine.iter().position(|row| *row == named));
-    Told { rows: told, left_out: left_out as u64, row }
 }

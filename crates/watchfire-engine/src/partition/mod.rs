@@ -6,6 +6,7 @@ mod breaker;
 mod call;
 mod control;
 mod dues;
+mod evidence;
 mod external;
 mod limits;
 mod output;
@@ -34,8 +35,8 @@ use crate::rule::{Rule, RuleId};
 use crate::status::{DeviceState, PartitionStatus, RuleEvent, RuleEventKind, RuleStatus};
 use crate::stream::{REPORTED, Stream};
 
-pub(crate) use alerts::finite;
 pub(crate) use breaker::{Behind, Kept};
+pub(crate) use evidence::finite;
 pub(crate) use output::copy_row;
 pub use persist::{Capture, Image};
 pub(crate) use versions::{Pieces, migrate_piece};

@@ -478,11 +478,45 @@ fn evidence_holds_what_the_verdict_rests_on() {
     let evidence = raised.evidence.as_ref().unwrap();
     assert_eq!((raised.at, raised.position.offset, evidence.position.offset), (at(8), 5, 4));
     assert_eq!((evidence.callback.as_str(), evidence.state_before[&3].as_str()), ("batch", "ab00"));
+    // What the alert says is what was said last before it was raised.
     assert_eq!(
         (evidence.parameters["limit"].as_i64(), evidence.rows.len(), evidence.row),
-        (Some(10), 2, Some(1))
+        (Some(10), 3, Some(2))
     );
-    assert_eq!(evidence.rows[1].metrics["x"], Value::Number(30.0));
+    assert_eq!(evidence.rows[2].metrics["x"], Value::Number(31.0));
+    assert_eq!(evidence.verdict.as_ref().map(|verdict| &verdict.summary), Some(&raised.summary));
+}
+
+#[test]
+fn evidence_is_of_the_trigger_that_raised() {
+    // The last that was said before: in an earlier record, in the same one, or itself.
+    let check = |condition: serde_json::Value, records: &[&[(u32, i64, f64)]], expected: (u64, f64)| {
+        let mut world = World::new(1);
+        world.devices(&["a"]);
+        let module = world.modules.add(NativeModule::new("t", Subscription::default(), threshold));
+        world.deploy(rule("r", module, json!({"condition": condition})), 1);
+        world.log.set_now(at(100));
+        for rows in records {
+            world.readings(rows);
+        }
+        world.tick(200);
+        let transitions = world.keeper.transitions();
+        let raised = transitions.iter().find(|transition| transition.kind == TransitionKind::Raised).unwrap();
+        let evidence = raised.evidence.as_ref().unwrap();
+        let x = &evidence.rows[evidence.row.unwrap()].metrics["x"];
+        assert_eq!((evidence.position.offset, x), (expected.0, &Value::Number(expected.1)), "{records:?}");
+        let verdict = evidence.verdict.as_ref().unwrap();
+        assert_eq!((verdict.severity, &verdict.summary), (raised.severity, &raised.summary));
+    };
+    let delay = json!({"on_delay": 5});
+    check(delay.clone(), &[&[(0, 1, 11.0), (0, 2, 12.0)]], (3, 12.0));
+    check(delay.clone(), &[&[(0, 1, 11.0)], &[(0, 2, 120.0)]], (4, 120.0));
+    check(delay.clone(), &[&[(0, 1, 11.0), (0, 4, 120.0), (0, 8, 13.0)]], (3, 120.0));
+    check(delay.clone(), &[&[(0, 1, 11.0), (0, 4, 12.0), (0, 8, 1.0)]], (3, 12.0));
+    check(delay, &[&[(0, 1, 11.0), (0, 2, 1.0), (0, 4, 12.0)], &[(0, 20, 13.0)]], (3, 12.0));
+    let thrice = json!({"minimum_repeat": 3});
+    check(thrice.clone(), &[&[(0, 1, 11.0), (0, 2, 12.0)], &[(0, 3, 13.0), (0, 4, 14.0)]], (4, 13.0));
+    check(thrice, &[&[(0, 1, 11.0), (0, 2, 12.0), (0, 3, 13.0), (0, 4, 14.0)]], (3, 13.0));
 }
 
 #[test]
