@@ -11,9 +11,7 @@ use tokio::sync::broadcast;
 use utoipa::ToSchema;
 use watchfire_model::alert::{Evidence, Verdict};
 use watchfire_model::call::{CallFailure, Manifest};
-use watchfire_model::{
-    DeviceHandle, DeviceSpec, Digest, Duration, Limits, OnRecovery, RuleVersion, Timestamp, Value,
-};
+use watchfire_model::{DeviceHandle, Digest, Duration, Limits, OnRecovery, RuleVersion, Timestamp, Value};
 use watchfire_notify::NotifyConfig;
 use watchfire_notify::stages::plan::Settings;
 use watchfire_notify::stages::storm::Standing;
@@ -56,8 +54,6 @@ pub struct Again {
     pub rule: String,
     /// What a call of it may cost.
     pub limits: Limits,
-    /// The device of the alert, as it was then.
-    pub device: DeviceSpec,
     /// The condition.
     pub key: String,
     /// What the verdict rests on.

@@ -14,7 +14,7 @@ use watchfire_model::call::{
 };
 use watchfire_model::device::Registry;
 use watchfire_model::state::KeyedState;
-use watchfire_model::{DeviceSpec, Limits, Value};
+use watchfire_model::{Limits, Value};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -33,13 +33,11 @@ pub struct Rerun {
 }
 
 impl Engine {
-    /// Makes the callback of the evidence again, in an instance of its own: nothing of it is left. `device` is the one of
-    /// the alert as it was then, `key` the condition.
+    /// Makes the callback of the evidence again, in an instance of its own: nothing of it is left. `key` is the condition.
     pub async fn rerun(
         &self,
         rule: String,
         limits: Limits,
-        device: DeviceSpec,
         key: String,
         evidence: Evidence,
     ) -> Result<Result<Rerun, CallFailure>, EngineError> {
@@ -49,7 +47,7 @@ impl Engine {
         // A module that no rule has any more is compiled anew: that takes seconds.
         let made = tokio::task::spawn_blocking(move || {
             let module = modules.get(evidence.module)?;
-            rerun(&*module, &rule, limits, device, &key, &evidence)
+            rerun(&*module, &rule, limits, &key, &evidence)
         });
         made.await.map_err(|_| EngineError::Stopped)
     }
@@ -59,14 +57,14 @@ fn rerun(
     module: &dyn Module,
     rule: &str,
     limits: Limits,
-    device: DeviceSpec,
     key: &str,
     evidence: &Evidence,
 ) -> Result<Rerun, CallFailure> {
     let unreadable =
         |what: &str| CallFailure::new(FailureKind::Load, format!("the evidence cannot be read: {what}"));
     let mut registry = Registry::default();
-    let (handle, _) = registry.put(device);
+    let device = evidence.device.as_ref().ok_or_else(|| unreadable("the device"))?;
+    let (handle, _) = registry.put(device.clone());
     let mut selected = DeviceSet::default();
     selected.set(handle, true);
     let mut state = KeyedState::new();
@@ -130,4 +128,83 @@ fn rerun(
 fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digits = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
     (0..hex.len()).step_by(2).map(digits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use watchfire_model::alert::{Detail, EvidenceRow};
+    use watchfire_model::call::{Effects, Subscription};
+    use watchfire_model::{DeviceSpec, Digest, Epoch, PartitionId, Position, Severity, Timestamp};
+    use watchfire_testkit::NativeModule;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_767_225_600_000_000);
+
+    /// Says every bit that it sees of the rows and of the device.
+    fn module() -> NativeModule {
+        NativeModule::new("t", Subscription::default(), |guest| {
+            let Callback::Batch(rows) = guest.callback else { return Ok(Effects::default()) };
+            let device = rows.devices()[0];
+            let spec = &guest.context.devices.get(device).unwrap().spec;
+            let mut seen = vec![];
+            for name in ["type", "site", "rule", "device", "severity", "line"] {
+                seen.push(format!("{name} {:?}", spec.attribute(name)));
+            }
+            seen.extend(rows.numbers("x").iter().map(|x| format!("{:016x}", x.to_bits())));
+            seen.extend(rows.texts("said").dictionary.iter().map(|text| text.to_string()));
+            let details = [("bits".to_string(), Value::Text(seen.join(", ")))];
+            let details = details.map(|(name, value)| Detail { name, value }).into();
+            let (key, summary, severity) = ("".into(), "seen".into(), Severity::Major);
+            let alert = AlertEffect::Trigger { device, key, severity, summary, details, row: None };
+            Ok(Effects { alerts: vec![alert], ..Effects::default() })
+        })
+    }
+
+    #[test]
+    fn the_rule_sees_the_same_bits_and_every_label() {
+        let labels = [("rule", "mine"), ("device", "other"), ("severity", "low"), ("line", "3")]
+            .map(|(name, value)| (name.to_string(), value.to_string()));
+        let numbers =
+            [0.1 + 0.2, -0.0, 0.0, 5e-324, f64::MAX, f64::MIN_POSITIVE, 1e23, 9_007_199_254_740_993.0];
+        let row = |x: &f64| EvidenceRow {
+            time: NOW,
+            metrics: BTreeMap::from([
+                ("x".into(), Value::Number(*x)),
+                ("said".into(), Value::Text("inf".into())),
+            ]),
+        };
+        let evidence = Evidence {
+            module: Digest([0; 32]),
+            parameters: serde_json::json!({}),
+            position: Position { epoch: Epoch(1), partition: PartitionId(0), offset: 1 },
+            callback: "batch".into(),
+            now: NOW,
+            device: Some(DeviceSpec { id: "press-1".into(), labels: labels.into(), ..DeviceSpec::default() }),
+            state_before: BTreeMap::new(),
+            state_left_out: Vec::new(),
+            stream: "readings".into(),
+            rows: numbers.iter().map(row).collect(),
+            rows_left_out: 0,
+            row: None,
+            timers: Vec::new(),
+            last_reading: None,
+            verdict: None,
+        };
+        // As the store keeps it, and whoever asks reads it.
+        let text = serde_json::to_string(&evidence).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let read: Evidence = serde_json::from_value(read).unwrap();
+        let made = rerun(&module(), "r", Limits::default(), "", &read).unwrap();
+        let mut expected = vec!["type None".to_string(), "site None".into()];
+        for (name, value) in [("rule", "mine"), ("device", "other"), ("severity", "low"), ("line", "3")] {
+            expected.push(format!("{name} {:?}", Some(Value::Text(value.into()))));
+        }
+        expected.extend(numbers.map(|x| format!("{:016x}", x.to_bits())));
+        expected.push("inf".into());
+        let details = made.verdict.unwrap().details;
+        assert_eq!(details[0].value, Value::Text(expected.join(", ")));
+    }
 }

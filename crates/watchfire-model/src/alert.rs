@@ -233,6 +233,10 @@ pub struct Evidence {
     pub callback: String,
     /// The time of the log at the callback.
     pub now: Timestamp,
+    /// The device as it was then, as far as a rule sees it: among the labels of the alert, its own stand in the place of
+    /// those that are called the same. Missing in what was written before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceSpec>,
     /// The state of the device before the callback, by slot, as hex digits.
     pub state_before: std::collections::BTreeMap<u32, String>,
     /// Slots of that state that are too large to be kept with an alert.

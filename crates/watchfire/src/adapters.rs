@@ -185,8 +185,8 @@ impl EngineView for EngineAdapter {
 
     fn rerun(&self, again: Again) -> BoxFuture<'_, Result<Result<Rerun, CallFailure>, Busy>> {
         Box::pin(async move {
-            let Again { rule, limits, device, key, evidence } = again;
-            let made = self.engine.rerun(rule, limits, device, key, evidence).await;
+            let Again { rule, limits, key, evidence } = again;
+            let made = self.engine.rerun(rule, limits, key, evidence).await;
             let made = made.map_err(|error| Busy(error.to_string()))?;
             Ok(made.map(|made| Rerun { verdict: made.verdict, took: made.took }))
         })

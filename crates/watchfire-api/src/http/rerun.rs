@@ -4,8 +4,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 use watchfire_model::alert::{Evidence, Verdict};
-use watchfire_model::{DeviceSpec, Duration, Limits};
-use watchfire_store::{AlertRow, LabelSet};
+use watchfire_model::{Duration, Limits};
 
 use super::AppState;
 use super::extract::{Operator, Path};
@@ -70,16 +69,15 @@ pub(crate) async fn rerun_alert(
     };
     let evidence: Evidence = serde_json::from_value(evidence)
         .map_err(|error| Problem::conflict("no-evidence", format!("it cannot be read: {error}")))?;
-    let Some(verdict) = evidence.verdict.clone() else {
-        let text = "the evidence is of a release that did not keep what the rule said";
+    let (Some(verdict), Some(_)) = (evidence.verdict.clone(), &evidence.device) else {
+        let text = "the evidence is of a release that kept less of what the rule saw and said";
         return Err(Problem::conflict("no-evidence", text));
     };
     let versions = state.store.rule_versions(&alert.rule).await?;
     let limits = versions.into_iter().find(|row| row.version == alert.rule_version);
     let limits = limits.map_or_else(Limits::default, |row| row.spec.limits);
     let (missing, module) = (missing(&evidence), evidence.module.to_string());
-    let again =
-        Again { rule: alert.rule.clone(), limits, device: device(&alert), key: alert.key.clone(), evidence };
+    let again = Again { rule: alert.rule.clone(), limits, key: alert.key.clone(), evidence };
     let made = match state.engine.rerun(again).await? {
         Ok(made) => made,
         Err(failure) => {
@@ -127,19 +125,4 @@ fn missing(evidence: &Evidence) -> Vec<String> {
         missing.push("the other devices that a schedule goes through".into());
     }
     missing
-}
-
-/// The device as it was when the alert was raised: its labels are kept with the alert.
-fn device(alert: &AlertRow) -> DeviceSpec {
-    const OURS: [&str; 7] = ["alertname", "rule", "device", "key", "severity", "type", "site"];
-    let label = |name: &str| alert.labels.get(name).cloned().unwrap_or_default();
-    let mut labels: LabelSet = alert.labels.clone();
-    labels.retain(|name, _| !OURS.contains(&name.as_str()));
-    DeviceSpec {
-        id: alert.device.clone(),
-        kind: label("type"),
-        site: label("site"),
-        labels,
-        ..DeviceSpec::default()
-    }
 }

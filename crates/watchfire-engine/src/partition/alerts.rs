@@ -24,7 +24,7 @@ impl Partition {
         out: &mut Vec<Output>,
     ) {
         let mut touched = Vec::with_capacity(alerts.len());
-        let mut pending = Pending::new();
+        let mut said = Pending::new();
         for (ordinal, effect) in alerts.into_iter().enumerate() {
             let cause = Cause::Callback { callback: call.number, ordinal: ordinal as u32 };
             let (AlertEffect::Trigger { device, row, .. } | AlertEffect::Clear { device, row, .. }) = effect;
@@ -43,19 +43,7 @@ impl Partition {
                         summary: summary.clone(),
                     });
                     let trigger = Trigger { severity, summary, details: finite(details) };
-                    self.trigger(
-                        here,
-                        rule,
-                        call,
-                        device,
-                        &key,
-                        moment,
-                        row,
-                        trigger,
-                        cause,
-                        &mut pending,
-                        out,
-                    );
+                    self.trigger(here, rule, call, device, &key, moment, row, trigger, cause, &mut said, out);
                 }
                 AlertEffect::Clear { key, .. } => {
                     rule.stats.clears += 1;
@@ -63,13 +51,13 @@ impl Partition {
                         device: self.device_id(device),
                         key: key.clone(),
                     });
-                    self.clear(here, rule, call, device, &key, moment, row, cause, &mut pending, out);
+                    self.clear(here, rule, call, device, &key, moment, row, cause, &mut said, out);
                 }
             }
         }
         rule.dirty.conditions = true;
-        pending.retain(|(device, key), _| rule.condition(*device, key).is_some_and(|it| it.is_pending()));
-        keep_evidence(here, rule, call, pending);
+        said.retain(|(device, key), _| rule.condition(*device, key).is_some_and(|one| one.is_pending()));
+        keep_evidence(here, rule, call, &self.registry, said);
         touched.sort_unstable();
         touched.dedup();
         let batch = call.rows.as_ref().filter(|_| call.of == Of::Here).map(|rows| rows.batch().clone());
@@ -135,7 +123,8 @@ impl Partition {
             Some(step) => {
                 if let Step::Raised(_) = step {
                     pending.remove(&(device, Box::from(key)));
-                    keep_evidence(here, rule, call, Pending::from([((device, key.into()), row)]));
+                    let this = Pending::from([((device, key.into()), row)]);
+                    keep_evidence(here, rule, call, &self.registry, this);
                 }
                 self.make(here, rule, device, key, step, &cause, out);
             }
@@ -198,7 +187,7 @@ impl Partition {
             return;
         }
         if let Some(said) = pending.remove_entry(&(device, Box::from(key))) {
-            keep_evidence(here, rule, call, Pending::from([said]));
+            keep_evidence(here, rule, call, &self.registry, Pending::from([said]));
         }
         let rows = call.rows.as_ref().filter(|_| call.of == Of::Here);
         let upto = row.map_or(usize::MAX, |row| row as usize);

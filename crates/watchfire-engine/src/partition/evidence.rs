@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use watchfire_model::alert::{Detail, Evidence, EvidenceRow, EvidenceTimer, Verdict};
 use watchfire_model::batch::{NO_BOOLEAN, NO_TEXT};
 use watchfire_model::call::Rows;
-use watchfire_model::{DeviceHandle, Value, Values};
+use watchfire_model::device::Registry;
+use watchfire_model::{DeviceHandle, DeviceSpec, Value, Values};
 
 use super::Here;
 use super::call::Call;
@@ -21,7 +22,13 @@ pub(super) type Pending = BTreeMap<(DeviceHandle, Box<str>), Option<u32>>;
 /// Keeps with conditions what their latest triggers, which are of this callback, rest on. It takes the place of what was
 /// kept of an earlier one: what an alert tells is what was said last before it was raised, and that is what somebody
 /// who is paged looks at. A condition that is pending holds one, some kilobytes of memory and checkpoint.
-pub(super) fn keep_evidence(here: Here, rule: &mut Rule, call: &Call, triggered: Pending) {
+pub(super) fn keep_evidence(
+    here: Here,
+    rule: &mut Rule,
+    call: &Call,
+    devices: &Registry,
+    triggered: Pending,
+) {
     let mut rows_of: BTreeMap<DeviceHandle, Vec<u32>> =
         triggered.keys().map(|(device, _)| (*device, Vec::new())).collect();
     if let (Some(rows), false) = (&call.rows, triggered.is_empty()) {
@@ -42,7 +49,8 @@ pub(super) fn keep_evidence(here: Here, rule: &mut Rule, call: &Call, triggered:
             Some(rows) => evidence_rows(rows, &rows_of[&device], row),
             None => Told::default(),
         };
-        let evidence = evidence(here, rule, call, device, told, verdict);
+        let seen = devices.get(device).map(|device| seen(&device.spec));
+        let evidence = Evidence { device: seen, ..evidence(here, rule, call, device, told, verdict) };
         rule.condition_or_new(device, &key).set_evidence(Box::new(evidence));
     }
 }
@@ -66,6 +74,7 @@ fn evidence(
             None => call.name.into(),
         },
         now: call.now,
+        device: None,
         state_before: rule.state_of(device),
         state_left_out: Vec::new(),
         stream: rule.spec.input.clone(),
@@ -76,6 +85,11 @@ fn evidence(
         last_reading: silent.and_then(|silent| silent.last),
         verdict: Some(verdict),
     }
+}
+
+/// What a rule sees of a device.
+fn seen(device: &DeviceSpec) -> DeviceSpec {
+    DeviceSpec { interval: None, speaks_for: Vec::new(), ..device.clone() }
 }
 
 /// JSON has no infinities: they are told as texts.

@@ -485,6 +485,7 @@ fn evidence_holds_what_the_verdict_rests_on() {
     );
     assert_eq!(evidence.rows[2].metrics["x"], Value::Number(31.0));
     assert_eq!(evidence.verdict.as_ref().map(|verdict| &verdict.summary), Some(&raised.summary));
+    assert_eq!(evidence.device.as_ref(), Some(&device("a", "press")));
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Life {
                     position,
                     callback: "batch".into(),
                     now: START,
+                    device: None,
                     state_before: Default::default(),
                     state_left_out: Vec::new(),
                     stream: "readings".into(),
