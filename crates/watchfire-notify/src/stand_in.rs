@@ -49,18 +49,23 @@ impl Flusher {
             return Ok(());
         };
         let mut waits = false;
-        // What no bound holds back waits all the same where something before it in its group does.
-        let (mut given, mut bounded, mut behind_bounded) = (Vec::new(), Vec::new(), HashSet::new());
+        // What no bound holds back waits all the same where something before it does, of its group or, as a digest is of
+        // another, of its alerts.
+        let (mut given, mut bounded) = (Vec::new(), Vec::new());
+        let (mut groups_wait, mut alerts_wait) = (HashSet::new(), HashSet::new());
         for one in late {
-            if behind_bounded.contains(&one.group_key) || !bypasses(other, &one.payload) {
-                behind_bounded.insert(one.group_key.clone());
+            let is_behind = groups_wait.contains(&one.group_key)
+                || one.alerts.iter().any(|alert| alerts_wait.contains(alert));
+            if is_behind || !bypasses(other, &one.payload) {
+                groups_wait.insert(one.group_key.clone());
+                alerts_wait.extend(one.alerts.iter().cloned());
                 bounded.push(one);
             } else {
                 given.push(one);
             }
         }
         groups.sends(to, given.len(), settings, now);
-        let mut flush = Flush::default();
+        let (mut flush, mut together) = (Flush::default(), None);
         match groups.allows(to, bounded.len(), settings, now) {
             Allowed::Each => {
                 groups.sends(to, bounded.len(), settings, now);
@@ -73,7 +78,7 @@ impl Flusher {
                 let decide = |one: &Late| decisions(one, receiver, to, &delivery.group_key, fallback, now);
                 flush.decisions.extend(bounded.iter().flat_map(decide));
                 flush.stand_ins.extend(bounded.iter().map(|one| (to.clone(), one.sequence)));
-                flush.deliveries.push(delivery);
+                together = Some(delivery);
             }
             // It waits until there is room: the bound is there for whoever reads.
             Allowed::Not { .. } => waits = !bounded.is_empty(),
@@ -83,6 +88,8 @@ impl Flusher {
             flush.stand_ins.push((to.clone(), one.sequence));
             flush.deliveries.push(single(to, one));
         }
+        // Behind what goes out by itself: that told of its alerts before.
+        flush.deliveries.extend(together);
         if flush.deliveries.is_empty() {
             if let Some(behind) = behind.filter(|_| !waits) {
                 self.looked.insert(pair, behind);

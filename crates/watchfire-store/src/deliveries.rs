@@ -225,6 +225,9 @@ pub struct Waiting {
     pub oldest: Timestamp,
 }
 
+/// The group of digests: one receiver gets all of them in one order.
+pub const DIGEST: &str = "{}:{digest}";
+
 const COLUMNS: &str = "sequence, id, receiver, group_key, status, reason, state, attempts, next_try, \
                        last_error, last_status, created_at, finished_at";
 
@@ -290,7 +293,9 @@ impl Store {
         Ok(DeliveryDetail { delivery, payload, tries })
     }
 
-    /// What is to be tried now for a receiver: of each group the first that is pending, if its time has come.
+    /// What is to be tried now for a receiver: of each group the first that is pending, if its time has come. A digest tells
+    /// of other groups, so it waits for what was made before it of its alerts, and what was made after it of them waits for
+    /// it: else an end could come before the digest that says that it fires.
     pub async fn due_deliveries(
         &self,
         receiver: &str,
@@ -309,11 +314,19 @@ impl Store {
              WHERE state = 'pending' AND receiver = $1 AND +next_try <= $2 AND NOT EXISTS ( \
                SELECT 1 FROM deliveries AS e WHERE e.state = 'pending' AND e.receiver = d.receiver \
                AND e.group_key = d.group_key AND e.sequence < d.sequence) \
+             AND (NOT EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' AND receiver = $1 \
+                 AND group_key = $4) \
+               OR NOT EXISTS (SELECT 1 FROM delivery_alerts AS b \
+                 CROSS JOIN delivery_alerts AS a ON a.alert = b.alert AND a.delivery < d.sequence \
+                 CROSS JOIN deliveries AS e ON e.sequence = a.delivery AND e.state = 'pending' \
+                 AND e.receiver = d.receiver AND $4 IN (d.group_key, e.group_key) \
+                 WHERE b.delivery = d.sequence)) \
              ORDER BY sequence LIMIT $3",
         )
         .bind(receiver)
         .bind(now.0)
         .bind(i64::from(limit))
+        .bind(DIGEST)
         .fetch_all(self.db().read())
         .await
         .map_err(&failed)?;

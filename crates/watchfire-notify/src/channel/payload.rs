@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use watchfire_model::Timestamp;
+use watchfire_store::deliveries::DIGEST;
 
 use crate::Links;
 use crate::stages::digest::{self as summary, Summary};
@@ -13,9 +14,6 @@ use crate::stages::notice::Notice;
 
 /// What Alertmanager writes where an alert has no end yet.
 const NO_END: &str = "0001-01-01T00:00:00Z";
-
-/// The group of digests: one receiver gets all of them in one order.
-const DIGEST: &str = "{}:{digest}";
 
 /// The body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

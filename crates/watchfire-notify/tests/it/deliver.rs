@@ -475,6 +475,64 @@ async fn the_bound_of_who_stands_in_holds_for_what_is_given_over() {
     notifier.stop().await;
 }
 
+/// Severities and statuses that a message tells, and whether it is a digest.
+fn told(seen: &Seen) -> (Vec<(String, String)>, bool) {
+    let alerts = seen.body["alerts"].as_array().unwrap().iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_string();
+    let all = alerts.map(|alert| (text(&alert["labels"]["severity"]), text(&alert["status"])));
+    (all.collect(), !seen.body["digest"].is_null())
+}
+
+fn severity(device: &str, step: u64, from: Severity, to: Severity) -> Transition {
+    transition(device, step, TransitionKind::SeverityChanged { from }, to)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_in_is_told_in_order_of_what_was_in_a_digest() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.usual(Behave::Answer(503));
+    second.next([Behave::Answer(503)]);
+    let more = with_fallback(
+        &second,
+        "max_per_minute = 1\nbypass = [['severity=\"critical\"']]\nretry_initial = \"4s\"\nretry_max = \"4s\"",
+    );
+    let notifier = notify(&store, config(&first.url, &more.replace("\"1h\"", "\"100ms\""))).await;
+    submit(&store, vec![raise("a", 1), raise("b", 2)]).await;
+    until("the digest was tried", || second.count() >= 1).await;
+    // Nothing holds this back but that it was told of there.
+    submit(&store, vec![severity("a", 3, Severity::Major, Severity::Critical)]).await;
+    let seen = second.wait_taken(2).await;
+    assert!(told(&seen[0]).1, "{seen:?}");
+    let change = [("major", "resolved"), ("critical", "firing")];
+    assert_eq!(told(&seen[1]), (change.map(|(of, how)| (of.to_string(), how.to_string())).into(), false));
+    notifier.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_for_who_stands_in_comes_behind_what_was_told_of_its_alerts_before() {
+    let (place, first, second) = (Place::new(), Receiver::start().await, Receiver::start().await);
+    let store = place.open().await;
+    first.usual(Behave::Answer(400));
+    let more = with_fallback(&second, "max_per_minute = 3\nbypass = [['severity=\"critical\"']]");
+    // First without anybody who stands in: so all of it is late at once.
+    let notifier = notify(&store, config(&first.url, "")).await;
+    submit(&store, vec![transition("a", 1, TransitionKind::Raised, Severity::Critical)]).await;
+    settled(&store, 1).await;
+    submit(&store, vec![severity("a", 2, Severity::Critical, Severity::Major)]).await;
+    settled(&store, 2).await;
+    submit(&store, vec![resolve("a", 3), raise("b", 4), raise("c", 5)]).await;
+    settled(&store, 5).await;
+    notifier.stop().await;
+    let notifier = notify(&store, config(&first.url, &more)).await;
+    let hot = || second.taken().into_iter().filter(|seen| alertname(seen) == "hot").collect::<Vec<_>>();
+    until("all of it is told", || hot().len() >= 3).await;
+    let digests: Vec<bool> = hot().iter().map(|seen| told(seen).1).collect();
+    assert_eq!(digests, [false, false, true], "{:?}", hot());
+    assert_eq!(told(&hot()[0]).0, [("critical".to_string(), "firing".to_string())]);
+    notifier.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_asked_for_rest_has_it_whatever_comes_of_what_was_under_way() {
     let (place, receiver) = (Place::new(), Receiver::start().await);

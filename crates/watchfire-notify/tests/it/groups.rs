@@ -404,6 +404,21 @@ fn what_is_over_the_bound_on_messages_comes_as_one_digest() {
 }
 
 #[test]
+fn what_no_bound_holds_back_takes_along_what_its_group_tells_before() {
+    let bounded = "max_per_minute = 3\nbypass = [['severity=\"critical\"']]\n[route]\ngroup_by = [\"device\"]\n\
+                   group_wait = 10";
+    let mut world = World::new(settings(bounded));
+    let raised = world.outbox("d", "raised");
+    let mut worse = world.outbox("d", "severity_changed");
+    (worse.severity, worse.from_severity) = (Severity::Critical, Some(Severity::Major));
+    worse.labels = watchfire_store::labels::with_severity(&worse.labels, Severity::Critical);
+    world.transitions.insert(worse.transition_sequence, worse.clone());
+    assert_eq!(world.flush(&[raised, worse]).deliveries, []);
+    world.pass(10);
+    assert_eq!(told(&world.flush(&[])), ["d firing", "d resolved", "d firing"]);
+}
+
+#[test]
 fn who_does_not_acknowledge_is_not_the_last_to_be_told() {
     let text = "[[receiver]]\nname = \"lead\"\nwebhook = { url = \"http://l/\" }\n[[escalation]]\nname = \"plant\"\n\
                 [[escalation.steps]]\nafter = \"5m\"\nreceivers = [\"lead\"]\n\

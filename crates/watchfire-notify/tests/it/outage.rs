@@ -119,6 +119,31 @@ async fn who_asks_to_be_left_alone_is_left_alone_for_as_long() {
     assert_eq!(line.receiver("hook").count(), 1 + 4, "one was refused, and nothing else was tried");
 }
 
+/// A digest is of a group of its own, and what comes behind it is of the groups that it tells of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_what_a_digest_tells_of_waits_for_the_digest() {
+    let text = format!(
+        "[[receiver]]\nname = \"hook\"\nmax_per_minute = 1\nretry_initial = \"10m\"\nretry_max = \"10m\"\n{ONCE}"
+    );
+    let mut line = Timeline::new(&text, "5s").await;
+    line.at("0s", raise("press-1"));
+    line.expect("0s".."0s", firing(["press-1"]));
+    line.at("10s", raise_all(["press-2", "press-3"].map(String::from)));
+    line.at("50s", behaves("hook", Behave::Answer(503)));
+    // It is tried once, and then again in ten minutes or a quarter more or less. What tells of none of it does not wait.
+    line.at("90s", behaves("hook", Behave::Take));
+    line.at("95s", resolve("press-1"));
+    line.expect("95s".."2m5s", resolved(["press-1"]));
+    line.at("3m10s", resolve("press-2"));
+    line.expect("8m".."14m", firing(["press-2", "press-3"]));
+    line.expect("8m".."14m", resolved(["press-2"]));
+    let notices = line.until("15m").run().await;
+    let told: Vec<_> = notices.iter().map(|notice| notice.told.clone()).collect();
+    let expected =
+        [firing(["press-1"]), resolved(["press-1"]), firing(["press-2", "press-3"]), resolved(["press-2"])];
+    assert_eq!(told, expected);
+}
+
 /// A receiver that answers only when the simulated clock is so much further; gives its address.
 async fn slow(clock: Arc<ManualClock>, answers_after: Duration) -> String {
     let answer = move || {

@@ -6,7 +6,7 @@ use super::finish::delivery;
 use super::{Found, Groups, Settings, Work};
 use crate::stages::cap::Allowed;
 use crate::stages::digest::Single;
-use crate::stages::group::{GroupId, Reason, number};
+use crate::stages::group::{GroupId, Reason, Telling, number};
 use crate::stages::notice::Event;
 
 impl Groups {
@@ -117,11 +117,17 @@ impl Groups {
             }
         }
         let bounded = receiver.and_then(|receiver| Some((receiver, receiver.max_per_minute?)));
-        for telling in tellings {
-            let bypasses = bounded.is_none_or(|(receiver, _)| {
+        let bypasses = |telling: &Telling| {
+            bounded.is_none_or(|(receiver, _)| {
                 telling.changed.iter().chain(&telling.standing).any(|notice| receiver.bypasses(notice))
-            });
-            if !bypasses && let Some((_, most)) = bounded {
+            })
+        };
+        // What no bound holds back takes along what the group has to tell before it.
+        let free = tellings.iter().rposition(bypasses).map_or(0, |last| last + 1);
+        for (i, telling) in tellings.into_iter().enumerate() {
+            if i >= free
+                && let Some((_, most)) = bounded
+            {
                 let sent = self.sent.entry(id.receiver.clone()).or_default();
                 let room =
                     (1..=most).rev().find(|n| sent.allowed(*n, most, now) == Allowed::Each).unwrap_or(1);
