@@ -1,6 +1,7 @@
 //! What stands, said again to those who would forget it otherwise: a page of it at a time, between deliveries.
 
 use watchfire_model::Timestamp;
+use watchfire_store::{AlertRow, StoreError};
 use watchfire_telemetry::metrics;
 
 use crate::channel::alertmanager::Alertmanager;
@@ -15,8 +16,10 @@ const PART: u32 = 500;
 /// How far it is said.
 #[derive(Debug)]
 pub(crate) enum Pass {
-    /// What stands, behind this group and fingerprint.
+    /// What stands of what it was meant to be told, behind this group and fingerprint.
     Standing((i64, String)),
+    /// What stands of what it was told in the place of another, behind this fingerprint.
+    Instead(String),
     /// What ended lately, as far as it is left.
     Ended(Vec<Alert>),
 }
@@ -32,8 +35,24 @@ impl Lane {
     /// end must not be overtaken by what was read before it. Gives what is left, if anything is.
     pub(crate) async fn resend(&self, pass: Pass, now: Timestamp) -> Option<Pass> {
         let Channel::Alertmanager(channel) = &self.channel else { return None };
+        let name = &self.config.name;
         match pass {
-            Pass::Standing(after) => self.resend_standing(channel, after, now).await,
+            Pass::Standing(after) => {
+                let page = self.read(self.store.told_alerts(name, &after, PART).await)?;
+                // What has another label set by now is told as such.
+                let same = page.iter().filter(|told| told.alert.fingerprint == told.fingerprint);
+                self.say(channel, same.map(|told| &told.alert), now).await?;
+                let last = page.last().filter(|_| page.len() == PART as usize);
+                let next = last.map(|last| Pass::Standing((last.group, last.fingerprint.clone())));
+                Some(next.unwrap_or(Pass::Instead(String::new())))
+            }
+            Pass::Instead(after) => {
+                let page = self.read(self.store.told_instead(name, &after, PART).await)?;
+                self.say(channel, page.iter(), now).await?;
+                let last = page.last().filter(|_| page.len() == PART as usize);
+                let next = last.map(|last| Pass::Instead(last.fingerprint.clone()));
+                Some(next.unwrap_or_else(|| Pass::Ended(channel.ended(now))))
+            }
             Pass::Ended(mut ended) => {
                 let page: Vec<Alert> = ended.drain(..ended.len().min(PART as usize)).collect();
                 let said = page.is_empty() || self.said(channel.resend_ended(&page, now).await);
@@ -42,36 +61,22 @@ impl Lane {
         }
     }
 
-    async fn resend_standing(
+    fn read<T>(&self, page: Result<T, StoreError>) -> Option<T> {
+        let failed = |error: &StoreError| {
+            tracing::error!(receiver = self.config.name, error = error.chain(), "cannot read what stands");
+        };
+        page.inspect_err(failed).ok()
+    }
+
+    async fn say(
         &self,
         channel: &Alertmanager,
-        after: (i64, String),
+        page: impl Iterator<Item = &AlertRow>,
         now: Timestamp,
-    ) -> Option<Pass> {
-        let page = match self.store.told_alerts(&self.config.name, &after, PART).await {
-            Ok(page) => page,
-            Err(error) => {
-                tracing::error!(
-                    receiver = self.config.name,
-                    error = error.chain(),
-                    "cannot read what stands"
-                );
-                return None;
-            }
-        };
-        // What has another label set by now is told as such.
-        let same = page.iter().filter(|told| told.alert.fingerprint == told.fingerprint);
+    ) -> Option<()> {
         let alerts: Vec<Alert> =
-            same.map(|told| Alert::from(&standing(&told.alert, self.public_url.as_deref()))).collect();
-        if !self.said(channel.resend(&alerts, now).await) {
-            return None;
-        }
-        match page.last() {
-            Some(last) if page.len() == PART as usize => {
-                Some(Pass::Standing((last.group, last.fingerprint.clone())))
-            }
-            _ => Some(Pass::Ended(channel.ended(now))),
-        }
+            page.map(|alert| Alert::from(&standing(alert, self.public_url.as_deref()))).collect();
+        (alerts.is_empty() || self.said(channel.resend(&alerts, now).await)).then_some(())
     }
 
     fn said(&self, outcome: Outcome) -> bool {

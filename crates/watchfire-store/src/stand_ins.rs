@@ -4,10 +4,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use watchfire_model::{Duration, Timestamp};
 
-use crate::Store;
 use crate::db::{json, parsed, time, time_opt};
 use crate::deliveries::DeliveryState;
 use crate::error::StoreError;
+use crate::{AlertRow, Store};
 
 /// What was given up longer ago is not given over any more: somebody would be told of a day that is over because a
 /// configuration names a stand-in since today.
@@ -143,6 +143,28 @@ impl Store {
         let behind =
             Looked { waiting: before, given_up: now - Duration::from_secs(60), follows: given.and(last) };
         Ok((all, whole.then_some(behind)))
+    }
+
+    /// Alerts that stand and that a receiver was told of in the place of another, behind a fingerprint and in that order; at
+    /// most so many.
+    pub async fn told_instead(
+        &self,
+        receiver: &str,
+        after: &str,
+        most: u32,
+    ) -> Result<Vec<AlertRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT * FROM alerts WHERE state = 'active' AND fingerprint > $2 AND id IN ( \
+               SELECT n.alert FROM stand_ins AS s CROSS JOIN delivery_alerts AS n ON n.delivery = s.original \
+               WHERE s.receiver = $1) \
+             ORDER BY fingerprint LIMIT $3",
+        )
+        .bind(receiver)
+        .bind(after)
+        .bind(i64::from(most))
+        .fetch_all(self.db().read())
+        .await
+        .map_err(StoreError::sql("read what a receiver was told in the place of another"))
     }
 
     /// What was refused for good or ran out of its time since then, by receiver.

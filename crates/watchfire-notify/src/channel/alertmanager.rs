@@ -114,10 +114,7 @@ impl Alertmanager {
                 ended.remove(&alert.fingerprint);
             }
         }
-        match standing {
-            [] => Outcome::Delivered { status: 200 },
-            standing => self.post(&format!("resend-{}", now.0), standing, now).await,
-        }
+        self.post(&format!("resend-{}", now.0), standing, now).await
     }
 
     /// What ended lately, to be said again once all that stands was.
