@@ -16,7 +16,7 @@ use watchfire_store::LabelSet;
 
 use super::active::{ActiveAlert, Alerts};
 use super::parameters::Parameters;
-use super::silenced::{Compiled, holding};
+use super::silenced::Kept;
 use super::{Asked, Failure, answer, time};
 use crate::http::AppState;
 use crate::http::extract::Viewer;
@@ -48,7 +48,7 @@ struct Reference<'a> {
 #[serde(rename_all = "camelCase")]
 struct Status<'a> {
     state: &'static str,
-    silenced_by: Vec<&'a str>,
+    silenced_by: Vec<String>,
     inhibited_by: Vec<String>,
     muted_by: Vec<&'a str>,
 }
@@ -66,7 +66,7 @@ struct AlertGroup<'a> {
 struct Known<'a> {
     now: Timestamp,
     resolve_timeout: Duration,
-    silences: Vec<&'a Compiled>,
+    silences: &'a Kept,
     alerts: &'a Alerts,
     settings: Arc<Settings>,
     storms: Arc<Standing>,
@@ -74,9 +74,10 @@ struct Known<'a> {
 
 impl<'a> Known<'a> {
     /// The silences that match the alert, by id, and what people did that holds it as a silence does.
-    fn silenced_by(&self, alert: &'a ActiveAlert) -> Vec<&'a str> {
-        let matching = self.silences.iter().filter(|one| one.conditions.matches(&alert.labels));
-        matching.map(|one| one.silence.id.as_str()).chain(alert.held.iter().map(String::as_str)).collect()
+    fn silenced_by(&self, alert: &ActiveAlert) -> Vec<String> {
+        let mut all = self.silences.index.holding(&alert.labels, self.now);
+        all.extend(alert.held.iter().cloned());
+        all
     }
 
     /// The fingerprints of what inhibits the alert: others that say more, and the storm that it is part of.
@@ -91,7 +92,7 @@ impl<'a> Known<'a> {
         target.times.muting(&self.settings.intervals, self.now)
     }
 
-    fn status(&self, alert: &'a ActiveAlert) -> Status<'a> {
+    fn status(&self, alert: &ActiveAlert) -> Status<'a> {
         let (silenced_by, inhibited_by) = (self.silenced_by(alert), self.inhibited_by(alert));
         let free = silenced_by.is_empty() && inhibited_by.is_empty();
         let state = if free { "active" } else { "suppressed" };
@@ -150,17 +151,17 @@ fn gettable<'a>(alert: &'a ActiveAlert, status: Status<'a>, known: &Known<'_>) -
 }
 
 /// The alerts, and the silences as they are.
-async fn present(state: &AppState) -> Result<(Arc<Alerts>, Arc<Vec<Compiled>>), Failure> {
+async fn present(state: &AppState) -> Result<(Arc<Alerts>, Arc<Kept>), Failure> {
     let alerts = state.active.current(&state.receivers.settings()).await?;
     Ok((alerts, state.silences.all().await?))
 }
 
-fn known<'a>(state: &AppState, alerts: &'a Alerts, silences: &'a [Compiled]) -> Known<'a> {
+fn known<'a>(state: &AppState, alerts: &'a Alerts, silences: &'a Kept) -> Known<'a> {
     let now = state.clock.wall();
     Known {
         now,
         resolve_timeout: state.options.resolve_timeout,
-        silences: holding(silences, now),
+        silences,
         alerts,
         settings: state.receivers.settings(),
         storms: state.receivers.storms(),

@@ -28,7 +28,7 @@ pub(super) async fn metrics(_: Viewer, State(state): State<AppState>) -> Result<
     let (now, silences) = (state.clock.wall(), state.silences.all().await?);
     text.head("alertmanager_silences", "gauge", "How many silences by state.");
     for wanted in [SilenceState::Active, SilenceState::Expired, SilenceState::Pending] {
-        let count = silences.iter().filter(|one| one.silence.state(now) == wanted).count();
+        let count = silences.all.iter().filter(|silence| silence.state(now) == wanted).count();
         text.line("alertmanager_silences", &[("state", wanted.as_str())], count as u64);
     }
     text.head("alertmanager_cluster_members", "gauge", "Number of nodes, this one included.");

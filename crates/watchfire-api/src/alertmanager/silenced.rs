@@ -1,69 +1,71 @@
 //! Which silences match which alerts, and what follows of it for silences that end with their last alert.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use watchfire_log::clock::Clock;
 use watchfire_model::Timestamp;
-use watchfire_notify::matcher::Matchers;
 use watchfire_notify::stages::plan::Settings;
-use watchfire_notify::stages::silence::conditions;
+use watchfire_notify::stages::silence::Silences as Index;
 use watchfire_store::{Silence, SilenceState, Store, StoreError};
 
 use super::active::{ActiveAlerts, Alerts};
 
 /// How exactly it is known when a silence last matched something.
 const NOTED: watchfire_model::Duration = watchfire_model::Duration::from_secs(60);
+
 /// The silences as of their last change, ready to be asked.
 #[derive(Debug)]
 pub struct Silences {
     store: Store,
-    compiled: Mutex<Option<(u64, Arc<Vec<Compiled>>)>>,
+    kept: Mutex<Option<(u64, Arc<Kept>)>>,
 }
 
-/// A silence, ready to be asked.
-#[derive(Clone, Debug)]
-pub struct Compiled {
-    /// As it is kept.
-    pub silence: Silence,
-    /// What it asks.
-    pub conditions: Matchers,
+/// The silences that can be understood.
+#[derive(Debug)]
+pub struct Kept {
+    /// All of them, the ended ones included.
+    pub all: Vec<Silence>,
+    /// Finds those that hold a label set.
+    pub index: Index,
+}
+
+impl Kept {
+    fn new(mut all: Vec<Silence>) -> Self {
+        let index = Index::new(&all);
+        for (id, fault) in index.faulty() {
+            tracing::error!(silence = id, fault, "a silence that is kept cannot be used");
+            all.retain(|silence| silence.id != *id);
+        }
+        Self { all, index }
+    }
+
+    fn holding(&self, now: Timestamp) -> impl Iterator<Item = &Silence> {
+        self.all.iter().filter(move |silence| silence.state(now) == SilenceState::Active)
+    }
 }
 
 impl Silences {
     /// Over this store.
     pub fn new(store: Store) -> Self {
-        Self { store, compiled: Mutex::default() }
+        Self { store, kept: Mutex::default() }
     }
 
-    /// All that are kept, the ended ones included.
-    pub async fn all(&self) -> Result<Arc<Vec<Compiled>>, StoreError> {
+    /// All that are kept.
+    pub async fn all(&self) -> Result<Arc<Kept>, StoreError> {
         // Taken before reading: what changes meanwhile is read by the next call.
         let generation = *self.store.subscribe_silences().borrow();
-        if let Some((of, list)) = &*self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some((of, kept)) = &*self.kept.lock().unwrap_or_else(PoisonError::into_inner)
             && *of == generation
         {
-            return Ok(list.clone());
+            return Ok(kept.clone());
         }
-        let mut list = Vec::new();
-        for silence in self.store.silences().await? {
-            match conditions(&silence.matchers) {
-                Ok(conditions) => list.push(Compiled { silence, conditions }),
-                Err(fault) => {
-                    tracing::error!(silence = silence.id, fault, "a silence that is kept cannot be used");
-                }
-            }
-        }
-        let list = Arc::new(list);
-        *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, list.clone()));
-        Ok(list)
+        let kept = Arc::new(Kept::new(self.store.silences().await?));
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, kept.clone()));
+        Ok(kept)
     }
-}
-
-/// The silences among these that hold now.
-pub fn holding(all: &[Compiled], now: Timestamp) -> Vec<&Compiled> {
-    all.iter().filter(|one| one.silence.state(now) == SilenceState::Active).collect()
 }
 
 /// What a look at silences and alerts comes to.
@@ -77,13 +79,15 @@ pub struct Followed {
 
 /// Decides which silences match something now, and which end because nothing of what they matched is left. `matched`
 /// says of a silence whether it ever matched.
-pub fn follow(all: &[Compiled], alerts: &Alerts, matched: impl Fn(&str) -> bool, now: Timestamp) -> Followed {
+pub fn follow(kept: &Kept, alerts: &Alerts, matched: impl Fn(&str) -> bool, now: Timestamp) -> Followed {
     let mut followed = Followed::default();
-    for one in holding(all, now) {
-        let id = &one.silence.id;
-        if alerts.values().any(|alert| one.conditions.matches(&alert.labels)) {
+    let matching: HashSet<String> =
+        alerts.values().flat_map(|alert| kept.index.holding(&alert.labels, now)).collect();
+    for silence in kept.holding(now) {
+        let id = &silence.id;
+        if matching.contains(id) {
             followed.matching.push(id.clone());
-        } else if one.silence.until_resolved && matched(id) {
+        } else if silence.until_resolved && matched(id) {
             followed.over.push(id.clone());
         }
     }
@@ -129,14 +133,14 @@ async fn look(
     silences: &Silences,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let all = silences.all().await?;
-    if holding(&all, now).is_empty() {
+    let kept = silences.all().await?;
+    if kept.holding(now).next().is_none() {
         return Ok(());
     }
     let uses = store.current_silences(now).await?;
     let matched_at = |id: &str| uses.iter().find(|one| one.silence.id == id).and_then(|one| one.matched_at);
     let alerts = active.current(settings).await?;
-    let followed = follow(&all, &alerts, |id| matched_at(id).is_some(), now);
+    let followed = follow(&kept, &alerts, |id| matched_at(id).is_some(), now);
     let stale = |id: &&String| matched_at(id).is_none_or(|at| now.since(at) >= NOTED);
     let matching: Vec<String> = followed.matching.iter().filter(stale).cloned().collect();
     store.note_silence_matches(&matching, now).await?;
@@ -166,10 +170,9 @@ mod tests {
             updated_at: Timestamp(0),
             until_resolved: true,
         };
-        let conditions = conditions(&silence.matchers).unwrap();
-        let all = [Compiled { silence, conditions }];
+        let kept = Kept::new(vec![silence]);
         let none = Alerts::default();
-        let at = |now, matched| follow(&all, &none, |_| matched, Timestamp(now));
+        let at = |now, matched| follow(&kept, &none, |_| matched, Timestamp(now));
         assert_eq!(at(50, false), Followed::default(), "it never matched: its alert may still come");
         assert_eq!(at(50, true).over, ["s"]);
         assert_eq!(at(100, true), Followed::default(), "it ended by itself");

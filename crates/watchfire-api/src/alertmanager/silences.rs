@@ -101,10 +101,10 @@ pub(super) async fn list(
     let shown = |silence: SilenceState| asked.flag(silence.as_str());
     let states = [shown(SilenceState::Active)?, shown(SilenceState::Pending)?, shown(SilenceState::Expired)?];
     let now = state.clock.wall();
-    let all = state.silences.all().await?;
-    let mut all: Vec<&Silence> = all
+    let kept = state.silences.all().await?;
+    let mut all: Vec<&Silence> = kept
+        .all
         .iter()
-        .map(|one| &one.silence)
         .filter(|silence| states[silence.state(now) as usize])
         .filter(|silence| filter.iter().all(|matcher| silence.matchers.contains(matcher)))
         .collect();
