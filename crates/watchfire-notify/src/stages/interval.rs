@@ -99,24 +99,20 @@ impl Times {
         self.mute.is_empty() && self.active.is_empty()
     }
 
-    /// The time intervals because of which the route tells nothing now; none: it tells.
+    /// The time intervals because of which the route tells nothing now: those that mute it, or else those within none of
+    /// which it is. None: it tells.
     pub fn muting<'a>(&'a self, intervals: &Intervals, now: Timestamp) -> Vec<&'a str> {
-        let within: Vec<&str> =
-            self.mute.iter().filter(|name| intervals.is_active(name, now)).map(String::as_str).collect();
-        if within.is_empty() && self.muted(intervals, now).is_some() {
-            return self.active.iter().map(String::as_str).collect();
-        }
-        within
+        let is_active = |name: &&str| intervals.is_active(name, now);
+        let within: Vec<&str> = self.mute.iter().map(String::as_str).filter(is_active).collect();
+        let active = || self.active.iter().map(String::as_str);
+        if within.is_empty() && !active().any(|name| is_active(&name)) { active().collect() } else { within }
     }
 
     /// Why the route tells nothing now; `None`: it tells.
     pub fn muted(&self, intervals: &Intervals, now: Timestamp) -> Option<String> {
-        if let Some(name) = self.mute.iter().find(|name| intervals.is_active(name, now)) {
-            return Some(format!("within {name}"));
-        }
-        let outside =
-            !self.active.is_empty() && !self.active.iter().any(|name| intervals.is_active(name, now));
-        outside.then(|| format!("outside {}", self.active.join(", ")))
+        let muting = self.muting(intervals, now);
+        let within = intervals.is_active(muting.first()?, now);
+        Some(if within { format!("within {}", muting[0]) } else { format!("outside {}", muting.join(", ")) })
     }
 }
 
