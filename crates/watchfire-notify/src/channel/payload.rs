@@ -97,6 +97,11 @@ fn common<'a>(mut maps: impl Iterator<Item = &'a BTreeMap<String, String>>) -> B
     common
 }
 
+/// The annotations of what is said in one text.
+fn saying(text: &str) -> BTreeMap<String, String> {
+    ["summary", "description"].map(|name| (name.to_string(), text.to_string())).into()
+}
+
 /// The body of a message of a group.
 pub fn message(
     group: &GroupName,
@@ -151,10 +156,7 @@ pub fn digest(receiver: &str, summary: &Summary, telling: &Telling, public_url: 
     let group = GroupName { receiver: receiver.into(), key: DIGEST.into() };
     let mut message = message(&group, &BTreeMap::new(), telling, public_url);
     message.notification_reason = "digest".into();
-    let text = summary.text();
-    for (name, value) in [("summary", text.clone()), ("description", text)] {
-        message.common_annotations.insert(name.into(), value);
-    }
+    message.common_annotations.extend(saying(&summary.text()));
     message.digest = Some(summary.clone());
     message
 }
@@ -180,7 +182,6 @@ pub fn together(receiver: &str, messages: &[Message], public_url: Option<&str>) 
     all.extend(digests.iter().flat_map(|message| &message.alerts));
     let more: usize = messages.iter().map(|message| message.truncated_alerts).sum();
     let listed: Vec<Alert> = all.iter().take(summary::LISTED).map(|alert| (*alert).clone()).collect();
-    let text = summary.text();
     Message {
         version: "4".into(),
         group_key: DIGEST.into(),
@@ -189,9 +190,7 @@ pub fn together(receiver: &str, messages: &[Message], public_url: Option<&str>) 
         receiver: receiver.into(),
         group_labels: BTreeMap::new(),
         common_labels: common(listed.iter().map(|alert| &alert.labels)),
-        common_annotations: [("summary", text.clone()), ("description", text)]
-            .map(|(name, value)| (name.to_string(), value))
-            .into(),
+        common_annotations: saying(&summary.text()),
         external_url: public_url.unwrap_or_default().into(),
         notification_reason: "digest".into(),
         route_labels: BTreeMap::new(),
@@ -228,8 +227,7 @@ pub fn own_message(
     since: Timestamp,
     until: Option<Timestamp>,
 ) -> Message {
-    let annotations: BTreeMap<String, String> =
-        [("summary", text), ("description", text)].map(|(name, value)| (name.into(), value.into())).into();
+    let annotations = saying(text);
     let name = labels.get("alertname").cloned().unwrap_or_default();
     let status = if until.is_some() { "resolved" } else { "firing" };
     // Those about one thing are one group: the end must not overtake the beginning.
