@@ -136,7 +136,7 @@ mod tests {
 
     use watchfire_model::alert::{Detail, EvidenceRow};
     use watchfire_model::call::{Effects, Subscription};
-    use watchfire_model::{DeviceSpec, Digest, Epoch, PartitionId, Position, Severity, Timestamp};
+    use watchfire_model::{DeviceSpec, Epoch, PartitionId, Position, Severity, Timestamp};
     use watchfire_testkit::NativeModule;
 
     use super::*;
@@ -176,22 +176,11 @@ mod tests {
                 ("said".into(), Value::Text("inf".into())),
             ]),
         };
+        let position = Position { epoch: Epoch(1), partition: PartitionId(0), offset: 1 };
         let evidence = Evidence {
-            module: Digest([0; 32]),
-            parameters: serde_json::json!({}),
-            position: Position { epoch: Epoch(1), partition: PartitionId(0), offset: 1 },
-            callback: "batch".into(),
-            now: NOW,
             device: Some(DeviceSpec { id: "press-1".into(), labels: labels.into(), ..DeviceSpec::default() }),
-            state_before: BTreeMap::new(),
-            state_left_out: Vec::new(),
-            stream: "readings".into(),
             rows: numbers.iter().map(row).collect(),
-            rows_left_out: 0,
-            row: None,
-            timers: Vec::new(),
-            last_reading: None,
-            verdict: None,
+            ..watchfire_testkit::evidence(position, NOW)
         };
         // As the store keeps it, and whoever asks reads it.
         let text = serde_json::to_string(&evidence).unwrap();

@@ -2,10 +2,12 @@
 //! a keeper of alerts that remembers; and [`NativeModule`], rules written in Rust closures, so that the
 //! partition loop is tested without WebAssembly.
 
+mod evidence;
 mod keeper;
 mod log;
 mod module;
 
+pub use evidence::evidence;
 pub use keeper::RecordingKeeper;
 pub use log::MemoryLog;
 pub use module::{Guest, NativeModule, NativeModules};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use watchfire_api::contract::Rerun;
 use watchfire_model::alert::{Evidence, Verdict};
 use watchfire_model::call::{CallFailure, FailureKind};
-use watchfire_model::{Digest, Severity, Timestamp};
+use watchfire_model::{Severity, Timestamp};
 use watchfire_store::routing::{DecisionRow, Flush, NewDelivery};
 
 use crate::alertmanager::{hand_over, raise, raise_unsent};
@@ -95,21 +95,9 @@ async fn a_verdict_is_made_again_and_compared() {
         details: raised.details.clone(),
     };
     let evidence = Evidence {
-        module: Digest::of(b"module"),
-        parameters: json!({"limit": 90}),
-        position: raised.position,
-        callback: "batch".into(),
-        now: raised.at,
         device: Some(raised.device.clone()),
-        state_before: Default::default(),
-        state_left_out: Vec::new(),
-        stream: "readings".into(),
-        rows: Vec::new(),
-        rows_left_out: 0,
-        row: None,
-        timers: Vec::new(),
-        last_reading: None,
         verdict: Some(verdict.clone()),
+        ..watchfire_testkit::evidence(raised.position, raised.at)
     };
     raised.evidence = Some(Box::new(evidence.clone()));
     hand_over(&server, &raised).await;

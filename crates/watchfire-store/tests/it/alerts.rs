@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use watchfire_log::ManualClock;
 use watchfire_model::alert::{
-    AlertChanges, AlertKeeper, AlertUpdate, Detail, Evidence, Recovered, ResolveReason, Transition,
-    TransitionKind,
+    AlertChanges, AlertKeeper, AlertUpdate, Detail, Recovered, ResolveReason, Transition, TransitionKind,
 };
 use watchfire_model::external::External;
 use watchfire_model::{
-    AlertId, DeviceHandle, DeviceSpec, Digest, Epoch, PartitionId, Position, Severity, Timestamp, Value,
+    AlertId, DeviceHandle, DeviceSpec, Epoch, PartitionId, Position, Severity, Timestamp, Value,
 };
 use watchfire_store::{AlertFilter, AlertSource, AlertState, Store, StoreError};
 
@@ -52,25 +51,7 @@ impl Life {
             at: Timestamp(START.0 + position.offset as i64 * 1_000_000),
             logged_at: Timestamp(START.0 + position.offset as i64 * 1_000_000 + 5),
             position,
-            evidence: raised.then(|| {
-                Box::new(Evidence {
-                    module: Digest::of(b"module"),
-                    parameters: serde_json::json!({"limit": 90}),
-                    position,
-                    callback: "batch".into(),
-                    now: START,
-                    device: None,
-                    state_before: Default::default(),
-                    state_left_out: Vec::new(),
-                    stream: "readings".into(),
-                    rows: Vec::new(),
-                    rows_left_out: 0,
-                    row: None,
-                    timers: Vec::new(),
-                    last_reading: None,
-                    verdict: None,
-                })
-            }),
+            evidence: raised.then(|| Box::new(watchfire_testkit::evidence(position, START))),
             external: None,
         }
     }
