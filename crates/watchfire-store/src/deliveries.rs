@@ -178,7 +178,7 @@ pub struct DueDelivery {
     pub caused_at: Option<Timestamp>,
     /// What the channel kept of the group.
     pub thread: Option<String>,
-    /// More of its group waits behind it.
+    /// More may wait for it: of its group, or a digest or what that tells of.
     pub followed: bool,
 }
 
@@ -310,7 +310,8 @@ impl Store {
              (SELECT kept FROM delivery_threads AS t WHERE t.receiver = d.receiver \
              AND t.group_key = d.group_key) AS thread, EXISTS (SELECT 1 FROM deliveries AS n \
              WHERE n.state = 'pending' AND n.receiver = d.receiver AND n.group_key = d.group_key \
-             AND n.sequence > d.sequence) AS followed FROM deliveries AS d \
+             AND n.sequence > d.sequence) OR EXISTS (SELECT 1 FROM deliveries WHERE state = 'pending' \
+             AND receiver = $1 AND group_key = $4) AS followed FROM deliveries AS d \
              WHERE state = 'pending' AND receiver = $1 AND +next_try <= $2 AND NOT EXISTS ( \
                SELECT 1 FROM deliveries AS e WHERE e.state = 'pending' AND e.receiver = d.receiver \
                AND e.group_key = d.group_key AND e.sequence < d.sequence) \
