@@ -16,6 +16,18 @@ enum { WARM_UP = 30 };
 
 static wf_metric temperature = {.name = "temperature"};
 
+enum { METRICS = 5 };
+#define FIVE(FIELD)          \
+    FIELD(ewma, temperature) \
+    FIELD(ewma, pressure)    \
+    FIELD(ewma, vibration)   \
+    FIELD(ewma, current)     \
+    FIELD(ewma, humidity)
+WF_STATE(five, FIVE)
+
+static wf_metric others[METRICS - 1] = {
+    {.name = "pressure"}, {.name = "vibration"}, {.name = "current"}, {.name = "humidity"}};
+
 static wf_status ewma_batch(const wf_batch *batch)
 {
     const double *values = wf_numbers(batch, &temperature);
@@ -45,6 +57,31 @@ static wf_status ewma_device(wf_device device, const wf_reading *reading, void *
     return WF_OK;
 }
 
+static wf_status five_batch(const wf_batch *batch)
+{
+    wf_metric *metrics[METRICS] = {&temperature, &others[0], &others[1], &others[2], &others[3]};
+    const double *columns[METRICS];
+    for (int m = 0; m < METRICS; m++)
+        columns[m] = wf_numbers(batch, metrics[m]);
+    const wf_device *devices = wf_devices(batch);
+    for (uint32_t row = 0; row < batch->rows; row++) {
+        struct five *state = wf_state(devices[row]);
+        wf_ewma *ewmas[METRICS] = {&state->temperature, &state->pressure, &state->vibration, &state->current,
+                                   &state->humidity};
+        for (int m = 0; m < METRICS; m++) {
+            double value = columns[m][row];
+            if (isnan(value))
+                continue;
+            double z = wf_ewma_deviation(ewmas[m], value);
+            if (ewmas[m]->count >= WARM_UP && fabs(z) > sigmas)
+                wf_trigger_row(batch, row, metrics[m]->name, WF_MINOR, "far from its usual values", "value", value,
+                               "z", z);
+            wf_ewma_update(ewmas[m], value, alpha);
+        }
+    }
+    return WF_OK;
+}
+
 static wf_status limit_batch(const wf_batch *batch)
 {
     const double *values = wf_numbers(batch, &temperature);
@@ -69,6 +106,8 @@ static wf_status start(wf_rule *rule)
         rule->on_batch = ewma_batch;
     else if (strcmp(parameters.which, "ewma-device") == 0)
         rule->on_reading = ewma_device;
+    else if (strcmp(parameters.which, "five-batch") == 0)
+        rule->on_batch = five_batch;
     else if (strcmp(parameters.which, "limit-batch") == 0)
         rule->on_batch = limit_batch;
     else if (strcmp(parameters.which, "limit-device") == 0)
@@ -77,6 +116,11 @@ static wf_status start(wf_rule *rule)
         return wf_fail("unknown case %s", parameters.which);
     if (rule->on_batch == ewma_batch || rule->on_reading == ewma_device)
         rule->state = WF_LAYOUT(ewma);
+    if (rule->on_batch == five_batch) {
+        rule->state = WF_LAYOUT(five);
+        for (int m = 0; m < METRICS - 1; m++)
+            wf_subscribe(&others[m]);
+    }
     return WF_OK;
 }
 

@@ -16,17 +16,19 @@ const (
 	warmUp = 30
 )
 
+var metrics = [...]string{metric, "pressure", "vibration", "current", "humidity"}
+
 // Parameters are what the cases are set with.
 type Parameters struct {
 	Case string  `default:"ewma-batch"`
 	High float64 `default:"100" doc:"Trigger above it."`
 }
 
-// judge is the same in both levels.
-func judge(device rule.Device, x float64, ewma *rule.Ewma) {
+// judge is the same wherever there is an Ewma.
+func judge(device rule.Device, key string, x float64, ewma *rule.Ewma) {
 	z := ewma.Deviation(x)
 	if ewma.Count >= warmUp && math.Abs(z) > sigmas {
-		device.Trigger("odd", rule.Minor, "far from its usual values", rule.Number("value", x), rule.Number("z", z))
+		device.Trigger(key, rule.Minor, "far from its usual values", rule.Number("value", x), rule.Number("z", z))
 	}
 	ewma.Update(x, alpha)
 }
@@ -37,7 +39,7 @@ func (own ewmaBatch) OnBatch(batch *rule.Batch) error {
 	for row, x := range batch.Numbers(metric) {
 		if x == x {
 			device := batch.Device(row)
-			judge(device, x, own.states.At(device))
+			judge(device, "odd", x, own.states.At(device))
 		}
 	}
 	return nil
@@ -47,7 +49,29 @@ type ewmaDevice struct{}
 
 func (ewmaDevice) OnReading(device rule.Device, reading *rule.Reading, ewma *rule.Ewma) error {
 	if x, ok := reading.Number(metric); ok {
-		judge(device, x, ewma)
+		judge(device, "odd", x, ewma)
+	}
+	return nil
+}
+
+// five is an Ewma of each metric.
+type five struct{ Ewmas [len(metrics)]rule.Ewma }
+
+type fiveBatch struct{ states *rule.Store[five] }
+
+func (own fiveBatch) OnBatch(batch *rule.Batch) error {
+	var columns [len(metrics)][]float64
+	for i, name := range metrics {
+		columns[i] = batch.Numbers(name)
+	}
+	for row := range batch.Rows() {
+		device := batch.Device(row)
+		state := own.states.At(device)
+		for i, column := range columns {
+			if x := column[row]; x == x {
+				judge(device, metrics[i], x, &state.Ewmas[i])
+			}
+		}
 	}
 	return nil
 }
@@ -79,6 +103,8 @@ func start(parameters Parameters) (rule.Rule, rule.Subscription, error) {
 		return rule.PerBatch(ewmaBatch{rule.NewStore[rule.Ewma](0)}), on, nil
 	case "ewma-device":
 		return rule.PerDevice(ewmaDevice{}), on, nil
+	case "five-batch":
+		return rule.PerBatch(fiveBatch{rule.NewStore[five](0)}), rule.On(metrics[:]...), nil
 	case "limit-batch":
 		return rule.PerBatch(limitBatch{parameters.High}), on, nil
 	case "limit-device":

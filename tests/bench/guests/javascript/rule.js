@@ -4,6 +4,7 @@
 import { Ewma, defineRule, withState } from 'watchfire-rule';
 
 const METRIC = 'temperature';
+const METRICS = [METRIC, 'pressure', 'vibration', 'current', 'humidity'];
 const ALPHA = 0.05;
 const SIGMAS = 6;
 const WARM_UP = 30;
@@ -37,6 +38,26 @@ const cases = {
         device.trigger('odd', 'minor', 'far from its usual values', { value: x, z });
       }
       ewma.update(x, ALPHA);
+    },
+  }),
+
+  'five-batch': () => withState(Object.fromEntries(METRICS.map((metric) => [metric, Ewma])), {
+    metrics: METRICS,
+    onBatch(batch) {
+      const states = batch.states();
+      for (const metric of METRICS) {
+        const values = batch.numbers(metric);
+        for (let row = 0; row < values.length; row++) {
+          const x = values[row];
+          if (x !== x) continue;
+          const ewma = states[row][metric];
+          const z = ewma.deviation(x);
+          if (ewma.count >= WARM_UP && (z > SIGMAS || z < -SIGMAS)) {
+            batch.trigger(row, metric, 'minor', 'far from its usual values', { value: x, z });
+          }
+          ewma.update(x, ALPHA);
+        }
+      }
     },
   }),
 

@@ -1,10 +1,12 @@
 """The cases: each is a rule of its own. What they do is in the table of ../README.md."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from watchfire_rule import Batch, Device, Ewma, Reading, Rule, States, Subscription, parameter
 
 METRIC = "temperature"
+METRICS = [METRIC, "pressure", "vibration", "current", "humidity"]
 ALPHA = 0.05
 SIGMAS = 6
 WARM_UP = 30
@@ -17,7 +19,7 @@ class Parameters:
 
 
 class Case(Rule):
-    """A case: all of them look at one metric."""
+    """A case: what is not said otherwise looks at one metric."""
 
     parameters: Parameters
 
@@ -50,6 +52,35 @@ class EwmaDevice(Case):
         state.update(x, ALPHA)
 
 
+@dataclass(slots=True)
+class Five:
+    """An Ewma of each metric."""
+
+    temperature: Ewma = field(default_factory=Ewma)
+    pressure: Ewma = field(default_factory=Ewma)
+    vibration: Ewma = field(default_factory=Ewma)
+    current: Ewma = field(default_factory=Ewma)
+    humidity: Ewma = field(default_factory=Ewma)
+
+
+class FiveBatch(Case):
+    states = States(Five)
+
+    def start(self) -> Subscription:
+        return Subscription(METRICS)
+
+    def on_batch(self, batch: Batch) -> None:
+        states = self.states.rows(batch)
+        for metric in METRICS:
+            ewmas = map(attrgetter(metric), states)
+            for row, (x, ewma) in enumerate(zip(batch.numbers(metric), ewmas)):
+                if x != x:
+                    continue
+                if ewma.count >= WARM_UP and abs(z := ewma.deviation(x)) > SIGMAS:
+                    batch.trigger(row, metric, "minor", "far from its usual values", value=x, z=z)
+                ewma.update(x, ALPHA)
+
+
 class LimitBatch(Case):
     def on_batch(self, batch: Batch) -> None:
         column = batch.numbers(METRIC)
@@ -67,6 +98,7 @@ class LimitDevice(Case):
 CASES: dict[str, type[Case]] = {
     "ewma-batch": EwmaBatch,
     "ewma-device": EwmaDevice,
+    "five-batch": FiveBatch,
     "limit-batch": LimitBatch,
     "limit-device": LimitDevice,
 }

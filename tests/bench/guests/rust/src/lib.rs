@@ -5,6 +5,7 @@ use watchfire_rule::PerDevice;
 use watchfire_rule::prelude::*;
 
 const METRIC: &str = "temperature";
+const METRICS: [&str; 5] = [METRIC, "pressure", "vibration", "current", "humidity"];
 const ALPHA: f64 = 0.05;
 const SIGMAS: f64 = 6.0;
 const WARM_UP: i64 = 30;
@@ -93,6 +94,52 @@ impl DeviceRule for EwmaDevice {
     }
 }
 
+state! {
+    /// An `Ewma` of each metric.
+    struct Five {
+        ewmas: [Ewma; METRICS.len()],
+    }
+}
+
+struct FiveBatch {
+    state: DeviceState<Five>,
+}
+
+impl Rule for FiveBatch {
+    type Parameters = Parameters;
+    const MANIFEST: Manifest = MANIFEST;
+
+    fn start(_: Parameters) -> Result<(Self, Subscription), String> {
+        Ok((Self { state: DeviceState::new(0) }, Subscription::metrics(METRICS)))
+    }
+
+    fn on_batch(&mut self, batch: &Batch) -> Result<(), String> {
+        let columns = METRICS.map(|metric| batch.numbers(metric));
+        let devices = batch.devices();
+        self.state.load(devices);
+        for (row, &device) in devices.iter().enumerate() {
+            let Five { ewmas } = self.state.modify(device);
+            for ((ewma, column), metric) in ewmas.iter_mut().zip(&columns).zip(METRICS) {
+                let x = column[row];
+                if x.is_nan() {
+                    continue;
+                }
+                let z = ewma.deviation(x);
+                if ewma.count >= WARM_UP && z.abs() > SIGMAS {
+                    Alert::new(device, metric, Severity::Minor, "far from its usual values")
+                        .detail("value", x)
+                        .detail("z", z)
+                        .row(row)
+                        .trigger();
+                }
+                ewma.update(x, ALPHA);
+            }
+        }
+        self.state.save();
+        Ok(())
+    }
+}
+
 struct LimitBatch {
     high: f64,
 }
@@ -176,6 +223,7 @@ impl Rule for Guests {
         match parameters.case.as_str() {
             "ewma-batch" => case::<EwmaBatch>(parameters),
             "ewma-device" => case::<PerDevice<EwmaDevice>>(parameters),
+            "five-batch" => case::<FiveBatch>(parameters),
             "limit-batch" => case::<LimitBatch>(parameters),
             "limit-device" => case::<PerDevice<LimitDevice>>(parameters),
             "failing" => case::<Failing>(parameters),
