@@ -128,7 +128,7 @@ fn dispatch(command: &str, rest: &[String]) -> Result<Option<String>> {
 
 /// All checks, the cheap ones first. One profile serves tests, demonstration and torture: everything is compiled once.
 fn ci(workspace: &Workspace) -> Result<String> {
-    let mut step = Step::default();
+    let mut step = Step { workspace, took: Vec::new() };
     step.run("set-up", || setup::prepare(workspace))?;
     step.run("formatting", || checks::format(workspace, true))?;
     step.run("copies of the contract", || checks::wit_sync(workspace, true))?;
@@ -148,19 +148,23 @@ fn ci(workspace: &Workspace) -> Result<String> {
     Ok(tested)
 }
 
-/// Steps, each with how long it took.
-#[derive(Default)]
-struct Step {
+/// Steps, each with how long it took and what room it left.
+struct Step<'a> {
+    workspace: &'a Workspace,
     took: Vec<String>,
 }
 
-impl Step {
+impl Step<'_> {
     fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n== {name}");
         let began = Instant::now();
-        let done = work().with_context(|| name.to_string())?;
-        self.took.push(format!("{name:<24} {:>5} s", began.elapsed().as_secs()));
-        Ok(done)
+        let done = work();
+        let took = began.elapsed().as_secs();
+        // A linker that finds no room says "Bus error".
+        let room = self.workspace.room().map(|free| format!("{free} GiB free")).unwrap_or_default();
+        println!("-- {name}: {took} s, {room}");
+        self.took.push(format!("{name:<24} {took:>5} s  {room}"));
+        done.with_context(|| format!("{name} ({room})"))
     }
 }
 

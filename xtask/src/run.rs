@@ -49,8 +49,19 @@ impl Workspace {
     /// What is compiled beyond the defaults: TLS to Kafka in continuous integration, where OpenSSL's headers are. All
     /// commands of a run take the same, or everything would be compiled twice.
     pub fn features(&self) -> &'static [&'static str] {
-        let integration = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        if integration && has_openssl() { &["--features", "watchfire/kafka-tls"] } else { &[] }
+        if is_integration() && has_openssl() { &["--features", "watchfire/kafka-tls"] } else { &[] }
+    }
+
+    /// Room on the disk of the target folder, in GiB, where `df` tells it.
+    pub fn room(&self) -> Option<u64> {
+        let mut ask = Command::new("df");
+        ask.args(["-P", "-k"])
+            .arg(if self.target.exists() { &self.target } else { &self.root })
+            .stderr(Stdio::null());
+        let told = String::from_utf8(ask.output().ok()?.stdout).ok()?;
+        // "Filesystem 1024-blocks Used Available Capacity Mounted on", and the same of the one that was asked for.
+        let free: u64 = told.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+        Some(free >> 20)
     }
 
     /// The binary of the dev profile.
@@ -97,6 +108,11 @@ impl Workspace {
     }
 }
 
+/// Whether this is continuous integration (`CI=true`): a clean clone, and a skipped test is a failure.
+pub fn is_integration() -> bool {
+    std::env::var("CI").is_ok_and(|ci| ci == "true")
+}
+
 /// Whether the headers of OpenSSL are there.
 pub fn has_openssl() -> bool {
     let mut ask = Command::new("pkg-config");
@@ -110,6 +126,10 @@ fn cargo(folder: &Path) -> Command {
     command.current_dir(folder);
     // A backtrace doubles the cost of a guest call that fails, and fails no test earlier.
     command.env_remove("RUST_BACKTRACE");
+    // What a clean clone compiles once is not compiled again in part: that would only take room, gigabytes of it.
+    if is_integration() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     // Of the build of xtask itself: they would make cargo think that everything changed.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

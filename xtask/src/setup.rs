@@ -4,10 +4,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{Workspace, has_openssl, output, run};
+use crate::run::{Workspace, has_openssl, is_integration, output, run};
 
 /// The target that rules are compiled for.
 pub const WASM: &str = "wasm32-unknown-unknown";
+
+/// GiB that a first run of everything takes.
+const ROOM: u64 = 10;
 
 /// Checks what must be there, and adds what can be added.
 pub fn prepare(workspace: &Workspace) -> Result<()> {
@@ -28,7 +31,7 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
             "there is no make: the client of Kafka is compiled with it. On Debian: apt-get install build-essential"
         );
     }
-    if std::env::var("CI").is_ok_and(|ci| ci == "true")
+    if is_integration()
         && !has_openssl()
         && let Err(why) =
             watchfire_services::provide::install(&["libssl-dev", "pkg-config"], "OpenSSL's headers")
@@ -36,6 +39,12 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
         println!("Kafka over TLS is left out: {why}");
     }
     if !workspace.binary("watchfire").is_file() {
+        if let Some(free) = workspace.room().filter(|free| *free < ROOM) {
+            bail!(
+                "{} has {free} GiB free: what is compiled and fetched there needs {ROOM}",
+                workspace.target.display()
+            );
+        }
         println!(
             "The first build compiles the engine, the WebAssembly compiler, SQLite and a client of Kafka: about 8 \
              minutes on 2 cores, 3 on 8. Later ones take seconds."
