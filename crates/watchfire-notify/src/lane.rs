@@ -5,9 +5,11 @@
 //! answer and the record repeats the attempt with the same id.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use watchfire_log::Clock;
@@ -57,14 +59,21 @@ struct Done {
     thread: Option<Thread>,
 }
 
+/// A lot that is recorded.
+struct Recorded {
+    groups: Vec<String>,
+    /// Some of it is to be tried again.
+    again: bool,
+}
+
 struct State {
     under_way: JoinSet<Done>,
     /// What came to an end and is not being recorded yet, with its groups.
     ended: Vec<(String, Attempted)>,
     /// When the first of that did.
     ended_at: Instant,
-    /// What is being recorded, one lot at a time; gives its groups, and whether any of it is to be tried again.
-    recording: JoinSet<(Vec<String>, bool)>,
+    /// What is being recorded, one lot at a time.
+    recording: JoinSet<Recorded>,
     /// Groups of what is under way or not recorded yet, and whether more of them waits.
     busy: HashMap<String, bool>,
     /// What is due, read ahead: the first of each group. Asking the ledger after each end is dear.
@@ -131,8 +140,8 @@ impl Lane {
             let mut wait = self.start_due(&mut state).await;
             wait = self.lingers(&state).map_or(wait, |left| left.min(wait));
             tokio::select! {
-                Some(done) = state.under_way.join_next() => self.finish(&mut state, done),
-                Some(recorded) = state.recording.join_next() => self.free(&mut state, recorded),
+                Some(done) = state.under_way.join_next() => self.finish(&mut state, unpanicked(done)),
+                Some(recorded) = state.recording.join_next() => free(&mut state, unpanicked(recorded)),
                 changed = changes.changed() => match changed {
                     Ok(()) => state.look = true,
                     Err(_) => break,
@@ -143,13 +152,13 @@ impl Lane {
         }
         let deadline = tokio::time::Instant::now() + DRAIN;
         while let Ok(Some(done)) = tokio::time::timeout_at(deadline, state.under_way.join_next()).await {
-            self.finish(&mut state, done);
+            self.finish(&mut state, unpanicked(done));
         }
         // What is left stays pending in the ledger: it is tried again with the same id.
         state.under_way.shutdown().await;
         self.record(&mut state);
         while let Some(recorded) = state.recording.join_next().await {
-            self.free(&mut state, recorded);
+            free(&mut state, unpanicked(recorded));
             self.record(&mut state);
         }
     }
@@ -200,7 +209,7 @@ impl Lane {
                 let thread = Kept::new(delivery.thread.clone());
                 let delivering =
                     Delivering { id: &delivery.id, payload: &delivery.payload, now, thread: &thread };
-                let outcome = channel.send(&delivering).await;
+                let outcome = caught(channel.send(&delivering)).await;
                 Done { delivery, outcome, took: started.elapsed(), thread: thread.after() }
             });
         }
@@ -235,21 +244,16 @@ impl Lane {
     }
 
     /// Takes what came to an end: this one and whatever else did meanwhile.
-    fn finish(&self, state: &mut State, first: Result<Done, JoinError>) {
+    fn finish(&self, state: &mut State, first: Done) {
         let mut next = Some(first);
         while let Some(done) = next {
-            match done {
-                Ok(done) => {
-                    let group = done.delivery.group_key.clone();
-                    let attempted = self.judge(state, done);
-                    if state.ended.is_empty() {
-                        state.ended_at = Instant::now();
-                    }
-                    state.ended.push((group, attempted));
-                }
-                Err(error) => self.panicked(state, &error),
+            let group = done.delivery.group_key.clone();
+            let attempted = self.judge(state, done);
+            if state.ended.is_empty() {
+                state.ended_at = Instant::now();
             }
-            next = state.under_way.try_join_next();
+            state.ended.push((group, attempted));
+            next = state.under_way.try_join_next().map(unpanicked);
         }
     }
 
@@ -257,15 +261,6 @@ impl Lane {
     fn lingers(&self, state: &State) -> Option<Duration> {
         let waits = !state.ended.is_empty() && state.recording.is_empty();
         waits.then(|| LINGER.saturating_sub(state.ended_at.elapsed()))
-    }
-
-    /// A panic in the client: which delivery it was is not known, so all are looked at again.
-    fn panicked(&self, state: &mut State, error: &JoinError) {
-        tracing::error!(receiver = self.config.name, %error, "an attempt to deliver failed");
-        if state.under_way.is_empty() && state.recording.is_empty() && state.ended.is_empty() {
-            state.busy.clear();
-        }
-        state.look = true;
     }
 
     /// Begins to record what came to an end, in one transaction, unless the lot before is not recorded yet. Others are
@@ -287,20 +282,8 @@ impl Lane {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
-            (groups, again)
+            Recorded { groups, again }
         });
-    }
-
-    /// The next of these groups may go out.
-    fn free(&self, state: &mut State, recorded: Result<(Vec<String>, bool), JoinError>) {
-        match recorded {
-            Ok((groups, again)) => {
-                // What was made since it was read how many follow has woken us, and is read anew.
-                let followed = groups.iter().filter_map(|group| state.busy.remove(group));
-                state.look |= followed.fold(again, |any, followed| any | followed);
-            }
-            Err(error) => self.panicked(state, &error),
-        }
     }
 
     fn judge(&self, state: &mut State, done: Done) -> Attempted {
@@ -416,5 +399,49 @@ impl Lane {
             }
         }
         true
+    }
+}
+
+/// The next of what was recorded may go out.
+fn free(state: &mut State, recorded: Recorded) {
+    // What was made since it was read how many follow has woken us, and is read anew.
+    let followed = recorded.groups.iter().filter_map(|group| state.busy.remove(group));
+    state.look |= followed.fold(recorded.again, |any, followed| any | followed);
+}
+
+/// An attempt; one that panics failed, and is tried again later like any other.
+async fn caught(attempt: impl Future<Output = Outcome>) -> Outcome {
+    AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|panic| {
+        let said =
+            panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Outcome::Failed {
+            retry: Retry::Later(None),
+            status: None,
+            error: format!("the channel panicked: {}", said.unwrap_or("it does not say why")),
+        }
+    })
+}
+
+/// What a task gave; it is one of those that do not panic.
+fn unpanicked<T>(joined: Result<T, JoinError>) -> T {
+    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_that_panics_is_one_that_failed() {
+        for (attempt, said) in [(1, "number 1"), (2, "plain")] {
+            let outcome =
+                caught(
+                    async move { if attempt == 1 { panic!("number {attempt}") } else { panic!("plain") } },
+                );
+            let Outcome::Failed { retry: Retry::Later(None), status: None, error } = outcome.await else {
+                panic!("it is no failure to be tried again");
+            };
+            assert_eq!(error, format!("the channel panicked: {said}"));
+        }
     }
 }

@@ -269,7 +269,7 @@ impl Storms {
         }
         parents_of(&self.rules, labels).find_map(|(parent, value)| {
             let of = self.parents.get(&(parent.clone(), value.clone()))?;
-            let down = !of.down.is_empty() || of.was_down.is_some();
+            let down = of.is_down();
             (down || of.storm.is_some()).then_some(Held { parent, value, down })
         })
     }
@@ -307,6 +307,8 @@ impl Storms {
             let threshold =
                 if parent.down.is_empty() { share.max(rule.config.least) } else { rule.config.least };
             let few = (alerting as f64) < threshold as f64 * OVER;
+            // The storm that is told of, and when it ended.
+            let mut told: Option<(Storm, Option<Timestamp>)> = None;
             match &mut parent.storm {
                 None if alerting >= threshold => {
                     parent.storm = Some(Storm { since: now, told: 0, calm_since: None });
@@ -321,16 +323,9 @@ impl Storms {
                 Some(storm) if few => {
                     let since = *storm.calm_since.get_or_insert(now);
                     if since + rule.config.calm <= now {
-                        let storm = storm.clone();
+                        told = Some((storm.clone(), Some(now)));
                         parent.storm = None;
                         settled.released = true;
-                        settled.notices.push(notice(
-                            &rule.config,
-                            &id,
-                            &storm,
-                            Some(now),
-                            parent.text(&id, fleet),
-                        ));
                     } else {
                         touched.insert(id.clone());
                     }
@@ -340,18 +335,15 @@ impl Storms {
                     let due = storm.since + SETTLES <= now;
                     if due && (storm.told == 0 || alerting >= storm.told * GREW) {
                         storm.told = alerting;
-                        let storm = storm.clone();
-                        settled.notices.push(notice(
-                            &rule.config,
-                            &id,
-                            &storm,
-                            None,
-                            parent.text(&id, fleet),
-                        ));
+                        told = Some((storm.clone(), None));
                     } else if !due {
                         touched.insert(id.clone());
                     }
                 }
+            }
+            if let Some((storm, ended)) = told {
+                let text = parent.text(&id, fleet);
+                settled.notices.push(notice(&rule.config, &id, &storm, ended, text));
             }
             match (parent.down.first(), &mut parent.was_down) {
                 (Some(by), was_down) => *was_down = Some(Down { by: by.clone(), up_since: None }),
@@ -439,9 +431,14 @@ impl Storms {
 }
 
 impl Parent {
+    /// It is down, or was until lately.
+    fn is_down(&self) -> bool {
+        !self.down.is_empty() || self.was_down.is_some()
+    }
+
     /// Nothing is known of it any more.
     fn is_quiet(&self) -> bool {
-        self.devices.is_empty() && self.down.is_empty() && self.was_down.is_none() && self.storm.is_none()
+        self.devices.is_empty() && !self.is_down() && self.storm.is_none()
     }
 
     fn count(&mut self, device: &str, labels: &LabelSet, fires: bool) {
