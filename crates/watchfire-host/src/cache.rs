@@ -55,11 +55,12 @@ impl Cache {
     pub(crate) fn load(&self, engine: &Engine, mode: Mode, digest: Digest) -> Option<Component> {
         let path = self.path(engine, mode, digest);
         let loaded = read(&path).and_then(|code| {
-            // SAFETY: the bytes come from a file that only this user can write, in a folder that only this
-            // user can enter, and their checksum is the one that `store` wrote with them: they are what
-            // `Component::serialize` gave, for this version and these settings.
+            // SAFETY: the bytes come from a file that only this user can write, in a folder that only this user can
+            // enter, and their checksum is the one that `store` wrote with them: they are what the compiler gave.
             #[allow(unsafe_code)]
-            unsafe { Component::deserialize(engine, &code) }.map_err(|error| format!("{error:#}"))
+            unsafe {
+                component(engine, &code)
+            }
         });
         match loaded {
             Ok(component) => Some(component),
@@ -73,9 +74,8 @@ impl Cache {
     }
 
     /// Keeps compiled code. A failure costs the next start a compile, nothing else.
-    pub(crate) fn store(&self, engine: &Engine, mode: Mode, digest: Digest, component: &Component) {
+    pub(crate) fn store(&self, engine: &Engine, mode: Mode, digest: Digest, code: &[u8]) {
         let write = || -> Result<(), String> {
-            let code = component.serialize().map_err(|error| format!("{error:#}"))?;
             let path = self.path(engine, mode, digest);
             static ATTEMPT: AtomicU64 = AtomicU64::new(0);
             let attempt = ATTEMPT.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Cache {
                 // Left by a process that died: it may be anything.
                 let _ = fs::remove_file(&temporary);
                 let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-                file.write_all(&Sha256::digest(&code))?;
+                file.write_all(&Sha256::digest(code))?;
                 // Synced for the sake of the log, which may be on the same disk: a sync of it waits for whatever
                 // the file system still has to write, and the code of Python is 40 MB. For this file alone
                 // it would not be needed: after a power cut the checksum tells.
@@ -113,6 +113,17 @@ impl Cache {
             }
         }
     }
+}
+
+/// What code is of. Wasmtime checks that it was compiled by this version with these settings.
+///
+/// # Safety
+///
+/// The bytes are what the compiler gave: they will run in this process.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn component(engine: &Engine, code: &[u8]) -> Result<Component, String> {
+    // SAFETY: as the caller says.
+    unsafe { Component::deserialize(engine, code) }.map_err(|error| format!("{error:#}"))
 }
 
 /// The code in a file, or why it is not used; empty: it is not there.

@@ -1,7 +1,8 @@
-//! Compiling in the background: a few threads of low priority, each module once however many ask.
+//! Compiling in the background: a few at a time, each module once however many ask.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,6 +11,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use watchfire_model::Digest;
 use watchfire_telemetry::metrics;
 
+use crate::apart::{self, ApartError};
 use crate::bindings::{handler, schedule_handler, silence_handler, state_migration, timer_handler};
 use crate::cache::Cache;
 use crate::check::RefusalError;
@@ -112,20 +114,26 @@ pub(crate) struct Compiler {
 struct Shared {
     engines: Engines,
     cache: Option<Cache>,
+    /// Compiles in a process of its own; without it, that is done on the thread itself.
+    program: Option<PathBuf>,
     slots: Mutex<HashMap<(Digest, Mode), Arc<Slot>>>,
 }
 
 impl Compiler {
-    pub(crate) fn start(engines: Engines, cache: Option<Cache>, threads: usize) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        engines: Engines,
+        cache: Option<Cache>,
+        program: Option<PathBuf>,
+        threads: usize,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
-        let shared = Arc::new(Shared { engines, cache, slots: Mutex::default() });
+        let shared = Arc::new(Shared { engines, cache, program, slots: Mutex::default() });
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads.max(1) {
             let (shared, queue) = (shared.clone(), queue.clone());
             std::thread::Builder::new()
                 .name("rule-compiler".into())
-                // Cranelift recurses over what it compiles: four times the default.
-                .stack_size(8 << 20)
+                .stack_size(apart::STACK)
                 .spawn(move || work(&shared, &queue))?;
         }
         Ok(Self { shared, jobs })
@@ -197,27 +205,46 @@ impl Shared {
         let begun = Instant::now();
         let text = |error: wasmtime::Error| format!("{error:#}");
         let engine = self.engines.get(job.mode).map_err(text)?;
-        let component = Component::from_binary(engine, &job.bytes).map_err(text)?;
+        let apart = self.program.as_deref().map(|program| apart::compile(program, job.mode, &job.bytes));
+        let apart = match apart {
+            Some(Ok(code)) => Some(code),
+            Some(Err(ApartError::Refused(text))) => return Err(text),
+            Some(Err(ApartError::NotRun(error))) => {
+                tracing::warn!(module = %job.digest, %error, "compiling here: no process for it can be started");
+                None
+            }
+            None => None,
+        };
+        let is_apart = apart.is_some();
+        let code = match apart {
+            Some(code) => code,
+            None => {
+                crate::thread::lower_priority();
+                engine.precompile_component(&job.bytes).map_err(text)?
+            }
+        };
+        // SAFETY: it comes from the compiler, here or in a process of this program that is ours.
+        #[allow(unsafe_code)]
+        let component = unsafe { crate::cache::component(engine, &code) }?;
         let compiled = Compiled::link(&component)?;
         if let Some(cache) = &self.cache {
-            cache.store(engine, job.mode, job.digest, &component);
+            cache.store(engine, job.mode, job.digest, &code);
         }
         let seconds = begun.elapsed().as_secs_f64();
         metrics().rules.modules_compiled.inc();
         metrics().rules.module_compile_seconds.inc_by(seconds);
-        tracing::info!(module = %job.digest, mode = job.mode.name(), seconds, "compiled");
+        tracing::info!(module = %job.digest, mode = job.mode.name(), seconds, apart = is_apart, "compiled");
         Ok(compiled)
     }
 }
 
 fn work(shared: &Shared, queue: &Mutex<Receiver<Job>>) {
-    crate::thread::lower_priority();
     loop {
         // Ends when the host is dropped: it holds the only sender.
         let Ok(job) = lock(queue).recv() else { return };
         // The bytes come from outside. A bug of the compiler that they meet costs this module, nothing else.
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| shared.compile(&job)))
-            .unwrap_or_else(|_| Err("the compiler failed on it: please report this module".into()));
+            .unwrap_or_else(|_| Err(apart::FAILED.into()));
         match result {
             Ok(compiled) => job.slot.finish(Ok(Arc::new(compiled))),
             Err(text) => shared.fail((job.digest, job.mode), &job.slot, Failure::Compile(text)),

@@ -30,6 +30,10 @@ impl Mode {
             Self::Fuel => "fuel",
         }
     }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Plain, Self::Fuel].into_iter().find(|mode| mode.name() == name)
+    }
 }
 
 /// One engine for each mode. The one that counts fuel is made when the first rule asks for it.
@@ -66,7 +70,7 @@ impl Engines {
     }
 }
 
-fn config(mode: Mode) -> Config {
+pub(crate) fn config(mode: Mode) -> Config {
     let mut config = Config::new();
     // Guests are plain functions. With the support for concurrency a call costs four times as much.
     config.concurrency_support(false);
@@ -78,7 +82,7 @@ fn config(mode: Mode) -> Config {
     config.max_wasm_stack(WASM_STACK);
     // An interpreter's initialised memory is mapped, not copied: 0.6 in place of 6.7 ms for Python.
     config.memory_init_cow(true);
-    // Code is compiled by our own threads, few and of low priority, not by a pool over all cores.
+    // Code is compiled by one thread that is paused or of low priority, not by a pool over all cores.
     config.parallel_compilation(false);
     config
 }

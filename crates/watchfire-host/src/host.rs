@@ -46,14 +46,16 @@ pub struct HostOptions {
     pub cache_folder: Option<PathBuf>,
     /// Where the bytes of modules are; `None`: the host keeps those that were added, in memory.
     pub bytes: Option<Arc<dyn ModuleBytes>>,
-    /// Modules compiled at the same time, each by one thread of low priority. Default 1: a deploy may wait
-    /// for some seconds, a partition should not.
+    /// Modules compiled at the same time. Default 1: a deploy may wait for some seconds, a partition should not.
     pub compile_threads: usize,
+    /// The program that compiles them in a process of its own, see [`crate::this_program`]; `None`: a thread of low
+    /// priority does, which on a busy machine delays everything else.
+    pub compiler: Option<PathBuf>,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { cache_folder: None, bytes: None, compile_threads: 1 }
+        Self { cache_folder: None, bytes: None, compile_threads: 1, compiler: None }
     }
 }
 
@@ -107,7 +109,8 @@ impl Host {
             .map(|folder| Cache::open(&folder).map_err(|source| HostError::Cache { folder, source }))
             .transpose()?;
         let ticker = Ticker::start(engines.clone()).map_err(HostError::Thread)?;
-        let compiler = Compiler::start(engines, cache, options.compile_threads).map_err(HostError::Thread)?;
+        let compiler = Compiler::start(engines, cache, options.compiler, options.compile_threads)
+            .map_err(HostError::Thread)?;
         let inner = Inner {
             compiler,
             bytes: options.bytes,

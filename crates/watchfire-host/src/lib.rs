@@ -9,6 +9,7 @@
 //! Guests see no clock, randomness, files, network or environment: no WASI is linked. What they compute is
 //! the same on every machine: NaNs are canonical, relaxed SIMD is deterministic, there are no threads.
 
+mod apart;
 mod bindings;
 pub mod build;
 mod cache;
@@ -22,10 +23,12 @@ mod host;
 mod imports;
 mod instance;
 mod module;
+mod pace;
 mod parameters;
 mod parts;
 mod thread;
 
+pub use apart::{compile_module, this_program};
 pub use check::{Inspection, RefusalError, inspect};
 pub use compile::Pending;
 pub use host::{Host, HostError, HostOptions, ModuleBytes, ModuleReport};

@@ -60,6 +60,12 @@ enum Command {
     Restore(restore::Options),
     #[command(flatten)]
     Remote(commands::Command),
+    /// What the engine runs in a process of its own: takes a module from the input, and gives its code
+    #[command(hide = true)]
+    CompileModule {
+        /// How it is compiled
+        mode: String,
+    },
 }
 
 #[derive(clap::Args)]
@@ -98,6 +104,9 @@ enum Rule {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::CompileModule { mode } = &arguments.command {
+        return watchfire_host::compile_module(mode);
+    }
     // The only error is that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     limits::raise_open_files();
@@ -130,6 +139,8 @@ async fn run(arguments: Arguments) -> ExitCode {
         Command::Log(command) => logs::run(command, global.json),
         Command::Restore(options) => restore::run(options, global.json),
         Command::Remote(command) => return commands::run(command, &global).await,
+        // Done before there was a runtime.
+        Command::CompileModule { .. } => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -151,6 +162,7 @@ async fn run_server(file: ConfigFile, data: Option<PathBuf>, rules: Option<PathB
             config.data = data.clone();
         }
         config.rules = rules.clone().or(config.rules);
+        config.compiler = watchfire_host::this_program();
         Ok(config)
     };
     telemetry::init(&load()?.telemetry);

@@ -106,6 +106,7 @@ impl Server {
         let host = Host::new(HostOptions {
             cache_folder: Some(data.join("cache")),
             bytes: Some(Arc::new(StoredModules(store.clone()))),
+            compiler: config.compiler.clone(),
             ..HostOptions::default()
         })?;
         let works = Arc::new(HostAdapter(host.clone()));

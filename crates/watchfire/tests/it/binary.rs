@@ -70,6 +70,48 @@ impl Engine {
     }
 }
 
+#[tokio::test]
+async fn modules_are_compiled_in_a_process_of_their_own() {
+    // What that process does.
+    let compile = |module: Vec<u8>| {
+        let mut child = watchfire()
+            .args(["compile-module", "plain"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), &module).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let module = std::fs::read(rules().join("threshold.wasm")).unwrap();
+    let compiled = compile(module.clone());
+    assert!(compiled.status.success() && compiled.stdout.len() > module.len(), "{:?}", compiled.status);
+    let refused = compile(b"no module".to_vec());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!refused.stdout.is_empty(), "it says why");
+
+    // An engine asks it for each of the rules that it finds at its first start.
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_config(folder.path(), ([127, 0, 0, 1], 9).into());
+    let mut command: tokio::process::Command = watchfire().into();
+    command.args(["serve", "--config"]).arg(config).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut apart = Vec::new();
+    let started = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let value: Value = serde_json::from_str(&line).unwrap_or_default();
+            match value["message"].as_str() {
+                Some("compiled") => apart.push(value["apart"].clone()),
+                Some("watchfire runs") => break,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, started).await.unwrap();
+    assert!(!apart.is_empty() && apart.iter().all(|apart| *apart == true), "{apart:?}");
+}
+
 pub(crate) fn write_config(folder: &Path, hook: SocketAddr) -> std::path::PathBuf {
     let path = folder.join("watchfire.toml");
     let text = format!(
