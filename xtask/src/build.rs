@@ -114,13 +114,6 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         bail!("there is no tests/bench");
     }
     let rules = components(workspace)?;
-    // All that are not options are benches; without one, all of them run.
-    let named: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let guests = if named.is_empty() || named.iter().any(|name| *name == "guests") {
-        Some(languages::guests(workspace)?)
-    } else {
-        None
-    };
     run(workspace.cargo().args([
         "build",
         "--release",
@@ -130,9 +123,18 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         "watchfire-bench",
     ]))?;
     let release = workspace.target.join("release");
+    let binary = release.join("watchfire");
+    // All that are not options are benches; without one, all of them run.
+    let named: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let guests =
+        if named.is_empty() || named.iter().any(|name| ["guests", "deploying"].contains(&name.as_str())) {
+            Some(languages::guests(workspace, &binary)?)
+        } else {
+            None
+        };
     let mut bench = Command::new(release.join("watchfire-bench"));
     bench.current_dir(&workspace.root).env_remove("RUST_BACKTRACE").env("WATCHFIRE_RULES", rules);
     bench.env("WATCHFIRE_SERVICES", workspace.services());
     bench.envs(guests.map(|guests| ("WATCHFIRE_GUESTS", guests)));
-    run(bench.arg("--binary").arg(release.join("watchfire")).args(arguments))
+    run(bench.arg("--binary").arg(binary).args(arguments))
 }

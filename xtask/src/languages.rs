@@ -140,8 +140,8 @@ fn name_of(project: &Path) -> Result<String> {
 }
 
 /// Builds the guests of the bench, a component for each language; gives the folder that they are in. A language whose tools
-/// are not there is left out, and said so.
-pub fn guests(workspace: &Workspace) -> Result<PathBuf> {
+/// are not there is left out, and said so. `binary` builds them.
+pub fn guests(workspace: &Workspace, binary: &Path) -> Result<PathBuf> {
     let folder = workspace.languages().join("guests");
     for language in LANGUAGES {
         if !language.is_there() {
@@ -151,7 +151,7 @@ pub fn guests(workspace: &Workspace) -> Result<PathBuf> {
             continue;
         }
         let project = workspace.root.join("tests/bench/guests").join(language.name);
-        let mut build = command(workspace);
+        let mut build = command_of(workspace, binary);
         run(build.args(["rule", "build"]).arg(project).arg("--output").arg(&folder))?;
     }
     Ok(folder)
@@ -212,9 +212,14 @@ fn test_rule(workspace: &Workspace, cases: &Path, component: &Path) -> Result<()
     run(test.args(["rule", "test"]).arg(cases).arg("--module").arg(component))
 }
 
-/// The binary, with what it fetches in the target folder, where the SDK in Rust is compiled once for all.
+/// The binary of the dev profile.
 fn command(workspace: &Workspace) -> Command {
-    let mut command = Command::new(workspace.binary("watchfire"));
+    command_of(workspace, &workspace.binary("watchfire"))
+}
+
+/// A binary, with what it fetches in the target folder, where the SDK in Rust is compiled once for all.
+fn command_of(workspace: &Workspace, binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     command.env("WATCHFIRE_CACHE", workspace.languages());
     command.env("CARGO_TARGET_DIR", workspace.languages().join("target"));
     command

@@ -15,7 +15,7 @@ use watchfire_model::{Batch, DeviceHandle, Digest, KeyedState};
 use crate::call::{self, Fleet, rows};
 use crate::event::{self, DEVICES, METRICS};
 use crate::figure::{Figure, alternate, cpu};
-use crate::{Options, deploying, failing, instances};
+use crate::{Options, failing, instances};
 
 /// The metric that most of them look at.
 pub const METRIC: &str = METRICS[0];
@@ -99,8 +99,7 @@ pub fn run(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     drop(host);
     let named: Vec<_> = built.iter().map(|(language, bytes)| (language.name, &bytes[..])).collect();
     instances::run(&named, figures)?;
-    failing::run(options, figures)?;
-    deploying::run(options, figures)
+    failing::run(options, figures)
 }
 
 /// What calls cost: with state, little and more of it, and without, on both levels.

@@ -83,8 +83,10 @@ impl Options {
 enum Bench {
     /// Calls of shipped rules.
     Rules,
-    /// The same rules in every language.
+    /// The same rules in every language, and what deploying one of Python costs others.
     Guests,
+    /// The latter alone.
+    Deploying,
     /// JSON to columns.
     Decode,
     /// Durable appends.
@@ -111,8 +113,12 @@ fn main() -> Result<()> {
         eprintln!("RUST_BACKTRACE is set: calls of rules that fail cost more, and some others too");
     }
     let options = &arguments.options;
-    let benches =
-        if arguments.benches.is_empty() { Bench::value_variants().to_vec() } else { arguments.benches };
+    let mut benches = arguments.benches;
+    if benches.is_empty() {
+        benches = Bench::value_variants().to_vec();
+        // It is part of another.
+        benches.retain(|bench| *bench != Bench::Deploying);
+    }
     let mut figures: Vec<Figure> = Vec::new();
     for bench in benches {
         match bench {
@@ -120,7 +126,11 @@ fn main() -> Result<()> {
                 rules::run(options, &mut figures)?;
                 idle::run(options, &mut figures)?;
             }
-            Bench::Guests => guests::run(options, &mut figures)?,
+            Bench::Guests => {
+                guests::run(options, &mut figures)?;
+                deploying::run(options, &mut figures)?;
+            }
+            Bench::Deploying => deploying::run(options, &mut figures)?,
             Bench::Decode => decode::run(&mut figures)?,
             Bench::Log => log::run(&mut figures)?,
             Bench::Pipeline => pipeline::run(options, &mut figures)?,
