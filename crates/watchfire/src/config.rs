@@ -49,9 +49,6 @@ pub struct Config {
     pub data: PathBuf,
     /// A folder of components (`*.wasm`) that are there as modules from the start.
     pub rules: Option<PathBuf>,
-    /// The program that compiles modules in a process of its own; the binary names itself.
-    #[serde(skip)]
-    pub compiler: Option<PathBuf>,
     /// Where people reach this installation: the base of links in messages.
     pub public_url: Option<String>,
     /// HTTP: API, telemetry, metrics.
@@ -97,7 +94,6 @@ impl Default for Config {
         Self {
             data: "watchfire-data".into(),
             rules: None,
-            compiler: None,
             public_url: None,
             http: HttpConfig::default(),
             mqtt: MqttConfig::default(),

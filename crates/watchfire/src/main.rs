@@ -162,11 +162,10 @@ async fn run_server(file: ConfigFile, data: Option<PathBuf>, rules: Option<PathB
             config.data = data.clone();
         }
         config.rules = rules.clone().or(config.rules);
-        config.compiler = watchfire_host::this_program();
         Ok(config)
     };
     telemetry::init(&load()?.telemetry);
-    serve::run(load, Arc::new(SystemClock)).await
+    serve::run(load, Arc::new(SystemClock), watchfire_host::this_program()).await
 }
 
 fn check_config(file: ConfigFile, json: bool) -> anyhow::Result<()> {

@@ -79,6 +79,15 @@ impl Server {
     /// Starts everything. Returns once readings are taken; what the log holds from before is evaluated
     /// meanwhile (`/-/ready` says when that is done).
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::start_with(config, clock, None).await
+    }
+
+    /// As [`Server::start`], with the program that compiles modules ([`HostOptions::compiler`]).
+    pub async fn start_with(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        compiler: Option<PathBuf>,
+    ) -> Result<Self> {
         config.check()?;
         let data = &config.data;
         let lock = lock_folder(data)?;
@@ -106,7 +115,7 @@ impl Server {
         let host = Host::new(HostOptions {
             cache_folder: Some(data.join("cache")),
             bytes: Some(Arc::new(StoredModules(store.clone()))),
-            compiler: config.compiler.clone(),
+            compiler,
             ..HostOptions::default()
         })?;
         let works = Arc::new(HostAdapter(host.clone()));
@@ -387,13 +396,17 @@ impl Server {
 }
 
 /// `watchfire serve`: runs until SIGTERM or SIGINT, then drains; a second signal ends at once. SIGHUP reads
-/// the configuration again, for what can change while running.
-pub async fn run(load: impl Fn() -> Result<Config>, clock: Arc<dyn Clock>) -> Result<()> {
+/// the configuration again, for what can change while running. `compiler` as in [`Server::start_with`].
+pub async fn run(
+    load: impl Fn() -> Result<Config>,
+    clock: Arc<dyn Clock>,
+    compiler: Option<PathBuf>,
+) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let server = Server::start(load()?, clock).await?;
+    let server = Server::start_with(load()?, clock, compiler).await?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
