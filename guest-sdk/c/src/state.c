@@ -17,8 +17,7 @@ static struct {
     wf_device *missing, *devices;
     uint32_t *lengths;
     uint8_t *data;
-    uint64_t *packed;
-    size_t missing_room, devices_room, lengths_room, data_room, packed_room;
+    size_t missing_room, devices_room, lengths_room, data_room;
 } scratch;
 
 uint32_t wf_slot_of(const char *name)
@@ -44,12 +43,11 @@ static uint64_t *stored_in(const wf_slot *slot, wf_device device)
     return slot->pages_[device / WF_PAGE]->stored + device % WF_PAGE * words_of(slot->layout);
 }
 
-static bool is_zero(const uint64_t *words, size_t count)
+static uint64_t word_at(const uint8_t *bytes, size_t word)
 {
-    uint64_t any = 0;
-    for (size_t i = 0; i < count; i++)
-        any |= words[i];
-    return any == 0;
+    uint64_t value;
+    memcpy(&value, bytes + word * 8, 8);
+    return value;
 }
 
 // Writes what changed of a slot, and forgets what was touched.
@@ -57,30 +55,29 @@ static void save(wf_slot *slot)
 {
     const wf_layout *layout = slot->layout;
     size_t words = words_of(layout), changed = 0, at = 0;
-    scratch.packed = wf_grow(scratch.packed, &scratch.packed_room, words, 8);
     scratch.devices = wf_grow(scratch.devices, &scratch.devices_room, slot->touched_count_, sizeof *scratch.devices);
     scratch.lengths = wf_grow(scratch.lengths, &scratch.lengths_room, slot->touched_count_, sizeof *scratch.lengths);
-    scratch.data = wf_grow(scratch.data, &scratch.data_room, slot->touched_count_ * layout->bytes, 1);
-    scratch.packed[words - 1] = 0;
+    // A word more: of the last state, whole words are read.
+    scratch.data = wf_grow(scratch.data, &scratch.data_room, slot->touched_count_ * layout->bytes + 8, 1);
     for (size_t i = 0; i < slot->touched_count_; i++) {
         wf_device device = slot->touched_[i];
         slot->pages_[device / WF_PAGE]->touched &= ~(UINT64_C(1) << (device % WF_PAGE));
-        const uint8_t *state = state_in(slot, device);
-        uint64_t *stored = stored_in(slot, device), difference = 0;
-        layout->pack_(state, (uint8_t *)scratch.packed);
-        for (size_t word = 0; word < words; word++)
-            difference |= scratch.packed[word] ^ stored[word];
+        uint64_t *stored = stored_in(slot, device), difference = 0, any = 0;
+        uint8_t *packed = scratch.data + at;
+        layout->pack_(state_in(slot, device), packed);
+        memset(packed + layout->bytes, 0, 8);
+        for (size_t word = 0; word < words; word++) {
+            difference |= word_at(packed, word) ^ stored[word];
+            any |= word_at(packed, word);
+        }
         if (difference == 0)
             continue;
-        layout->pack_(state, (uint8_t *)stored);
+        for (size_t word = 0; word < words; word++)
+            stored[word] = word_at(packed, word);
         scratch.devices[changed] = device;
-        if (is_zero(stored, words)) {
-            scratch.lengths[changed++] = 0;
-        } else {
-            layout->pack_(state, scratch.data + at);
+        scratch.lengths[changed++] = any ? (uint32_t)layout->bytes : 0;
+        if (any)
             at += layout->bytes;
-            scratch.lengths[changed++] = (uint32_t)layout->bytes;
-        }
     }
     slot->touched_count_ = 0;
     if (changed == 0)

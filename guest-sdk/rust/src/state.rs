@@ -140,9 +140,10 @@ pub fn state_of<T: State>(blob: &[u8]) -> Option<T> {
     (blob.len() == T::SIZE).then(|| T::read(blob))
 }
 
-/// Whether this is what is not stored: all zero.
+/// Whether this is what is not stored: all zero. What is not shows that in its first words.
 fn is_nothing(bytes: &[u8]) -> bool {
-    bytes.iter().fold(0, |all, byte| all | byte) == 0
+    let (words, rest) = bytes.as_chunks();
+    words.iter().all(|word| u64::from_le_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// A rule that keeps nothing.
